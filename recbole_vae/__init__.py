@@ -1,0 +1,37 @@
+"""Variational-autoencoder recommenders as RecBole models.
+
+Importing this package registers its models, so that RecBole knows them by name, and mends what RecBole needs on today's
+libraries. It imports neither RecBole nor torch by itself; the changes are made when RecBole is imported.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from recbole_vae import compat
+from recbole_vae.errors import CheckpointError, ConfigError, DataError, RecBoleVAEError, TrainingError
+from recbole_vae.register import model_names, register
+from recbole_vae.version import __version__
+
+compat.mend()
+register()
+
+_MODELS = tuple(model_names())
+
+
+def __getattr__(name: str) -> Any:
+    """Import a model when it is first asked for."""
+    if name in _MODELS:
+        return getattr(import_module(f"recbole_vae.model.{name.lower()}"), name)
+    raise AttributeError(f"module 'recbole_vae' has no attribute '{name}'")
+
+
+__all__ = [  # noqa: PLE0604
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "RecBoleVAEError",
+    "TrainingError",
+    "__version__",
+    "register",
+    *_MODELS,
+]

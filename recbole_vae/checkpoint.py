@@ -1,0 +1,199 @@
+"""Checkpoints: everything that scoring and a bit-exact resume need, in a file whose loading runs no code.
+
+A checkpoint is a dictionary of tensors and plain values, written by ``torch.save`` and read with ``weights_only=True``:
+
+=====================  ==========================================================================================
+``format``             :data:`FORMAT`
+``format_version``     :data:`FORMAT_VERSION`
+``versions``           of recbole_vae, recbole, torch, numpy and python, that wrote it
+``model``, ``dataset`` names
+``config``             RecBole's final configuration, as far as it is plain values
+``users``, ``items``   the tokens of the data set; position = internal id, 0 is RecBole's padding
+``histories``          the training histories: ``indptr``, ``indices``, ``values`` (or None)
+``epoch``              the epoch, from 0, after which it was written
+``cur_step``           evaluations since the best one
+``best_valid_score``   and ``best_valid_result``, a dictionary of metrics
+``state_dict``         of the model, with its step in the annealing schedule
+``optimizer``          ``state_dict`` of the optimiser
+``random``             states of the generators of Python, NumPy, torch, CUDA and the training dataloader
+=====================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import platform
+import random
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_vae.errors import CheckpointError
+from recbole_vae.version import __version__
+
+FORMAT = "recbole_vae checkpoint"
+FORMAT_VERSION = 1
+
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "versions": dict,
+    "model": str,
+    "dataset": str,
+    "config": dict,
+    "users": list,
+    "items": list,
+    "histories": dict,
+    "epoch": int,
+    "cur_step": int,
+    "best_valid_score": (int, float),
+    "best_valid_result": (dict, type(None)),
+    "state_dict": dict,
+    "optimizer": dict,
+    "random": dict,
+}
+
+# What belongs to a run, not to the model: which process of how many this is.
+_OF_ONE_RUN = {"local_rank", "world_size", "nproc", "offset", "ip", "port", "single_spec", "resume"}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    packages = {name: version(name) for name in ("recbole", "torch", "numpy")}
+    return {"recbole_vae": __version__, **packages, "python": platform.python_version()}
+
+
+def plain(value: Any) -> Any:
+    """Return a value in terms of None, bool, int, float, str, list and dict.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {plain(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    raise TypeError(f"{type(value).__name__} is no plain value")
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Return the options of RecBole's Config that are plain values, without those of one run only.
+
+    What is left out (the device, RecBole's enumerations) RecBole derives anew.
+    """
+    result = {}
+    for key, value in config.final_config_dict.items():
+        if key in _OF_ONE_RUN:
+            continue
+        try:
+            result[key] = plain(value)
+        except TypeError:
+            continue
+    # What RecBole would change again when it makes a Config of this: it appends the data set's name to data_path, and
+    # writes "none" for no negative sampling.
+    path = Path(result["data_path"])
+    if path.name == config["dataset"]:
+        result["data_path"] = str(path.parent)
+    if result["train_neg_sample_args"]["distribution"] == "none":
+        result["train_neg_sample_args"] = None
+    return result
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of the global random generators, as tensors and plain values."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    kind, internal, gauss = random.getstate()
+    return {
+        "python": [kind, list(internal), gauss],
+        "numpy": [name, keys.tolist(), *map(plain, rest)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Set the global random generators to what :func:`random_states` returned."""
+    kind, internal, gauss = states["python"]
+    random.setstate((kind, tuple(internal), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+
+
+def save(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write a checkpoint: into a temporary file beside it, then renamed, so that a kill never leaves half a file.
+
+    Args:
+        state: all keys of the table above but ``format``, ``format_version`` and ``versions``.
+        path: the file to write or replace.
+    """
+    path = Path(path)
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(), **state}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)  # noqa: PTH105 - atomic, also onto a file that exists
+    except (OSError, RuntimeError) as error:  # torch raises a RuntimeError where the disk is full
+        raise CheckpointError(f"{path}: cannot write the checkpoint ({_first_line(error)}). Is the disk full?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of recbole_vae.
+
+    Raises:
+        CheckpointError: there is no such file, it is truncated or no checkpoint, it is RecBole's, it holds anything but
+            tensors and plain values (none of which is run), or it was written by a later version.
+    """
+    path = Path(path)
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such checkpoint.") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of recbole_vae, or a malicious one: it holds more than tensors and plain values, "
+            f"which was not run ({_first_line(error)})."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path}: truncated or not a checkpoint ({_first_line(error)}).") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of recbole_vae.")
+    found = state.get("format_version")
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {found!r}; this recbole_vae {__version__} reads format {FORMAT_VERSION}. "
+            "Use the version that wrote it."
+        )
+    for key, kind in _KEYS.items():
+        if not isinstance(state.get(key, ...), kind):
+            raise CheckpointError(f"{path}: damaged checkpoint: '{key}' is missing or of the wrong type.")
+    return state
+
+
+def check_fits(state: Mapping[str, Any], path: str | Path, model_name: str, dataset: Any) -> None:
+    """Raise a CheckpointError unless a checkpoint is of this model and of a data set with the same users and items."""
+    if state["model"] != model_name:
+        raise CheckpointError(f"{path}: a checkpoint of {state['model']}, not of {model_name}; pass --model={state['model']}.")
+    for kind, field in (("users", dataset.uid_field), ("items", dataset.iid_field)):
+        saved, now = state[kind], list(map(str, dataset.field2id_token[field]))
+        if saved != now:
+            what = f"{len(saved) - 1} against {len(now) - 1}" if len(saved) != len(now) else "as many, but not the same"
+            raise CheckpointError(
+                f"{path}: the data have other {kind} than those the checkpoint was trained on ({what}). "
+                "Use the same data set, with the same filters."
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

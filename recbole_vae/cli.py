@@ -1,0 +1,192 @@
+"""The console command ``recbole-vae``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_vae.config import near
+from recbole_vae.errors import ConfigError, RecBoleVAEError
+from recbole_vae.register import model_names, recbole_model_names
+from recbole_vae.version import __version__
+
+USAGE = """\
+usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
+       recbole-vae --version
+
+run      Train a model by RecBole, evaluate its best epoch on the test part, and print a summary.
+         `python run_recbole_vae.py` is the same.
+
+  --model=NAME           {models}, or any model of RecBole (default MultVAE)
+  --dataset=NAME         a folder NAME with NAME.inter in data_path (default ml-100k, which RecBole brings)
+  --config_files=FILES   YAML files, separated by spaces; later ones come above earlier ones
+  --resume=CHECKPOINT    go on training from a checkpoint of recbole_vae, with its settings
+  --nproc=N              share the work between N processes
+  --OPTION=VALUE         any other option of RecBole or of the model; it comes above the files
+
+Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the console command and return its exit status: 0, 1 for a failed run, 2 for bad usage, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        from recbole_vae.checkpoint import versions
+
+        print(" ".join(f"{name} {number}" for name, number in versions().items()))
+        return 0
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE.format(models=", ".join(model_names())), end="")
+        return 0 if arguments else 2
+    try:
+        if arguments[0] != "run":
+            raise ConfigError(f"'{arguments[0]}' is no command; there is: run. See recbole-vae --help.")
+        _run(parse_options(arguments[1:]))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (Exception, SystemExit) as error:
+        if os.environ.get("RECBOLE_VAE_TRACEBACK"):
+            raise
+        print(f"error: {_describe(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def parse_options(arguments: Sequence[str]) -> dict[str, str]:
+    """Read ``--option=value`` or ``--option value`` into a dictionary.
+
+    RecBole skips what it cannot read, and goes on with defaults.
+
+    Raises:
+        ConfigError: an argument is no option, has no value, is given twice, or cannot reach RecBole.
+    """
+    options: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not name:
+            raise ConfigError(f"'{argument}' (command line) is no option; write --option=value.")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{name} (command line) has no value; write --{name}=value.")
+            value = rest.pop(0)
+        if "=" in value:
+            raise ConfigError(f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file.")
+        if options.setdefault(name, value) != value:
+            raise ConfigError(f"--{name} (command line) is given twice: {options[name]} and {value}.")
+    return options
+
+
+def _run(options: dict[str, str]) -> None:
+    started = time.time()
+    model, dataset = options.get("model"), options.get("dataset")
+    config_files = options.get("config_files", "").split()
+    nproc = _number(options, "nproc", 1)
+    if "resume" in options:
+        from recbole_vae import checkpoint
+
+        state = checkpoint.load(options["resume"])
+        model, dataset = model or state["model"], dataset or state["dataset"]
+    if config_files and not (model and dataset):
+        in_files = _in_files(config_files)
+        model, dataset = model or in_files.get("model"), dataset or in_files.get("dataset")
+    model, dataset = model or "MultVAE", dataset or "ml-100k"
+    known = [*model_names(), *recbole_model_names()]
+    if model not in known:
+        meant = near(model, known)
+        raise ConfigError(
+            f"model: there is no model '{model}'{f'; did you mean {meant}?' if meant else '.'} "
+            f"Of recbole_vae: {', '.join(model_names())}; or any of RecBole's."
+        )
+    if "resume" in options and model not in model_names():
+        raise ConfigError(f"resume: {model} is RecBole's; its own models cannot be resumed from the command line.")
+
+    # RecBole reads its options from here, in this process and in its children.
+    sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in options.items())]
+    from recbole.config import Config
+    from recbole.quick_start import run
+
+    # Made here once before RecBole makes its own: a mistake in it shows before any child process starts.
+    config = Config(model=model, dataset=dataset, config_file_list=config_files)
+    distributed: dict[str, Any] = {
+        "nproc": nproc,
+        "world_size": _number(options, "world_size", -1),
+        "ip": options.get("ip", "localhost"),
+        "port": options.get("port", "5678"),
+        "group_offset": _number(options, "group_offset", 0),
+    }
+    result = run(model, dataset, config_file_list=config_files, **distributed)
+    _summarise(config, result, time.time() - started, options)
+
+
+def _number(options: dict[str, str], name: str, default: int) -> int:
+    try:
+        number = int(options.get(name, default))
+    except ValueError:
+        number = 0
+    if number < 1 and number != default:
+        raise ConfigError(f"{name}: '{options[name]}' (command line) is not allowed; it must be an integer >= 1.")
+    return number
+
+
+def _in_files(config_files: Sequence[str]) -> dict[str, str]:
+    """Return the model and data set that config files name; errors in them are reported when RecBole reads them."""
+    import yaml
+
+    found: dict[str, str] = {}
+    for file in config_files:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(content, dict):
+            found.update({key: str(content[key]) for key in ("model", "dataset") if key in content})
+    return found
+
+
+def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, options: dict[str, str]) -> None:
+    """Print what came out of a run."""
+    model, dataset = config["model"], config["dataset"]
+    files = Path(config["checkpoint_dir"]).glob(f"{model}-*.pth")
+    written = sorted((file.stat().st_mtime, file) for file in files)
+    # File systems keep times to a second or finer.
+    newest = written[-1][1] if written and written[-1][0] >= time.time() - seconds - 1 else options.get("resume")
+    print(f"\n{model} on {dataset}, test part, best epoch by {config['valid_metric']}:")
+    for name, value in ((result or {}).get("test_result") or {}).items():
+        print(f"  {name:<16} {value:.{config['metric_decimal_place'] or 4}f}")
+    print(f"Time        {seconds:.1f} s, from the start of the command")
+    print(f"Checkpoint  {newest or 'none was written'}")
+    print("Try next:")
+    run = "python run_recbole_vae.py"
+    if model in model_names():
+        other = "MultDAE" if model == "MultVAE" else "MultVAE"
+        print(f"  {run} --model={other} --dataset={dataset}      another model on the same split")
+        print(f"  {run} --model=EASE --dataset={dataset}         one of RecBole's own")
+        print(f"  {run} --resume={newest} --epochs={2 * int(config['epochs'])}")
+    else:
+        print(f"  {run} --model=MultVAE --dataset={dataset}")
+
+
+def _describe(error: BaseException) -> str:
+    """Return an error as one line for a person."""
+    if isinstance(error, RecBoleVAEError):
+        return _one_line(str(error))
+    text = str(error).strip()
+    if type(error).__name__ == "ProcessRaisedException":
+        # Of a child process; the last line of its traceback is "module.Class: message".
+        kind, _, message = text.splitlines()[-1].partition(": ")
+        return _one_line(message if kind.startswith("recbole_vae.") else f"{message} ({kind}, in a child process)")
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        return f"out of memory; lower train_batch_size or eval_batch_size ({_one_line(text)})"
+    return f"{_one_line(text) or 'no message'} ({type(error).__name__}; RECBOLE_VAE_TRACEBACK=1 shows where)"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

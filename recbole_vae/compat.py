@@ -1,0 +1,283 @@
+"""What RecBole 1.2 needs on today's libraries: one function for each fault, named after it.
+
+RecBole 1.2.1 was written for setuptools < 82, numpy < 2, torch < 2.6, scipy < 1.13 and pandas < 3. Each function here
+mends one thing that has changed since, where it has changed, for RecBole alone; on an older library it does nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from recbole_vae.errors import CheckpointError
+from recbole_vae.import_hooks import after_import, during_import, module_exists
+
+
+def mend() -> None:
+    """Mend all faults, each as soon as the module of RecBole that has it is imported."""
+    during_import("recbole.quick_start.quick_start", ray_cannot_be_imported)
+    after_import("recbole.config.configurator", numpy_lost_aliases)
+    after_import("recbole.utils.utils", torch_load_refuses_recboles_checkpoints)
+    after_import("recbole.utils.utils", scipy_dok_matrix_lost_update)
+    after_import("recbole.data.dataset.dataset", pandas_fills_a_copy)
+    after_import("recbole.data.dataset.dataset", pandas_strings_are_not_objects)
+    after_import("recbole.data.dataset.dataset", pandas_agg_does_not_map)
+
+
+def _called_by_recbole() -> bool:
+    """Tell whether the function that asks was called from a module of RecBole."""
+    name = sys._getframe(2).f_globals.get("__name__", "")
+    return name == "recbole" or name.startswith("recbole.")
+
+
+@contextmanager
+def ray_cannot_be_imported() -> Iterator[None]:
+    """``recbole.quick_start`` imports ray, for one call: ``ray.tune.report``, after each trial of any tuner.
+
+    The releases of ray that RecBole admits import ``pkg_resources``, which setuptools 82 dropped, and ``np.bool8``, which
+    numpy 2 dropped; and on Python 3.12 there is none at all. Where one of these is so, a stand-in takes ray's place for the
+    time of that import. Tuning through ray itself does not work there; RecBole's HyperTuning does.
+    """
+    import numpy as np
+
+    works = module_exists("ray") and module_exists("pkg_resources") and hasattr(np, "bool8")
+    if works or "ray" in sys.modules:
+        yield
+        return
+    ray, tune = ModuleType("ray"), ModuleType("ray.tune")
+    tune.report = lambda *args, **kwargs: None  # type: ignore[attr-defined]
+    ray.tune = tune  # type: ignore[attr-defined]
+    sys.modules.update({"ray": ray, "ray.tune": tune})
+    try:
+        yield
+    finally:
+        del sys.modules["ray"], sys.modules["ray.tune"]
+
+
+def numpy_lost_aliases(configurator: ModuleType) -> None:
+    """``Config`` gives numpy its old names ``np.float``, ``np.bool``, ... by others that numpy 2 dropped (``np.float_``)."""
+    import numpy as np
+
+    if hasattr(np, "float_"):
+        return
+    # What the rest of RecBole uses.
+    aliases = {
+        "bool": np.bool_, "int": np.int_, "float": np.float64, "complex": np.complex128, "object": np.object_,
+        "str": np.str_, "long": np.int_, "unicode": np.str_,
+    }  # fmt: skip
+
+    def compatibility_settings(self: Any) -> None:
+        for name, kind in aliases.items():
+            setattr(np, name, kind)
+
+    configurator.Config.compatibility_settings = compatibility_settings  # type: ignore[attr-defined]
+
+
+def torch_load_refuses_recboles_checkpoints(utils: ModuleType) -> None:
+    """``torch.load`` reads tensors and plain values only, since torch 2.6; RecBole's checkpoints hold its ``Config``.
+
+    Calls from RecBole read RecBole's checkpoints all the same, but only what these hold: anything else in a file is refused
+    and not run. And ``load_data_and_model``, which is given a file of either kind, gets a ``Config`` from ours too.
+    """
+    import torch
+
+    if inspect.signature(torch.load).parameters["weights_only"].default is False or hasattr(torch.load, "_recbole_vae"):
+        return
+    original = torch.load
+
+    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _called_by_recbole() or args[1:] or "weights_only" in kwargs or "pickle_module" in kwargs:
+            return original(f, *args, **kwargs)
+        map_location = args[0] if args else kwargs.get("map_location", "cpu")
+        return _load_for_recbole(original, f, map_location)
+
+    load.__doc__ = original.__doc__
+    load._recbole_vae = True  # type: ignore[attr-defined]
+    torch.load = load
+
+
+def _load_for_recbole(torch_load: Callable[..., Any], file: str | Path, map_location: Any) -> Any:
+    from recbole_vae import checkpoint
+    from recbole_vae.register import config_of_checkpoint
+
+    if not Path(file).is_file():
+        raise CheckpointError(f"{file}: there is no such checkpoint.")
+    try:
+        state = torch_load(file, map_location=map_location, weights_only=False, pickle_module=_RESTRICTED)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{file}: not a checkpoint of RecBole, or a malicious one ({error}).") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{file}: truncated or not a checkpoint ({str(error).splitlines()[0]}).") from None
+    if isinstance(state, dict) and state.get("format") == checkpoint.FORMAT:
+        return {**checkpoint.load(file, map_location), "config": config_of_checkpoint(file), "other_parameter": None}
+    if isinstance(state, dict) and type(state.get("config")).__name__ == "Config":
+        from recbole.config import Config
+        from recbole.utils import get_model
+
+        # The stand-in has all that the Config had but its class, and the class of the model.
+        state["config"].__class__ = Config
+        state["config"].model_class = get_model(state["config"].model)
+    return state
+
+
+# What RecBole's checkpoints may hold beside its own classes.
+_DATA = {
+    "builtins": {"set", "frozenset", "complex", "object", "int", "float", "str", "list", "dict", "tuple", "bool"},
+    "collections": {"OrderedDict", "defaultdict", "Counter"},
+    "copyreg": {"_reconstructor"},
+    "_codecs": {"encode"},
+    "torch": {"device", "Size", "dtype"},
+    "torch.serialization": {"_get_layout"},
+    "yaml.loader": {"FullLoader"},
+}
+_NUMPY_DATA = {"_reconstruct", "ndarray", "matrix", "dtype", "scalar", "_frombuffer"}
+
+
+def _enum_member(enumeration: Any, name: str) -> Any:
+    """Stand in for ``getattr``, by which some releases of Python 3.11 pickle members of enumerations."""
+    from enum import EnumMeta
+
+    if not isinstance(enumeration, EnumMeta):
+        raise pickle.UnpicklingError("it calls getattr, which was not run")
+    return enumeration[name]
+
+
+def _never_called(self: Any, *args: Any, **kwargs: Any) -> None:
+    raise pickle.UnpicklingError(f"it calls {type(self).__name__}, which was not run")
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Refuses every global but containers, tensors, arrays, sparse matrices, and RecBole's enumerations and Config.
+
+    Classes of RecBole whose construction would do anything (``Config`` evaluates strings) come as empty stand-ins.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        top = module.partition(".")[0]
+        allowed = "." not in name and (
+            name in _DATA.get(module, ())
+            or (module in ("torch", "torch.storage") and name.endswith("Storage"))
+            or (module == "torch._utils" and name.startswith("_rebuild_"))
+            or (top == "numpy" and (name in _NUMPY_DATA or module == "numpy.dtypes"))
+        )
+        if allowed:
+            return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _enum_member
+        if top in ("recbole", "scipy") and "." not in name:
+            from enum import Enum
+
+            import scipy.sparse
+            import torch
+
+            found = super().find_class(module, name)
+            if isinstance(found, type):
+                if issubclass(found, Enum | scipy.sparse.spmatrix | scipy.sparse.sparray):
+                    return found
+                if name == "Config" or issubclass(found, torch.nn.Module):
+                    return type(name, (), {"__init__": _never_called, "__module__": module})
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which was not run")
+
+
+def _restricted_load(file: Any, **kwargs: Any) -> Any:
+    return _RestrictedUnpickler(file, **kwargs).load()
+
+
+# What torch.load asks of a pickle module.
+_RESTRICTED = types.SimpleNamespace(
+    Unpickler=_RestrictedUnpickler, load=_restricted_load, UnpicklingError=pickle.UnpicklingError, __name__="pickle"
+)
+
+
+def scipy_dok_matrix_lost_update(utils: ModuleType) -> None:
+    """The graph models (LightGCN, NGCF, ...) fill a ``dok_matrix`` by ``_update``, which scipy 1.13 dropped."""
+    from scipy.sparse import dok_matrix
+
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda self, data: self._dict.update(data)
+
+
+def pandas_fills_a_copy(dataset: ModuleType) -> None:
+    """``feat[field].fillna(..., inplace=True)`` fills a copy since pandas 3, and missing values silently stay missing."""
+    import pandas as pd
+
+    probe = pd.DataFrame({"a": [float("nan")]})
+    with _no_warnings():
+        probe["a"].fillna(0, inplace=True)  # noqa: PD002 - the very thing
+    if not probe["a"].isna().any():
+        return
+    token, number = dataset.FeatureType.TOKEN, dataset.FeatureType.FLOAT
+    original = dataset.Dataset._fill_nan
+
+    def _fill_nan(self: Any) -> None:
+        for feat_name in self.feat_name_list:
+            feat = getattr(self, feat_name)
+            for field in feat:
+                if self.field2type[field] == token:
+                    feat[field] = feat[field].fillna(0)
+                elif self.field2type[field] == number:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+        with _no_warnings():
+            original(self)
+
+    dataset.Dataset._fill_nan = _fill_nan  # type: ignore[attr-defined]
+
+
+def pandas_strings_are_not_objects(dataset: ModuleType) -> None:
+    """Columns of strings have a dtype of their own since pandas 3, and a missing sequence cannot be filled in place.
+
+    RecBole reads its files by ``pd.read_csv``; a stand-in for ``pd`` in its module gives the columns that it had before.
+    """
+    import pandas as pd
+
+    if pd.Series(["a"]).dtype == object:
+        return
+
+    def read_csv(*args: Any, **kwargs: Any) -> Any:
+        frame = pd.read_csv(*args, **kwargs)
+        for column in frame.columns:
+            if not pd.api.types.is_numeric_dtype(frame[column]):
+                frame[column] = frame[column].astype(object)
+                if str(column).endswith("_seq"):
+                    frame[column] = frame[column].fillna("")
+        return frame
+
+    class Pandas(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pd, name)
+
+    stand_in = Pandas("pandas")
+    stand_in.read_csv = read_csv  # type: ignore[attr-defined]
+    dataset.pd = stand_in  # type: ignore[attr-defined]
+
+
+def pandas_agg_does_not_map(dataset: ModuleType) -> None:
+    """``feat[field].agg(len)`` gave the length of each sequence; since pandas 3 it gives the number of rows."""
+    import pandas as pd
+
+    if isinstance(pd.Series([[1, 2]]).agg(len), pd.Series) or hasattr(pd.Series.agg, "_recbole_vae"):
+        return
+    original = pd.Series.agg
+
+    def agg(self: Any, func: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return self.map(len) if func is len and _called_by_recbole() else original(self, func, *args, **kwargs)
+
+    agg.__doc__ = original.__doc__
+    agg._recbole_vae = True  # type: ignore[attr-defined]
+    pd.Series.agg = agg
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

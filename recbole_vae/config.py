@@ -1,0 +1,186 @@
+"""Typed hyper-parameters: read from RecBole's Config, checked, with errors that say what is allowed.
+
+The defaults and the meaning of each option stand in ``properties/``; here stand their types and limits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from recbole_vae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recbole.config import Config
+
+Self = TypeVar("Self", bound="ModelConfig")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What values an option may have.
+
+    Attributes:
+        kind: ``int``, ``float``, ``str`` or ``bool``.
+        minimum: the smallest value; ``above``: all values are greater; ``below``: all values are smaller.
+        choices: the only values, for ``str``.
+        optional: None is a value.
+        many: the value is a list, possibly empty, of such values.
+    """
+
+    kind: type
+    minimum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    many: bool = False
+
+    def __str__(self) -> str:
+        """Describe the values in words."""
+        if self.choices:
+            one = "one of " + ", ".join(self.choices)
+        else:
+            one = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}[self.kind]
+            limits = [
+                f"{sign} {limit:g}"
+                for sign, limit in ((">=", self.minimum), (">", self.above), ("<", self.below))
+                if limit is not None
+            ]
+            one += " " * bool(limits) + " and ".join(limits)
+        text = f"a list (which may be empty) of values, each {one}" if self.many else one
+        return text + (", or ~ (none)" if self.optional else "")
+
+    def convert(self, value: Any) -> Any:
+        """Return the value in its own type.
+
+        Raises:
+            ValueError: the value is not allowed.
+        """
+        if value is None and self.optional:
+            return None
+        if self.many:
+            if not isinstance(value, list | tuple):
+                raise ValueError
+            return [self._convert_one(each) for each in value]
+        return self._convert_one(value)
+
+    def _convert_one(self, value: Any) -> Any:
+        if self.kind in (int, float):
+            # bool is an int to Python, but an option that is True instead of 1 is a mistake.
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ValueError
+            if self.kind is int and not isinstance(value, Integral) and not float(value).is_integer():
+                raise ValueError
+            value = self.kind(value)
+            within = (
+                (self.minimum is None or value >= self.minimum)
+                and (self.above is None or value > self.above)
+                and (self.below is None or value < self.below)
+                and abs(value) != float("inf")
+            )
+            if not within or value != value:
+                raise ValueError
+        elif not isinstance(value, self.kind) or (self.choices and value not in self.choices):
+            raise ValueError
+        return value
+
+
+def option(kind: type, **limits: Any) -> Any:
+    """Declare a field of a :class:`ModelConfig`; the arguments are those of :class:`Allowed`."""
+    return field(metadata={"allowed": Allowed(kind, **limits)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The options that every model of recbole_vae has: RecBole's of training that it does not check itself, and ours."""
+
+    epochs: int = option(int, minimum=1)
+    train_batch_size: int = option(int, minimum=1)
+    eval_batch_size: int = option(int, minimum=1)
+    eval_step: int = option(int)
+    stopping_step: int = option(int, minimum=0)
+    # Adam's relatives for sparse gradients are not among these: all gradients here are dense.
+    learner: str = option(str, choices=("adam", "adamw", "sgd", "adagrad", "rmsprop"))
+    learning_rate: float = option(float, above=0)
+    weight_decay: float = option(float, minimum=0)
+    seed: int = option(int, minimum=0)
+    value_field: str | None = option(str, optional=True)
+    resume: str | None = option(str, optional=True)
+
+    @classmethod
+    def read(cls: type[Self], values: Config | Mapping[str, Any], where: Callable[[str], str] = lambda key: "") -> Self:
+        """Read the options from RecBole's Config or another mapping.
+
+        Args:
+            values: gives the value of each option; one that it lacks counts as None.
+            where: tells where the value of an option was set, for the message.
+
+        Raises:
+            ConfigError: a value is of the wrong type or out of range.
+        """
+        checked = {}
+        for each in fields(cls):
+            allowed: Allowed = each.metadata["allowed"]
+            value = values[each.name] if each.name in values else None
+            try:
+                checked[each.name] = allowed.convert(value)
+            except ValueError:
+                place = where(each.name)
+                raise ConfigError(f"{each.name}: {value!r}{place and f' ({place})'} is not allowed; it must be {allowed}.") from None
+        return cls(**checked)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the options."""
+        return [each.name for each in fields(cls)]
+
+
+def near(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that a misspelt one was probably meant to be, or None."""
+    by_lower = {each.lower(): each for each in names}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
+    if not found:
+        # `dropout` for `dropout_prob`, `hidden_size` for `mlp_hidden_size`
+        found = [each for each in sorted(by_lower, key=len) if len(name) >= 5 and name.lower() in each][:1]
+    return by_lower[found[0]] if found else None
+
+
+def check_names(given: Iterable[str], known: Collection[str], model_name: str, where: Callable[[str], str]) -> None:
+    """Raise a ConfigError if a given option is unknown but looks like a known one.
+
+    RecBole ignores options that it does not know, so that a misspelt one silently keeps its default.
+    """
+    for name in given:
+        if name in known:
+            continue
+        meant = near(name, known)
+        if meant is not None:
+            place = where(name)
+            raise ConfigError(
+                f"{name}{place and f' ({place})'}: neither {model_name} nor RecBole has this option. Did you mean {meant}?"
+            )
+
+
+def place_of(config: Config, config_files: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that tells where the value of an option was set: a file and line, the command line, or the call."""
+
+    def where(key: str) -> str:
+        if key in config.cmd_config_dict:
+            return "command line"
+        if key in config.variable_config_dict:
+            return "config_dict"
+        if key in config.file_config_dict:
+            for file in reversed(list(config_files)):
+                lines = Path(file).read_text(encoding="utf-8").splitlines()
+                for number, line in reversed(list(enumerate(lines, start=1))):
+                    if re.match(rf"""\s*["']?{re.escape(key)}["']?\s*:""", line):
+                        return f"{file}, line {number}"
+        return ""
+
+    return where

@@ -1,0 +1,1 @@
+"""Histories of users, and how they reach the models."""

@@ -1,0 +1,150 @@
+"""Users' histories as a sparse matrix in CSR form: the only form in which the models see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from recbole_vae.errors import DataError
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Histories:
+    """A sequence of histories, each a set of items with weights; a table of all users, or a batch of some.
+
+    Attributes:
+        indptr: row ``r`` has the entries from ``indptr[r]`` to ``indptr[r + 1]``; int64, shape [rows + 1].
+        indices: RecBole's internal item ids (1 to ``n_items - 1``; 0 is its padding and never occurs), ascending within a
+            row, none twice; int32 or int64, shape [nnz].
+        values: positive weight of each entry, float32, shape [nnz]; None where all are 1.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor | None = None
+
+    @classmethod
+    def from_interactions(cls, users: Tensor, items: Tensor, values: Tensor | None, n_users: int) -> Histories:
+        """Build the histories of users 0 to ``n_users - 1`` from interactions in any order.
+
+        An item that a user has several times is one entry: of weight 1, or of the sum of the weights.
+
+        Args:
+            users: int, shape [n]. items: int, all positive, shape [n]. values: float, shape [n], or None.
+            n_users: number of rows of the result.
+        """
+        users, items = users.long(), items.long()
+        width = int(items.max()) + 1 if len(items) else 1
+        keys, inverse = torch.unique(users * width + items, return_inverse=True)
+        rows = keys // width
+        indptr = torch.zeros(n_users + 1, dtype=torch.int64)
+        indptr[1:] = torch.bincount(rows, minlength=n_users).cumsum(0)
+        weights = None
+        if values is not None:
+            weights = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, inverse, values.double()).float()
+        return cls(indptr, (keys % width).int(), weights)
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, value_field: str | None) -> Histories:
+        """Build the histories of all users of a RecBole data set; row 0 belongs to its padding user and is empty.
+
+        Args:
+            dataset: the training part of a built data set.
+            value_field: field of the interactions that weighs them, or None for weights of 1.
+
+        Raises:
+            DataError: the field is missing or is no number, or a weight is not a positive finite number.
+        """
+        check_value_field(dataset, value_field)
+        feat = dataset.inter_feat
+        values = None if value_field is None else feat[value_field]
+        return cls.from_interactions(feat[dataset.uid_field], feat[dataset.iid_field], values, dataset.user_num)
+
+    @classmethod
+    def from_lists(cls, histories: Iterable[Sequence[int]]) -> Histories:
+        """Build histories of weight 1 from lists of internal item ids; repetitions count once."""
+        rows = [sorted(set(map(int, history))) for history in histories]
+        lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
+        return cls(lengths.cumsum(0), torch.tensor([item for row in rows for item in row], dtype=torch.int64))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.indptr) - 1
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Histories:
+        """Return itself: histories never change, and RecBole copies each model whole to count its operations."""
+        return self
+
+    def lengths(self) -> Tensor:
+        """Return the number of items of each row, shape [rows]."""
+        return self.indptr.diff()
+
+    def rows(self) -> Tensor:
+        """Return the row of each entry, shape [nnz]."""
+        return torch.repeat_interleave(self.lengths(), output_size=len(self.indices))
+
+    def entry_values(self) -> Tensor:
+        """Return the weight of each entry, float32, shape [nnz]."""
+        if self.values is not None:
+            return self.values
+        return torch.ones(len(self.indices), device=self.indices.device)
+
+    def __getitem__(self, users: Tensor) -> Histories:
+        """Return the rows of some users in the order given, as a batch; int64, shape [batch]."""
+        starts = self.indptr[users]
+        lengths = self.indptr[users + 1] - starts
+        indptr = torch.zeros(len(users) + 1, dtype=torch.int64, device=self.indptr.device)
+        torch.cumsum(lengths, 0, out=indptr[1:])
+        # Entry j of row r of the batch is entry j - indptr[r] + starts[r] of the table.
+        entries = torch.arange(int(indptr[-1]), device=indptr.device)
+        entries = entries + torch.repeat_interleave(starts - indptr[:-1], lengths, output_size=len(entries))
+        values = None if self.values is None else self.values[entries]
+        return Histories(indptr, self.indices[entries].long(), values)
+
+    def slice(self, start: int, stop: int) -> Histories:
+        """Return the rows from ``start`` to ``stop``."""
+        first, last = int(self.indptr[start]), int(self.indptr[stop])
+        values = None if self.values is None else self.values[first:last]
+        return Histories(self.indptr[start : stop + 1] - first, self.indices[first:last], values)
+
+    def to(self, device: torch.device | str) -> Histories:
+        """Return the histories on a device."""
+        values = None if self.values is None else self.values.to(device)
+        return Histories(self.indptr.to(device), self.indices.to(device), values)
+
+
+def check_value_field(dataset: Dataset, value_field: str | None) -> None:
+    """Raise a DataError unless the field is None, or a field of the interactions with positive numbers only."""
+    if value_field is None:
+        return
+    feat = dataset.inter_feat
+    if value_field not in feat:
+        fields = sorted(set(feat.columns))
+        raise DataError(
+            f"value_field: data set '{dataset.dataset_name}' has no field '{value_field}' in its .inter file, or it is not "
+            f"loaded; loaded are {', '.join(fields)}. Name one of these, or add it to load_col: {{inter: [...]}}."
+        )
+    values = torch.as_tensor(feat[value_field])
+    if values.ndim != 1 or not values.is_floating_point():
+        raise DataError(
+            f"value_field: '{value_field}' of data set '{dataset.dataset_name}' is not a column of type float; "
+            "only a column 'name:float' can weigh interactions."
+        )
+    bad = ~(torch.isfinite(values) & (values > 0))
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        user = dataset.id2token(dataset.uid_field, int(feat[dataset.uid_field][row]))
+        item = dataset.id2token(dataset.iid_field, int(feat[dataset.iid_field][row]))
+        raise DataError(
+            f"value_field: {int(bad.sum())} of {len(values)} values of '{value_field}' in data set "
+            f"'{dataset.dataset_name}' are not positive numbers, first {float(values[row]):g} of user '{user}' and item "
+            f"'{item}'. Drop such rows, for example with val_interval: {{{value_field}: \"(0,inf)\"}}; and keep "
+            "normalize_all at False, for RecBole's rescaling makes the smallest value 0."
+        )

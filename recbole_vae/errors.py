@@ -1,0 +1,23 @@
+"""The errors that are meant for the user: each says what was wrong, where, what is allowed, and what to do."""
+
+from __future__ import annotations
+
+
+class RecBoleVAEError(Exception):
+    """Base class; the command line prints the message of one of these as a single line."""
+
+
+class ConfigError(RecBoleVAEError, ValueError):
+    """An option has a wrong name, type or value."""
+
+
+class DataError(RecBoleVAEError, ValueError):
+    """The data set cannot be used as it is."""
+
+
+class CheckpointError(RecBoleVAEError, ValueError):
+    """A checkpoint cannot be read, or does not fit the model or the data."""
+
+
+class TrainingError(RecBoleVAEError, RuntimeError):
+    """Training cannot go on."""

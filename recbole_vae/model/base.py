@@ -1,0 +1,166 @@
+"""What all models share: sparse histories in, scores out, and the interface that RecBole expects."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor
+from torch.nn import functional as F
+
+from recbole_vae.config import ModelConfig, option
+from recbole_vae.data.histories import Histories
+from recbole_vae.nn.layers import ACTIVATIONS
+
+SCORES_PER_CHUNK = 2**22
+"""Scores that ``predict`` holds at once (16 MiB in float32)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig(ModelConfig):
+    """Options of the models whose encoder and decoder are multilayer perceptrons."""
+
+    mlp_hidden_size: list[int] = option(int, minimum=1, many=True)
+    latent_dimension: int = option(int, minimum=1)
+    activation: str = option(str, choices=tuple(ACTIVATIONS))
+    dropout_prob: float = option(float, minimum=0, below=1)
+
+
+@dataclass
+class LossTerms:
+    """The parts of a batch's loss, each a mean over its users, in nats.
+
+    Attributes:
+        reconstruction: negative log-likelihood of the histories, shape [].
+        kl: divergence of the posterior from the prior, shape []; None where there is none.
+        beta: weight of ``kl`` in the loss.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor | None = None
+    beta: float = 0.0
+
+    def loss(self) -> Tensor:
+        """Return what is minimised: ``reconstruction + beta * kl``, shape []."""
+        return self.reconstruction if self.kl is None else self.reconstruction + self.beta * self.kl
+
+
+class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
+    """Base class of recommenders that see a user only as a history of items.
+
+    A subclass says which options it has (``config_class``) and implements :meth:`loss_terms` and :meth:`score`.
+
+    Args:
+        config: RecBole's Config.
+        dataset: the training part of a built RecBole data set.
+
+    Attributes:
+        options: the checked options, of ``config_class``.
+        histories: the training histories; row = RecBole's internal user id.
+        step: number of gradient steps whose loss was computed; kept in ``state_dict``.
+
+    Raises:
+        ConfigError: an option has a wrong type or value.
+        DataError: ``value_field`` cannot be used.
+    """
+
+    input_type = InputType.LISTWISE
+    config_class: ClassVar[type[ModelConfig]] = ModelConfig
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.options = self.config_class.read(config)
+        self.histories = Histories.from_dataset(dataset, self.options.value_field).to(self.device)
+        self.step = 0
+        self.steps_per_epoch = -(-int((self.histories.lengths() > 0).sum()) // self.options.train_batch_size)
+
+    @abstractmethod
+    def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
+        """Compute the parts of the loss of the rows from ``start`` to ``stop`` of a batch.
+
+        Random numbers are drawn for the whole batch and then sliced, so that processes that share a batch together draw
+        the same as one.
+
+        Args:
+            histories: batch of histories.
+            start: first row of this process's share.
+            stop: end of its share; ``stop - start`` is at least 1.
+        """
+
+    @abstractmethod
+    def score(self, histories: Histories) -> Tensor:
+        """Score all items for histories, of known users or of new ones; the same for both.
+
+        Args:
+            histories: batch of histories, on the model's device.
+
+        Returns:
+            Shape [batch, n_items]; item 0, RecBole's padding, has ``-inf``. Items of the history are scored like others.
+        """
+
+    def batch_terms(self, interaction: Any) -> tuple[LossTerms, float]:
+        """Compute the parts of the loss of this process's share of a batch, and count the step.
+
+        Args:
+            interaction: users, int64, shape [batch]; under ``torch.distributed`` the whole batch, in every process.
+
+        Returns:
+            The parts, and the share's weight: the sum over processes of weight * loss is the loss of the batch.
+        """
+        users = interaction[self.USER_ID]
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        start, stop = len(users) * rank // world, len(users) * (rank + 1) // world
+        histories = self.histories[users]
+        if stop > start:
+            terms, weight = self.loss_terms(histories, start, stop), (stop - start) / len(users)
+        else:  # fewer users than processes: compute something, so that all draw the same random numbers
+            terms, weight = self.loss_terms(histories, 0, len(users)), 0.0
+        if self.training:
+            self.step += 1
+        return terms, weight
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Compute the loss of a batch, shape []; RecBole's name for it."""
+        terms, weight = self.batch_terms(interaction)
+        return weight * terms.loss()
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Score all items for the users of a batch; RecBole's name for it.
+
+        Returns:
+            Shape [batch * n_items].
+        """
+        return self.score(self.histories[interaction[self.USER_ID]]).view(-1)
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Score pairs of users and items; RecBole's name for it.
+
+        Returns:
+            Shape [pairs].
+        """
+        users, positions = torch.unique(interaction[self.USER_ID], return_inverse=True)
+        items = interaction[self.ITEM_ID]
+        scores = torch.empty(len(items), device=items.device)
+        chunk = max(1, SCORES_PER_CHUNK // self.n_items)
+        for start in range(0, len(users), chunk):
+            table = self.score(self.histories[users[start : start + chunk]])
+            pairs = (positions >= start) & (positions < start + chunk)
+            scores[pairs] = table[positions[pairs] - start, items[pairs]].to(scores.dtype)
+        return scores
+
+    def with_padding(self, logits: Tensor) -> Tensor:
+        """Put RecBole's padding item, which must never be recommended, before the logits of the real ones."""
+        return F.pad(logits, (1, 0), value=-torch.inf)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what ``state_dict`` holds beside the parameters: the place in the annealing schedule."""
+        return {"step": self.step}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take up what :meth:`get_extra_state` returned."""
+        self.step = state["step"]

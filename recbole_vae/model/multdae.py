@@ -1,0 +1,49 @@
+"""Mult-DAE: a denoising autoencoder with a multinomial likelihood.
+
+Reference: Dawen Liang, Rahul G. Krishnan, Matthew D. Hoffman, Tony Jebara: Variational Autoencoders for Collaborative
+Filtering. WWW 2018.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from recbole_vae.config import ModelConfig
+from recbole_vae.data.histories import Histories
+from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
+from recbole_vae.nn.decoder import MLPDecoder
+from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
+from recbole_vae.nn.likelihood import multinomial_log_likelihood
+
+
+class MultDAE(HistoryRecommender):
+    """Mult-DAE of Liang et al. (2018): no latent noise and no prior, an L2 penalty instead (``weight_decay``).
+
+    The code ``z`` is an activated MLP of the normalised, dropped-out history; trained to maximise ``log p(x | z)``,
+    multinomial with the softmax of an MLP (section 2.1.1).
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = MLPConfig
+    options: MLPConfig
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        options, items = self.options, self.n_items - 1
+        self.encoder = MLPEncoder(
+            items, options.mlp_hidden_size, options.latent_dimension, options.activation, activate_last=True
+        )
+        self.decoder = MLPDecoder(options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation)
+
+    def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
+        """Compute the negative log-likelihood; arguments: see the base class."""
+        mask = dropout_mask(len(histories.indices), self.options.dropout_prob, self.encoder.input.weight)
+        first, last = int(histories.indptr[start]), int(histories.indptr[stop])
+        share = histories.slice(start, stop)
+        logits = self.decoder(self.encoder(share, mask[first:last]))
+        return LossTerms(reconstruction=-multinomial_log_likelihood(logits, share).mean())
+
+    def score(self, histories: Histories) -> Tensor:
+        """Score all items by the decoder's logits; arguments and result: see the base class."""
+        return self.with_padding(self.decoder(self.encoder(histories)))

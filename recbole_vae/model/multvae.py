@@ -1,0 +1,86 @@
+"""Mult-VAE: a variational autoencoder with a multinomial likelihood.
+
+Reference: Dawen Liang, Rahul G. Krishnan, Matthew D. Hoffman, Tony Jebara: Variational Autoencoders for Collaborative
+Filtering. WWW 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from recbole_vae.config import ModelConfig, option
+from recbole_vae.data.histories import Histories
+from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
+from recbole_vae.nn.annealing import linear_beta
+from recbole_vae.nn.decoder import MLPDecoder
+from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
+from recbole_vae.nn.likelihood import multinomial_log_likelihood
+from recbole_vae.nn.prior import kl_standard_normal, reparameterise
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultVAEConfig(MLPConfig):
+    """Options of :class:`MultVAE`."""
+
+    anneal_cap: float = option(float, minimum=0)
+    total_anneal_steps: int = option(int, minimum=0)
+    anneal_epochs: float | None = option(float, minimum=0, optional=True)
+
+
+class MultVAE(HistoryRecommender):
+    """Mult-VAE of Liang et al. (2018).
+
+    ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
+    softmax of an MLP; trained to maximise ``E_q[log p(x | z)] - beta KL(q || N(0, I))`` (equation 6), where ``beta`` is
+    annealed; items are ranked by ``log p(x | mu)``.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = MultVAEConfig
+    options: MultVAEConfig
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        options, items = self.options, self.n_items - 1
+        self.encoder = MLPEncoder(
+            items, options.mlp_hidden_size, 2 * options.latent_dimension, options.activation, activate_last=False
+        )
+        self.decoder = MLPDecoder(options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation)
+
+    def beta(self) -> float:
+        """Return the weight of the KL term at the current step."""
+        options = self.options
+        if options.anneal_epochs is None:
+            return linear_beta(self.step, options.total_anneal_steps, options.anneal_cap)
+        if options.anneal_cap == 0:
+            return 0.0
+        # linear_beta reaches the cap after total * cap steps.
+        return linear_beta(self.step, options.anneal_epochs * self.steps_per_epoch / options.anneal_cap, options.anneal_cap)
+
+    def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension]; ``mask``: see MLPEncoder."""
+        mu, logvar = self.encoder(histories, mask).chunk(2, dim=1)
+        return mu, logvar
+
+    def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
+        """Compute the two terms of equation 6 with one sample of ``z`` for each user; arguments: see the base class."""
+        like = self.encoder.input.weight
+        mask = dropout_mask(len(histories.indices), self.options.dropout_prob, like)
+        noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
+        first, last = int(histories.indptr[start]), int(histories.indptr[stop])
+        share = histories.slice(start, stop)
+        mu, logvar = self.posterior(share, mask[first:last])
+        logits = self.decoder(reparameterise(mu, logvar, noise[start:stop]))
+        return LossTerms(
+            reconstruction=-multinomial_log_likelihood(logits, share).mean(),
+            kl=kl_standard_normal(mu, logvar).mean(),
+            beta=self.beta(),
+        )
+
+    def score(self, histories: Histories) -> Tensor:
+        """Score all items by the decoder's logits at the posterior mean; arguments and result: see the base class."""
+        mu, _ = self.posterior(histories)
+        return self.with_padding(self.decoder(mu))

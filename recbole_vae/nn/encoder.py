@@ -1,0 +1,70 @@
+"""Encoders: from a batch of sparse histories to the features of the posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, mlp
+
+
+def normalise(histories: Histories, dtype: torch.dtype) -> Tensor:
+    """Scale each history to unit Euclidean length (Liang et al. 2018, section 3.3).
+
+    Returns:
+        The value of each entry, shape [nnz]. A history of no items stays empty, and nothing is divided by 0.
+    """
+    values = histories.entry_values().to(dtype)
+    squares = torch.zeros(len(histories), dtype=dtype, device=values.device)
+    rows = histories.rows()
+    squares.index_add_(0, rows, values * values)
+    return values * squares.rsqrt()[rows]
+
+
+def dropout_mask(entries: int, probability: float, like: Tensor) -> Tensor:
+    """Draw what each input entry is multiplied by: 0 with ``probability``, else ``1 / (1 - probability)``; shape [entries]."""
+    keep = 1.0 - probability
+    return torch.empty(entries, dtype=like.dtype, device=like.device).bernoulli_(keep).div_(keep)
+
+
+class MLPEncoder(nn.Module):
+    """The encoder of Mult-VAE and Mult-DAE: a multilayer perceptron on the normalised history.
+
+    Args:
+        n_items: number of items (without RecBole's padding item).
+        hidden_sizes: widths of the hidden layers, possibly none.
+        n_features: width of the output.
+        activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
+        activate_last: whether the activation follows the output, too (the code of Mult-DAE).
+    """
+
+    def __init__(
+        self, n_items: int, hidden_sizes: Sequence[int], n_features: int, activation: str, *, activate_last: bool
+    ) -> None:
+        super().__init__()
+        first, *rest = [*hidden_sizes, n_features]
+        self.input = SparseLinear(n_items, first)
+        activated = bool(rest) or activate_last
+        self.activation: nn.Module = ACTIVATIONS[activation]() if activated else nn.Identity()
+        self.layers = mlp([first, *rest], activation, activate_last=activate_last)
+
+    def forward(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
+        """Encode histories.
+
+        Args:
+            histories: batch of histories; item ids from 1 up.
+            mask: what each entry of the normalised histories is multiplied by (see :func:`dropout_mask`), shape [nnz].
+
+        Returns:
+            Features, shape [batch, n_features].
+        """
+        values = normalise(histories, self.input.weight.dtype)
+        if mask is not None:
+            values = values * mask
+        # Item 0 is RecBole's padding and has no row.
+        hidden = self.input(histories.indices - 1, values, histories.indptr)
+        features: Tensor = self.layers(self.activation(hidden))
+        return features

@@ -1,0 +1,76 @@
+"""Layers that the encoders and decoders are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "elu": nn.ELU,
+}
+"""The activation functions that a configuration may name."""
+
+
+def init_linear(weight: Tensor, bias: Tensor) -> None:
+    """Initialise a layer as the authors of Mult-VAE do: Xavier-uniform weights, biases of N(0, 0.001^2) cut at 2 deviations."""
+    nn.init.xavier_uniform_(weight)
+    nn.init.trunc_normal_(bias, std=0.001, a=-0.002, b=0.002)
+
+
+class SparseLinear(nn.Module):
+    """A linear layer whose input is a batch of sparse rows, so that no dense row is ever made.
+
+    Equal to ``x @ weight + bias``; the cost is that of the entries of ``x``, not of its width.
+
+    Args:
+        in_features: width of the sparse rows.
+        out_features: width of the output.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_features, out_features))
+        self.bias = nn.Parameter(torch.empty(out_features))
+        init_linear(self.weight, self.bias)
+
+    def forward(self, indices: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+        """Apply the layer to rows in CSR form.
+
+        Args:
+            indices: column of each entry, int, shape [nnz].
+            values: value of each entry, shape [nnz].
+            offsets: where each row's entries start and, last, ``nnz``; int of the dtype of ``indices``, shape [batch + 1].
+
+        Returns:
+            Shape [batch, out_features]. A row with no entries gives the bias.
+        """
+        sums = F.embedding_bag(
+            indices, self.weight, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
+        )
+        return sums + self.bias
+
+
+def mlp(sizes: Sequence[int], activation: str, *, activate_last: bool) -> nn.Sequential:
+    """Linear layers of the given sizes with an activation between them, and after the last if ``activate_last``.
+
+    Args:
+        sizes: widths, from the input's to the output's; with one width there is no layer and the result is the identity.
+        activation: a name in :data:`ACTIVATIONS`.
+        activate_last: whether the activation follows the last layer too.
+    """
+    layers: list[nn.Module] = []
+    for position, (width_in, width_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        linear = nn.Linear(width_in, width_out)
+        init_linear(linear.weight, linear.bias)
+        layers.append(linear)
+        if activate_last or position < len(sizes) - 2:
+            layers.append(ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)

@@ -1,0 +1,357 @@
+"""The only file that changes RecBole: what it hooks into, in the order in which a run meets it.
+
+=========================================================  ====================================================================
+RecBole's place                                            what is changed
+=========================================================  ====================================================================
+``utils.get_model``                                        finds the models: a module ``recbole.model.general_recommender.<name>``
+                                                           for each, in ``sys.modules`` only
+``Config._load_config_files``                              errors in a file name it and the line
+``Config._load_internal_config_dict``                      for these models: their defaults from ``properties/``, above RecBole's
+                                                           and below the user's; names and values of options are checked
+``Config._init_device``                                    several processes without a GPU talk through gloo
+``quick_start.init_logger``                                the first line of a log says whose class runs
+``quick_start.run_recboles``                               a child process imports recbole_vae before it does anything
+``data.utils.get_dataloader``                              for these models: batches of users for training
+``data.dataset.<Name>Dataset``, ``trainer.<Name>Trainer``  for these models: their data set and trainer
+``trainer.trainer.DistributedDataParallel``                no GPU ids where there is no GPU
+=========================================================  ====================================================================
+
+Nothing is written into RecBole's folder, and a name that RecBole has is refused. RecBole's own models stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.import_hooks import after_import
+from recbole_vae.version import __version__
+
+if TYPE_CHECKING:
+    from recbole_vae.model.base import HistoryRecommender
+
+_ALIAS = "recbole.model.general_recommender."
+_BUILT_IN = ("MultVAE", "MultDAE")
+_places: dict[str, str | type] = {}
+"""Lower-case name of each model: the class, or the module that has it (imported when it is first asked for)."""
+
+
+def register(*model_classes: type[HistoryRecommender]) -> None:
+    """Make models known to RecBole by the names of their classes; done for this package's own when it is imported.
+
+    Args:
+        model_classes: subclasses of :class:`recbole_vae.model.base.HistoryRecommender`, in any module. Their defaults may
+            stand in a class attribute ``defaults`` (a dictionary); the options of their ``config_class`` need one.
+
+    Raises:
+        ValueError: RecBole or this package has a model of that name.
+        ImportError: this RecBole is not one that the hooks fit.
+    """
+    _hook_recbole()
+    for model_class in model_classes:
+        name = model_class.__name__
+        if _places.get(name.lower(), model_class) is not model_class:
+            raise ValueError(f"cannot register {model_class.__module__}.{name}: recbole_vae has a model of that name already.")
+        _refuse_recboles(name, model_class.__module__)
+        _places[name.lower()] = model_class
+
+
+def model_names() -> list[str]:
+    """Return the names of the models that recbole_vae has registered."""
+    return [*_BUILT_IN, *(place.__name__ for place in _places.values() if isinstance(place, type))]
+
+
+def recbole_model_names() -> list[str]:
+    """Return the names of RecBole's own models, from its folder of defaults."""
+    return sorted(path.stem for path in (_recbole_folder() / "properties" / "model").glob("*.yaml"))
+
+
+def _recbole_folder() -> Path:
+    spec = import_module("importlib.util").find_spec("recbole")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _refuse_recboles(name: str, module: str) -> None:
+    taken = next((_recbole_folder() / "model").glob(f"*/{name.lower()}.py"), None)
+    if taken is not None:
+        raise ValueError(f"cannot register {module}.{name}: RecBole has a model of that name, in {taken}. Choose another name.")
+
+
+@functools.cache
+def _hook_recbole() -> None:
+    """Hook into RecBole, once."""
+    try:
+        found = version("recbole")
+    except PackageNotFoundError:
+        raise ImportError("recbole_vae needs RecBole 1.2, and it is not installed: pip install 'recbole>=1.2.1,<1.3'.") from None
+    if found.split(".")[:2] != ["1", "2"]:
+        raise ImportError(
+            f"recbole_vae {__version__} fits RecBole 1.2, and {found} is installed: pip install 'recbole>=1.2.1,<1.3'."
+        )
+    for name in _BUILT_IN:
+        _refuse_recboles(name, "recbole_vae")
+        _places[name.lower()] = f"recbole_vae.model.{name.lower()}"
+    sys.meta_path.insert(0, _ModelFinder())
+    after_import("recbole.config.configurator", _hook_config)
+    after_import("recbole.quick_start.quick_start", _hook_quick_start)
+    after_import("recbole.data.utils", _hook_dataloader)
+    after_import("recbole.trainer.trainer", _hook_data_parallel)
+
+
+def _replace(owner: Any, name: str, wrap: Any) -> None:
+    """Replace an attribute by ``wrap(original)``."""
+    original = getattr(owner, name, None)
+    if original is None:
+        raise ImportError(f"recbole_vae {__version__} does not fit this RecBole {version('recbole')}: {owner} has no '{name}'.")
+    setattr(owner, name, functools.wraps(original)(wrap(original)))
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+class _ModelFinder(MetaPathFinder):
+    """Finds a module under RecBole's name for each registered model; it holds the class and nothing else."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        name = fullname.removeprefix(_ALIAS)
+        return ModuleSpec(fullname, _ModelLoader(name)) if name != fullname and name in _places else None
+
+
+class _ModelLoader(Loader):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def exec_module(self, module: ModuleType) -> None:
+        place = _places[self.name]
+        classes = vars(import_module(place)).values() if isinstance(place, str) else [place]
+        for each in classes:
+            if isinstance(each, type) and each.__name__.lower() == self.name:
+                setattr(module, each.__name__, each)
+
+
+def _is_ours(model_class: type) -> bool:
+    from recbole_vae.model.base import HistoryRecommender
+
+    return issubclass(model_class, HistoryRecommender)
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+def _hook_config(configurator: ModuleType) -> None:
+    config_class = configurator.Config  # type: ignore[attr-defined]
+    _replace(config_class, "_load_config_files", _load_config_files)
+    _replace(config_class, "_load_internal_config_dict", _load_internal_config_dict)
+    _replace(config_class, "_init_device", _init_device)
+
+
+def _load_config_files(original: Any) -> Any:
+    def load_config_files(self: Any, file_list: Any) -> Any:
+        import yaml
+
+        self.config_file_list = list(file_list or [])
+        for file in self.config_file_list:
+            try:
+                content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self.yaml_loader)
+            except OSError as error:
+                raise ConfigError(f"{file}: cannot read this config file: {error.strerror}.") from None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                mark = getattr(error, "problem_mark", None)
+                place = f", line {mark.line + 1}" if mark else ""
+                raise ConfigError(f"{file}{place}: not valid YAML ({getattr(error, 'problem', None) or error}).") from None
+            if not isinstance(content, dict):
+                raise ConfigError(f"{file}: a config file must consist of lines 'option: value', and this one does not.")
+        return original(self, file_list)
+
+    return load_config_files
+
+
+def _load_internal_config_dict(original: Any) -> Any:
+    def load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
+        original(self, model, model_class, dataset)
+        self.internal_config_dict.update(_read_properties(self, f"dataset/{dataset}.yaml"))
+        if _is_ours(model_class):
+            _expose(model_class)
+            self.internal_config_dict.update(_read_properties(self, "overall.yaml"))
+            defaults = getattr(model_class, "defaults", None)
+            self.internal_config_dict.update(defaults or _read_properties(self, f"model/{model}.yaml"))
+            self.internal_config_dict.update(_resumed_options(self, model))
+            _check_options(self, model, model_class)
+
+    return load_internal_config_dict
+
+
+def _read_properties(config: Any, name: str) -> dict[str, Any]:
+    import yaml
+
+    path = files("recbole_vae.properties").joinpath(name)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=config.yaml_loader) or {} if path.is_file() else {}
+
+
+def _resumed_options(config: Any, model: str) -> dict[str, Any]:
+    """Return the options of the checkpoint to go on from: they count as defaults."""
+    from recbole_vae import checkpoint
+
+    path = config.external_config_dict.get("resume")
+    if not path:
+        return {}
+    state = checkpoint.load(path)
+    if state["model"] != model:
+        raise CheckpointError(f"{path}: a checkpoint of {state['model']}, not of {model}; pass --model={state['model']}.")
+    return dict(state["config"])
+
+
+def _check_options(config: Any, model: str, model_class: Any) -> None:
+    """Check the names of all options that the user gave, and the values of those that the model has."""
+    from recbole.evaluator import metric_types
+
+    from recbole_vae.config import check_names, near, place_of
+
+    given = config.external_config_dict
+    where = place_of(config, config.config_file_list)
+    values = {**config.internal_config_dict, **given}
+    check_names(given, _known_options() | set(values) - set(given) | set(model_class.config_class.names()), model, where)
+    model_class.config_class.read(values, where)
+
+    metrics = values["metrics"] if isinstance(values["metrics"], list) else [values["metrics"]]
+    topk = values["topk"] if isinstance(values["topk"], list) else [values["topk"]]
+    for metric in metrics:
+        if str(metric).lower() not in metric_types:
+            meant = near(str(metric), metric_types)
+            raise ConfigError(
+                f"metrics: there is no metric {metric!r}{f'; did you mean {meant}?' if meant else '.'} "
+                f"There are: {', '.join(metric_types)}."
+            )
+    name, _, k = str(values["valid_metric"]).partition("@")
+    measured = name.lower() in [str(metric).lower() for metric in metrics]
+    if not measured or (k and k not in [str(each) for each in topk]):
+        raise ConfigError(
+            f"valid_metric: {values['valid_metric']!r} is not measured: metrics are {', '.join(map(str, metrics))} at "
+            f"{', '.join(map(str, topk))} (topk). Add it there, or choose one of these."
+        )
+
+
+@functools.cache
+def _known_options() -> set[str]:
+    """Return the names of all options that any model of RecBole has."""
+    import re
+
+    known = {
+        "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
+        "local_rank", "encoding", "benchmark_filename", "single_spec", "wandb_project", "model_list", "reg_weight",
+    }  # fmt: skip
+    for path in (_recbole_folder() / "properties").glob("**/*.yaml"):
+        known.update(re.findall(r"^(\w+)\s*:", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    return known
+
+
+def _init_device(original: Any) -> Any:
+    def init_device(self: Any) -> None:
+        import torch
+
+        options = self.final_config_dict
+        if "local_rank" not in options or (options["use_gpu"] and torch.cuda.is_available()):
+            return original(self)
+        # What RecBole does for several processes, for a machine without a GPU.
+        torch.distributed.init_process_group(
+            backend="gloo",
+            rank=options["local_rank"] + options["offset"],
+            world_size=options["world_size"],
+            init_method=f"tcp://{options['ip']}:{options['port']}",
+        )
+        options.update(gpu_id="", device=torch.device("cpu"), single_spec=False)
+        if options["local_rank"] != 0:
+            options.update(state="error", show_progress=False, verbose=False)
+
+    return init_device
+
+
+def config_of_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Return RecBole's Config as it was when a checkpoint of recbole_vae was written; command-line options do not count."""
+    from recbole.config import Config
+
+    from recbole_vae import checkpoint
+
+    state = checkpoint.load(path)
+    argv, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        config = Config(model=state["model"], dataset=state["dataset"], config_dict={"resume": str(path)})
+    finally:
+        sys.argv = argv
+    config["resume"] = None
+    return config
+
+
+# --- quick start ------------------------------------------------------------------------------------------------------
+
+
+def _hook_quick_start(quick_start: ModuleType) -> None:
+    _replace(quick_start, "init_logger", _init_logger)
+    from recbole_vae import child
+
+    child.original = quick_start.run_recboles  # type: ignore[attr-defined]
+    quick_start.run_recboles = child.run_recboles  # type: ignore[attr-defined]
+
+
+def _init_logger(original: Any) -> Any:
+    def init_logger(config: Any) -> None:
+        original(config)
+        cls = config.model_class
+        whose = f"recbole_vae {__version__}" if _is_ours(cls) else f"RecBole {version('recbole')}"
+        logging.getLogger().info(f"{cls.__name__} is {cls.__module__}.{cls.__qualname__}, of {whose}")
+
+    return init_logger
+
+
+# --- data and training ------------------------------------------------------------------------------------------------
+
+
+def _hook_dataloader(utils: ModuleType) -> None:
+    def wrap(original: Any) -> Any:
+        def get_dataloader(config: Any, phase: str) -> Any:
+            if phase == "train" and _is_ours(config.model_class):
+                from recbole_vae.data.dataloader import UserBatchDataLoader
+
+                return UserBatchDataLoader
+            return original(config, phase)
+
+        return get_dataloader
+
+    _replace(utils, "get_dataloader", wrap)
+
+
+def _expose(model_class: type) -> None:
+    """Set the attributes by which RecBole finds the data set and the trainer of a model."""
+    import recbole.data.dataset
+    import recbole.trainer
+
+    from recbole_vae.data.dataset import HistoryDataset
+    from recbole_vae.trainer import HistoryTrainer
+
+    setattr(recbole.data.dataset, f"{model_class.__name__}Dataset", HistoryDataset)
+    setattr(recbole.trainer, f"{model_class.__name__}Trainer", HistoryTrainer)
+
+
+def _hook_data_parallel(trainer: ModuleType) -> None:
+    def wrap(original: Any) -> Any:
+        def data_parallel(module: Any, device_ids: Any = None, **kwargs: Any) -> Any:
+            on_gpu = next(module.parameters()).is_cuda
+            return original(module, device_ids=device_ids if on_gpu else None, **kwargs)
+
+        return data_parallel
+
+    _replace(trainer, "DistributedDataParallel", wrap)

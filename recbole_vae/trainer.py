@@ -1,0 +1,298 @@
+"""The additions to RecBole's training loop: the terms of the loss, checkpoints, resume, and several processes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from recbole.evaluator import Evaluator
+from recbole.trainer import Trainer
+from recbole.utils import set_color
+from torch import Tensor
+from torch.nn.utils.clip_grad import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_vae import checkpoint
+from recbole_vae.errors import CheckpointError, TrainingError
+from recbole_vae.model.base import HistoryRecommender
+
+# Options that may change when training goes on, for they do not change what an epoch does. All others must stay.
+_MAY_CHANGE = {
+    "epochs", "stopping_step", "data_path", "checkpoint_dir", "show_progress", "state", "gpu_id", "use_gpu", "worker",
+    "eval_batch_size", "metric_decimal_place", "loss_decimal_place", "log_wandb", "wandb_project", "save_dataset",
+    "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "config_files", "encoding", "valid_metric_bigger",
+}  # fmt: skip
+
+
+class HistoryTrainer(Trainer):  # type: ignore[misc]
+    """RecBole's ``Trainer`` for the models of recbole_vae.
+
+    It logs the parts of the loss apart, writes checkpoints that load without running code and resume bit for bit (see
+    :mod:`recbole_vae.checkpoint`), leaves the biases out of ``weight_decay``, and lets several processes train and evaluate
+    as one does.
+    """
+
+    model: HistoryRecommender
+
+    def __init__(self, config: Any, model: HistoryRecommender) -> None:
+        super().__init__(config, model)
+        self.saved_model_file = self._unused_name(self.saved_model_file)
+        self.loss_terms: dict[str, float] = {}
+        self._resumed: Mapping[str, Any] | None = None
+        self._train_data: Any = None
+        if dist.is_initialized():
+            names = [self.saved_model_file]
+            dist.broadcast_object_list(names)  # each process took the time for itself
+            self.saved_model_file = names[0]
+            self.evaluator = _GatheringEvaluator(config)
+
+    @staticmethod
+    def _unused_name(path: str) -> str:
+        """Return the path, with a number if there is such a file: RecBole names files by the second."""
+        stem, suffix = os.path.splitext(path)  # noqa: PTH122 - RecBole's paths are strings
+        return next(name for name in (f"{stem}{f'-{n}' * bool(n)}{suffix}" for n in count()) if not Path(name).exists())
+
+    def _build_optimizer(self, **kwargs: Any) -> Any:
+        named = list(self.model.named_parameters())
+        weights = [parameter for name, parameter in named if not name.endswith("bias")]
+        biases = [parameter for name, parameter in named if name.endswith("bias")]
+        return super()._build_optimizer(params=[{"params": weights}, {"params": biases, "weight_decay": 0.0}], **kwargs)
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Any = None,
+    ) -> tuple[float, Any]:
+        """Train; arguments and result are those of RecBole's ``Trainer.fit``. Goes on from ``resume`` if it is set."""
+        self._train_data = train_data
+        if self.config["resume"] and self._resumed is None:
+            self.resume_checkpoint(self.config["resume"])
+        if self._resumed is not None:
+            checkpoint.check_fits(self._resumed, self.saved_model_file, self.config["model"], train_data._dataset)
+            self._check_histories(self._resumed["histories"])
+            checkpoint.set_random_states(self._resumed["random"])
+            train_data.generator.set_state(self._resumed["random"]["train_data"].cpu())
+            if self.start_epoch >= self.epochs:
+                self.logger.info(f"Nothing left to train: {self.saved_model_file} has all {self.epochs} epochs.")
+                self.eval_collector.data_collect(train_data)
+                return self.best_valid_score, self.best_valid_result
+        if dist.is_initialized():
+            states = [torch.get_rng_state()]
+            dist.broadcast_object_list(states)  # all processes draw the same random numbers for a batch
+            torch.set_rng_state(states[0])
+        super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        return self.best_valid_score, self.best_valid_result
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float:
+        """Train for one epoch and return the mean loss of a user."""
+        self.model.train()
+        totals: dict[str, Tensor] = {}
+        users, beta = 0, 0.0
+        batches = tqdm(
+            train_data, ncols=100, desc=set_color(f"Train {epoch_idx:>5}", "pink"), disable=not show_progress
+        )
+        for interaction in batches:
+            interaction = interaction.to(self.device)
+            self.optimizer.zero_grad()
+            terms, weight = self.model.batch_terms(interaction)
+            loss = weight * terms.loss()
+            loss.backward()
+            parts = {"loss": loss.detach(), "reconstruction": weight * terms.reconstruction.detach()}
+            if terms.kl is not None:
+                parts["kl"] = weight * terms.kl.detach()
+            if dist.is_initialized():
+                self._sum_over_processes([p.grad for p in self.model.parameters() if p.grad is not None])
+                self._sum_over_processes(list(parts.values()))
+            if self.clip_grad_norm:
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.optimizer.step()
+            # Each part is a mean over the batch; the last batch of an epoch may be smaller.
+            users, beta = users + len(interaction), terms.beta
+            for name, part in parts.items():
+                totals[name] = totals.get(name, torch.zeros((), device=self.device)) + part * len(interaction)
+            if show_progress:
+                shown = {name: f"{float(total) / users:.4g}" for name, total in totals.items()}
+                batches.set_postfix(shown | ({"beta": f"{beta:.3g}"} if "kl" in totals else {}))
+        self.loss_terms = {name: float(total) / users for name, total in totals.items()}
+        if "kl" in self.loss_terms:
+            self.loss_terms["beta"] = beta
+        if not math.isfinite(self.loss_terms["loss"]):
+            raise TrainingError(
+                f"the training loss became {self.loss_terms['loss']} in epoch {epoch_idx}: lower learning_rate (now "
+                f"{self.learning_rate:g}) or set clip_grad_norm: {{max_norm: 1.0}}. {self._best_so_far()}"
+            )
+        return self.loss_terms["loss"]
+
+    @staticmethod
+    def _sum_over_processes(tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+    def _best_so_far(self) -> str:
+        exists = Path(self.saved_model_file).exists()
+        return f"The best epoch so far is in {self.saved_model_file}." if exists else "No epoch was saved yet."
+
+    def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: float) -> str:
+        decimals = self.config["loss_decimal_place"] or 4
+        parts = ", ".join(
+            f"{set_color(name, 'blue')}: {value:.{decimals}f}" for name, value in self.loss_terms.items()
+        )
+        head = set_color(f"epoch {epoch_idx} training", "green")
+        return f"{head} [{set_color('time', 'blue')}: {e_time - s_time:.2f}s, {parts}]"
+
+    def _add_train_loss_to_tensorboard(self, epoch_idx: int, losses: float, tag: str = "Loss/Train") -> None:
+        for name, value in self.loss_terms.items():
+            self.tensorboard.add_scalar(tag if name == "loss" else f"Train/{name}", value, epoch_idx)
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        # RecBole stores the result only after it has saved the checkpoint.
+        better = score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
+        if better:
+            self.best_valid_score, self.best_valid_result = score, result
+        return score, result
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Write a checkpoint after an epoch; see :mod:`recbole_vae.checkpoint`."""
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        if self._rank() == 0:
+            dataset = self._train_data._dataset
+            histories = self.model.histories.to("cpu")
+            state = {
+                "model": self.config["model"],
+                "dataset": self.config["dataset"],
+                "config": checkpoint.plain_config(self.config),
+                "users": list(map(str, dataset.field2id_token[dataset.uid_field])),
+                "items": list(map(str, dataset.field2id_token[dataset.iid_field])),
+                "histories": {"indptr": histories.indptr, "indices": histories.indices, "values": histories.values},
+                "epoch": epoch,
+                "cur_step": self.cur_step,
+                "best_valid_score": float(self.best_valid_score),
+                "best_valid_result": checkpoint.plain(self.best_valid_result),
+                "state_dict": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": {**checkpoint.random_states(), "train_data": self._train_data.generator.get_state()},
+            }
+            checkpoint.save(state, path)
+            if verbose:
+                self.logger.info(set_color("Saving current", "blue") + f": {path}")
+        if dist.is_initialized():
+            dist.barrier()
+
+    def resume_checkpoint(self, resume_file: str | Path) -> None:
+        """Take up the state of a checkpoint, so that :meth:`fit` goes on as if it had never stopped.
+
+        Args:
+            resume_file: a checkpoint of the same model on the same data. Training goes on writing to this file.
+
+        Raises:
+            CheckpointError: it cannot be read, is of another model, of other dimensions, or of other options.
+        """
+        state = checkpoint.load(resume_file, self.device)
+        if state["model"] != self.config["model"]:
+            raise CheckpointError(
+                f"{resume_file}: a checkpoint of {state['model']}, not of {self.config['model']}; "
+                f"pass --model={state['model']}."
+            )
+        now = checkpoint.plain_config(self.config)
+        for key, value in state["config"].items():
+            if key not in _MAY_CHANGE and now.get(key) != value:
+                raise CheckpointError(
+                    f"{resume_file}: was trained with {key}={value!r}, this run has {key}={now.get(key)!r}. Leave it as it was, "
+                    f"or train anew. Only these may change: {', '.join(sorted(_MAY_CHANGE))}."
+                )
+        self._load_parameters(state["state_dict"], resume_file)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{resume_file}: the optimiser's state does not fit this model ({error}).") from None
+        self.saved_model_file = str(resume_file)
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step = state["cur_step"]
+        self.best_valid_score = state["best_valid_score"]
+        self.best_valid_result = state["best_valid_result"]
+        self._resumed = state
+        self.logger.info(f"Checkpoint {resume_file} loaded. Training goes on at epoch {self.start_epoch}.")
+
+    def _load_parameters(self, state_dict: Mapping[str, Any], path: str | Path) -> None:
+        """Load parameters, or raise a CheckpointError that names the first that does not fit."""
+        own = self.model.state_dict()
+        for name in own.keys() | state_dict.keys():
+            mine, saved = (getattr(each.get(name), "shape", None) for each in (own, state_dict))
+            if (name in own) != (name in state_dict) or mine != saved:
+                shapes = [list(shape) if shape is not None else "none" for shape in (saved, mine)]
+                raise CheckpointError(
+                    f"{path}: parameter '{name}' has shape {shapes[0]} in the checkpoint and {shapes[1]} in the model. The "
+                    "checkpoint is of other hyper-parameters or of other data."
+                )
+        self.model.load_state_dict(state_dict)
+
+    def _check_histories(self, saved: Mapping[str, Any]) -> None:
+        own = self.model.histories
+        for name in ("indptr", "indices", "values"):
+            mine, theirs = getattr(own, name), saved[name]
+            same = mine is theirs if mine is None or theirs is None else torch.equal(mine, theirs.to(mine.device))
+            if not same:
+                raise CheckpointError(
+                    f"{self.saved_model_file}: was trained on other interactions of the same users and items: the data file, "
+                    "its filters or its split have changed."
+                )
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+    ) -> Any:
+        """Evaluate; arguments and result are those of RecBole's ``Trainer.evaluate``."""
+        if not eval_data:
+            return None
+        if load_best_model:
+            path = model_file or self.saved_model_file
+            state = checkpoint.load(path, self.device)
+            checkpoint.check_fits(state, path, self.config["model"], eval_data._dataset)
+            self._load_parameters(state["state_dict"], path)
+            self.logger.info(f"Loading model structure and parameters from {path}")
+        if isinstance(self.evaluator, _GatheringEvaluator):
+            self.evaluator.rows = eval_data.sample_size
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _map_reduce(self, result: Any, num_sample: int) -> Any:
+        """Return the result as it is: each process has already evaluated the users of all (see _GatheringEvaluator)."""
+        return result
+
+    @staticmethod
+    def _rank() -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _GatheringEvaluator(Evaluator):  # type: ignore[misc]
+    """RecBole's ``Evaluator`` on the users of all processes.
+
+    RecBole averages the rounded metrics of the processes, weighted by their number of batches, with users counted twice
+    where they do not divide evenly. Here the rows of all users come together first, in the order of one process.
+    """
+
+    rows = 0
+
+    def evaluate(self, dataobject: Any) -> Any:
+        """Gather what was collected for each user, then evaluate."""
+        for key in ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label"):
+            if key in dataobject:
+                parts: list[Any] = [None] * dist.get_world_size()
+                dist.all_gather_object(parts, dataobject.get(key))
+                # RecBole's sampler deals the users out in turn and repeats the first to make the shares equal.
+                dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.rows])
+        return super().evaluate(dataobject)
+
+
