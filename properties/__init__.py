@@ -1,1 +1,1 @@
-"""The YAML files of recbole_vae: defaults (overall, model/) and data sets (dataset/)."""
+"""The YAML files of recbole_vae: the defaults of all its models (overall.yaml) and of each (model/)."""

@@ -6,6 +6,7 @@ mends one thing that has changed since, where it has changed, for RecBole alone;
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pickle
 import sys
@@ -20,8 +21,9 @@ from recbole_vae.errors import CheckpointError
 from recbole_vae.import_hooks import after_import, during_import, module_exists
 
 
+@functools.cache
 def mend() -> None:
-    """Mend all faults, each as soon as the module of RecBole that has it is imported."""
+    """Mend all faults, once, each as soon as the module of RecBole that has it is imported."""
     during_import("recbole.quick_start.quick_start", ray_cannot_be_imported)
     after_import("recbole.config.configurator", numpy_lost_aliases)
     after_import("recbole.utils.utils", torch_load_refuses_recboles_checkpoints)
@@ -88,7 +90,7 @@ def torch_load_refuses_recboles_checkpoints(utils: ModuleType) -> None:
     """
     import torch
 
-    if inspect.signature(torch.load).parameters["weights_only"].default is False or hasattr(torch.load, "_recbole_vae"):
+    if inspect.signature(torch.load).parameters["weights_only"].default is False:
         return
     original = torch.load
 
@@ -99,7 +101,6 @@ def torch_load_refuses_recboles_checkpoints(utils: ModuleType) -> None:
         return _load_for_recbole(original, f, map_location)
 
     load.__doc__ = original.__doc__
-    load._recbole_vae = True  # type: ignore[attr-defined]
     torch.load = load
 
 
@@ -262,7 +263,7 @@ def pandas_agg_does_not_map(dataset: ModuleType) -> None:
     """``feat[field].agg(len)`` gave the length of each sequence; since pandas 3 it gives the number of rows."""
     import pandas as pd
 
-    if isinstance(pd.Series([[1, 2]]).agg(len), pd.Series) or hasattr(pd.Series.agg, "_recbole_vae"):
+    if isinstance(pd.Series([[1, 2]]).agg(len), pd.Series):
         return
     original = pd.Series.agg
 
@@ -270,7 +271,6 @@ def pandas_agg_does_not_map(dataset: ModuleType) -> None:
         return self.map(len) if func is len and _called_by_recbole() else original(self, func, *args, **kwargs)
 
     agg.__doc__ = original.__doc__
-    agg._recbole_vae = True  # type: ignore[attr-defined]
     pd.Series.agg = agg
 
 

@@ -183,7 +183,6 @@ def _load_config_files(original: Any) -> Any:
 def _load_internal_config_dict(original: Any) -> Any:
     def load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
         original(self, model, model_class, dataset)
-        self.internal_config_dict.update(_read_properties(self, f"dataset/{dataset}.yaml"))
         if _is_ours(model_class):
             _expose(model_class)
             self.internal_config_dict.update(_read_properties(self, "overall.yaml"))

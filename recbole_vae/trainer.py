@@ -90,7 +90,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             states = [torch.get_rng_state()]
             dist.broadcast_object_list(states)  # all processes draw the same random numbers for a batch
             torch.set_rng_state(states[0])
-        super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        try:
+            super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        except KeyboardInterrupt:
+            self.logger.warning(f"Interrupted. {self._best_so_far()}")
+            raise
         return self.best_valid_score, self.best_valid_result
 
     def _train_epoch(
@@ -141,8 +145,9 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             dist.all_reduce(tensor)
 
     def _best_so_far(self) -> str:
-        exists = Path(self.saved_model_file).exists()
-        return f"The best epoch so far is in {self.saved_model_file}." if exists else "No epoch was saved yet."
+        if not Path(self.saved_model_file).exists():
+            return "No epoch was saved yet."
+        return f"The best epoch so far is in {self.saved_model_file}; go on from it with --resume={self.saved_model_file}."
 
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: float) -> str:
         decimals = self.config["loss_decimal_place"] or 4

@@ -1,0 +1,122 @@
+"""What the tests share: a clean process state, small data sets, and runs of a few steps."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_vae  # noqa: F401 - registers the models
+
+OPTIONS = {"epochs": 2, "show_progress": False, "train_batch_size": 16, "mlp_hidden_size": [12], "latent_dimension": 6}
+"""Options of a fast run."""
+
+
+@pytest.fixture(autouse=True)
+def clean_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Give each test a working directory, a command line and a logger of its own; RecBole uses all three."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    for handler in logger.handlers[:]:
+        if handler not in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+def write_inter(
+    rows: Iterable[Sequence[Any]],
+    name: str = "tiny",
+    columns: str = "user_id:token\titem_id:token",
+    folder: str = "data",
+    part: str = "",
+) -> str:
+    """Write an atomic file of RecBole (one part of a fixed split) below the working directory; return its ``data_path``."""
+    path = Path(folder) / name / f"{name}{part and f'.{part}'}.inter"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [columns, *("\t".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def random_rows(users: int = 40, items: int = 25, seed: int = 0) -> list[tuple[str, str]]:
+    """Make interactions of 4 to 12 items a user, popular items first."""
+    rng = np.random.default_rng(seed)
+    weights = 1.0 / np.arange(1, items + 1)
+    rows = []
+    for user in range(users):
+        chosen = rng.choice(items, size=rng.integers(4, 13), replace=False, p=weights / weights.sum())
+        rows += [(f"u{user}", f"i{item}") for item in chosen]
+    return rows
+
+
+@dataclass
+class Run:
+    """The pieces of a RecBole run."""
+
+    config: Any
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
+    model: Any
+    trainer: Any
+
+    def fit(self) -> tuple[float, Any]:
+        result: tuple[float, Any] = self.trainer.fit(self.train, self.valid, verbose=False, show_progress=False)
+        return result
+
+
+Builder = Callable[..., Run]
+
+
+@pytest.fixture
+def build() -> Builder:
+    """Return a function that builds a run by RecBole's own steps; the data set is ``random_rows`` unless one is named."""
+
+    def _build(model: str = "MultVAE", dataset: str | None = None, **options: Any) -> Run:
+        from recbole.config import Config
+        from recbole.data import create_dataset, data_preparation
+        from recbole.utils import get_model, get_trainer, init_seed
+
+        if dataset is None:
+            dataset = "tiny"
+            options.setdefault("data_path", write_inter(random_rows()))
+        config = Config(model=model, dataset=dataset, config_dict={**OPTIONS, **options})
+        init_seed(config["seed"], config["reproducibility"])
+        data = create_dataset(config)
+        train, valid, test = data_preparation(config, data)
+        init_seed(config["seed"], config["reproducibility"])
+        net = get_model(config["model"])(config, train._dataset).to(config["device"])
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, net)
+        return Run(config, data, train, valid, test, net, trainer)
+
+    return _build
+
+
+@pytest.fixture(params=["MultVAE", "MultDAE"])
+def model_name(request: pytest.FixtureRequest) -> str:
+    """Name each of the models."""
+    return str(request.param)
+
+
+def set_all_seeds(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

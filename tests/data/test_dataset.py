@@ -1,0 +1,79 @@
+"""The data set, its splits, and the batches of training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recbole_vae.data.dataloader import UserBatchDataLoader
+from recbole_vae.errors import DataError
+from tests.conftest import Builder, random_rows, write_inter
+
+
+def pairs(dataset: object) -> list[tuple[int, int]]:
+    feat = dataset.inter_feat  # type: ignore[attr-defined]
+    return list(zip(feat["user_id"].tolist(), feat["item_id"].tolist(), strict=True))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000), users=st.integers(3, 30), items=st.integers(14, 40), ratio=st.sampled_from([0.1, 0.25]))
+def test_a_split_loses_nothing_and_only_its_training_part_is_seen(
+    build: Builder, seed: int, users: int, items: int, ratio: float
+) -> None:
+    path = write_inter(random_rows(users, items, seed), folder=f"data{seed}-{users}-{items}")
+    run = build(
+        data_path=path, dataset="tiny", seed=seed, eval_args={"split": {"RS": [1 - 2 * ratio, ratio, ratio]}, "mode": "full"}
+    )
+    parts = [pairs(loader._dataset) for loader in (run.train, run.valid, run.test)]
+    assert sorted(sum(parts, [])) == sorted(pairs(run.dataset))
+    assert len(set(sum(parts, []))) == sum(map(len, parts))
+    rows = run.model.histories.rows().tolist()
+    assert sorted(zip(rows, run.model.histories.indices.tolist(), strict=True)) == sorted(parts[0])
+
+
+def test_batches_have_each_user_with_a_history_once_and_never_the_padding_user(build: Builder) -> None:
+    run = build(train_batch_size=16)
+    assert isinstance(run.train, UserBatchDataLoader)
+    orders = []
+    for _ in range(2):
+        batches = [batch["user_id"] for batch in run.train]
+        assert [len(batch) for batch in batches] == [16, 16, 8]
+        orders.append(torch.cat(batches).tolist())
+        assert sorted(orders[-1]) == list(range(1, 41))
+    assert orders[0] != orders[1]
+
+
+def test_users_without_a_training_history_are_not_trained_on_but_scored(build: Builder) -> None:
+    rows = random_rows(10)
+    for part, chosen in (("train", rows[:-20]), ("valid", rows[-20:]), ("test", rows[-20:])):
+        write_inter(chosen, name="bench", part=part)
+    run = build(data_path="data", dataset="bench", benchmark_filename=["train", "valid", "test"])
+    trained = set(torch.cat([batch["user_id"] for batch in run.train]).tolist())
+    lengths = run.model.histories.lengths()
+    without = [user for user in range(1, run.dataset.user_num) if lengths[user] == 0]
+    assert without
+    assert trained == set(range(1, run.dataset.user_num)) - set(without)
+    run.fit()
+    scores = run.model.eval().score(run.model.histories[torch.tensor(without)])
+    assert scores[:, 1:].isfinite().all()
+    assert run.trainer.evaluate(run.test, load_best_model=False)["recall@10"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("u1", f"i{n}") for n in range(9)], "has 1 user after filtering"),
+        ([(f"u{n}", "i1") for n in range(9)], "has 1 item after filtering"),
+    ],
+)
+def test_too_few_users_or_items_are_refused(build: Builder, rows: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        build(data_path=write_inter(rows), dataset="tiny")
+
+
+def test_a_missing_id_field_is_named(build: Builder) -> None:
+    path = write_inter(random_rows(), columns="person:token\titem_id:token")
+    with pytest.raises(DataError, match="USER_ID_FIELD: .* no field 'user_id'.* loaded are: item_id"):
+        build(data_path=path, dataset="tiny")

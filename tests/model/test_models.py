@@ -1,0 +1,301 @@
+"""What must hold for every model, and the losses against NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_vae.data.histories import Histories
+from tests.conftest import Builder, Run, random_rows, write_inter
+
+
+def dense(histories: Histories, n_items: int) -> np.ndarray:
+    table = np.zeros((len(histories), n_items - 1))
+    table[histories.rows().numpy(), histories.indices.numpy() - 1] = histories.entry_values().double().numpy()
+    return table
+
+
+def numpy_mlp(layers: Any, h: np.ndarray) -> np.ndarray:
+    for layer in layers:
+        if isinstance(layer, torch.nn.Linear):
+            h = h @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+        else:
+            h = np.tanh(h)
+    return h
+
+
+def numpy_encoder(encoder: Any, x: np.ndarray, mask: np.ndarray | float = 1.0) -> np.ndarray:
+    h = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) * mask
+    h = h @ encoder.input.weight.detach().numpy() + encoder.input.bias.detach().numpy()
+    if isinstance(encoder.activation, torch.nn.Tanh):
+        h = np.tanh(h)
+    return numpy_mlp(encoder.layers, h)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("hidden", [[], [12], [12, 9]])
+def test_mult_vae_loss_equals_numpy(build: Builder, monkeypatch: pytest.MonkeyPatch, hidden: list[int]) -> None:
+    run = build("MultVAE", mlp_hidden_size=hidden, dropout_prob=0.4, anneal_cap=0.3, total_anneal_steps=100)
+    model = run.model.double().train()
+    model.step = 10
+    users = torch.tensor([3, 1, 7, 40])
+    histories = model.histories[users]
+    drawn: dict[str, torch.Tensor] = {}
+    original_mask, original_noise = model_module("multvae").dropout_mask, torch.randn
+
+    def keep_mask(*args: Any) -> torch.Tensor:
+        drawn["mask"] = original_mask(*args)
+        return drawn["mask"]
+
+    def keep_noise(*args: Any, **kwargs: Any) -> torch.Tensor:
+        drawn["noise"] = original_noise(*args, **kwargs)
+        return drawn["noise"]
+
+    monkeypatch.setattr(model_module("multvae"), "dropout_mask", keep_mask)
+    monkeypatch.setattr(torch, "randn", keep_noise)
+    loss = model.calculate_loss(Interaction({"user_id": users})).item()
+    monkeypatch.undo()
+
+    x = dense(histories, model.n_items)
+    mask = np.zeros_like(x)
+    mask[histories.rows().numpy(), histories.indices.numpy() - 1] = drawn["mask"].numpy()
+    mu, logvar = np.split(numpy_encoder(model.encoder, x, mask), 2, axis=1)
+    z = mu + np.exp(0.5 * logvar) * drawn["noise"].numpy()
+    reconstruction = -(x * log_softmax(numpy_mlp(model.decoder.layers, z))).sum(1).mean()
+    kl = -0.5 * (1 + logvar - mu**2 - np.exp(logvar)).sum(1).mean()
+    assert loss == pytest.approx(reconstruction + 0.1 * kl, abs=1e-6)
+    assert model.step == 11
+
+
+def test_mult_dae_loss_equals_numpy(build: Builder) -> None:
+    model = build("MultDAE", mlp_hidden_size=[], dropout_prob=0.0).model.double().train()
+    users = torch.tensor([3, 1, 7, 40])
+    x = dense(model.histories[users], model.n_items)
+    code = numpy_encoder(model.encoder, x)
+    assert np.abs(code).max() < 1.0  # the code is activated
+    expected = -(x * log_softmax(numpy_mlp(model.decoder.layers, code))).sum(1).mean()
+    assert model.calculate_loss(Interaction({"user_id": users})).item() == pytest.approx(expected, abs=1e-6)
+
+
+def model_module(name: str) -> Any:
+    from importlib import import_module
+
+    return import_module(f"recbole_vae.model.{name}")
+
+
+def test_loss_gradient_against_finite_differences(build: Builder, model_name: str) -> None:
+    model = build(model_name, mlp_hidden_size=[4], latent_dimension=3, total_anneal_steps=0).model.double().train()
+    batch = Interaction({"user_id": torch.tensor([1, 2, 5])})
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(0)  # the same noise and dropout in each call
+        result: torch.Tensor = model.calculate_loss(batch)
+        return result
+
+    model.zero_grad()
+    loss().backward()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        direction = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+        eps = 1e-6
+        with torch.no_grad():
+            parameter.add_(eps * direction)
+            above = loss().item()
+            parameter.sub_(2 * eps * direction)
+            below = loss().item()
+            parameter.add_(eps * direction)
+        expected = (parameter.grad * direction).sum().item()
+        assert (above - below) / (2 * eps) == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+
+
+def test_noise_has_unit_variance_in_training_and_is_absent_in_scoring(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = build("MultVAE", latent_dimension=64)
+    model = run.model.train()
+    seen: list[torch.Tensor] = []
+    module = model_module("multvae")
+    original = module.reparameterise
+
+    def keep(mu: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        seen.append(noise)
+        result: torch.Tensor = original(mu, logvar, noise)
+        return result
+
+    monkeypatch.setattr(module, "reparameterise", keep)
+    for _ in range(20):
+        model.calculate_loss(Interaction({"user_id": torch.arange(1, 41)}))
+    noise = torch.cat(seen)
+    assert noise.mean().item() == pytest.approx(0.0, abs=0.02)
+    assert noise.std().item() == pytest.approx(1.0, abs=0.02)
+    assert noise[0].ne(noise[40]).all()
+
+    seen.clear()
+    model.eval()
+    users = Interaction({"user_id": torch.arange(1, 41)})
+    assert torch.equal(model.full_sort_predict(users), model.full_sort_predict(users))
+    assert not seen
+
+
+def test_latent_dimension_means_latents(build: Builder) -> None:
+    model = build("MultVAE", latent_dimension=6).model
+    mu, logvar = model.posterior(model.histories[torch.tensor([1, 2])])
+    assert mu.shape == logvar.shape == (2, 6)
+    assert model.decoder.layers[0].in_features == 6
+
+
+def test_no_hidden_layers_is_items_latents_items(build: Builder, model_name: str) -> None:
+    model = build(model_name, mlp_hidden_size=[], latent_dimension=6).model
+    width = 12 if model_name == "MultVAE" else 6
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    items = model.n_items - 1
+    assert shapes == {
+        "encoder.input.weight": (items, width),
+        "encoder.input.bias": (width,),
+        "decoder.layers.0.weight": (items, 6),
+        "decoder.layers.0.bias": (items,),
+    }
+
+
+def test_padding_is_nowhere(build: Builder, model_name: str) -> None:
+    run = build(model_name)
+    model = run.model
+    assert model.histories.lengths()[0] == 0
+    assert (model.histories.indices > 0).all()
+    assert model.decoder.layers[-1].out_features == model.n_items - 1
+    assert model.encoder.input.weight.shape[0] == model.n_items - 1
+    scores = model.full_sort_predict(Interaction({"user_id": torch.arange(1, 6)})).view(5, -1)
+    assert scores.shape == (5, model.n_items)
+    assert scores[:, 0].eq(-torch.inf).all()
+    assert scores[:, 1:].isfinite().all()
+
+
+def trained(build: Builder, model_name: str, **options: Any) -> Run:
+    run = build(model_name, **options)
+    run.fit()
+    run.model.eval()
+    return run
+
+
+def test_a_known_user_scores_as_a_new_one_with_the_same_history(build: Builder, model_name: str) -> None:
+    model = trained(build, model_name).model
+    users = torch.tensor([4, 1, 33])
+    lists = [model.histories[user.view(1)].indices.tolist() for user in users]
+    with torch.no_grad():
+        known = model.full_sort_predict(Interaction({"user_id": users})).view(3, -1)
+        new = model.score(Histories.from_lists([items[::-1] for items in lists]))
+    assert torch.equal(known, new)
+
+
+def test_a_batch_scores_as_its_users_one_by_one(build: Builder, model_name: str) -> None:
+    model = trained(build, model_name).model
+    users = torch.arange(1, 41)
+    with torch.no_grad():
+        together = model.score(model.histories[users])
+        alone = torch.cat([model.score(model.histories[user.view(1)]) for user in users])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_predict_gives_the_scores_of_pairs(build: Builder, model_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(build, model_name).model
+    users, items = torch.tensor([5, 2, 5, 9, 2]), torch.tensor([1, 3, 7, 24, 3])
+    with torch.no_grad():
+        table = model.score(model.histories[torch.arange(model.n_users)])
+        pairs = Interaction({"user_id": users, "item_id": items})
+        for limit in (2**22, 1):  # all users at once, one at a time
+            monkeypatch.setattr(model_module("base"), "SCORES_PER_CHUNK", limit)
+            torch.testing.assert_close(model.predict(pairs), table[users, items], rtol=0, atol=1e-5)
+
+
+def test_the_weights_scale_does_not_change_the_scores(build: Builder, model_name: str) -> None:
+    model = trained(build, model_name).model
+    histories = model.histories[torch.arange(1, 9)]
+    weighted = Histories(histories.indptr, histories.indices, torch.full((len(histories.indices),), 2.5))
+    with torch.no_grad():
+        torch.testing.assert_close(model.score(histories), model.score(weighted), rtol=0, atol=1e-5)
+
+
+def test_a_permutation_of_items_permutes_the_scores(build: Builder, model_name: str) -> None:
+    model = build(model_name).model.double().eval()
+    histories = model.histories[torch.arange(1, 41)]
+    order = torch.randperm(model.n_items - 1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model.score(histories)
+        renamed = Histories.from_lists(
+            [(order[histories.slice(row, row + 1).indices - 1] + 1).tolist() for row in range(40)]
+        )
+        for parameter in (model.encoder.input.weight, model.decoder.layers[-1].weight, model.decoder.layers[-1].bias):
+            moved = parameter.clone()
+            moved[order] = parameter
+            parameter.copy_(moved)
+        after = model.score(renamed)
+    torch.testing.assert_close(after[:, 1:][:, order], before[:, 1:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [[], [16]])
+def test_checker_board(build: Builder, model_name: str, hidden: list[int]) -> None:
+    """Even users have all even items but one, odd users the odd ones: that one must come first."""
+    size = 12
+    rows = [
+        (f"u{user:02}", f"i{item:02}")
+        for user in range(2 * size)
+        for item in range(user % 2, 2 * size, 2)
+        if item // 2 != user // 2
+    ]
+    run = build(
+        model_name, dataset="tiny", data_path=write_inter(rows), mlp_hidden_size=hidden, epochs=120, learning_rate=0.02,
+        eval_step=0, eval_args={"split": {"RS": [1, 0, 0]}}, weight_decay=0.0,
+    )  # fmt: skip
+    run.trainer.fit(run.train, None, verbose=False, saved=False)
+    model, data = run.model.eval(), run.dataset
+    with torch.no_grad():
+        scores = model.score(model.histories)
+    scores[model.histories.rows(), model.histories.indices.long()] = -torch.inf
+    for user in range(2 * size):
+        best = int(scores[data.token2id("user_id", f"u{user:02}")].argmax())
+        assert data.id2token("item_id", best) == f"i{user // 2 * 2 + user % 2:02}"
+
+
+def test_no_dense_history_is_made(build: Builder, model_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.data.dataset import Dataset
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("history_item_matrix was called")
+
+    monkeypatch.setattr(Dataset, "history_item_matrix", refuse)
+    run = trained(build, model_name)
+    tensors = [run.model.histories.indptr, run.model.histories.indices]
+    assert sum(tensor.numel() for tensor in tensors) <= len(run.train._dataset) + run.model.n_users + 1
+
+
+def test_annealing_by_epochs_reaches_the_cap_when_it_says(build: Builder) -> None:
+    run = build("MultVAE", anneal_epochs=4, anneal_cap=0.5, epochs=6, eval_step=0)
+    seen = []
+    original = run.trainer._train_epoch
+
+    def keep(*args: Any, **kwargs: Any) -> float:
+        result: float = original(*args, **kwargs)
+        seen.append((run.model.step, run.model.beta()))
+        return result
+
+    run.trainer._train_epoch = keep
+    run.trainer.fit(run.train, None, verbose=False, saved=False)
+    assert [step for step, _ in seen] == [3, 6, 9, 12, 15, 18]  # 40 users in batches of 16
+    assert [beta for _, beta in seen] == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
+
+
+def test_an_empty_history_scores_by_popularity_more_than_not(build: Builder, model_name: str) -> None:
+    path = write_inter(random_rows(200, 30, 1))
+    run = trained(build, model_name, dataset="tiny", data_path=path, epochs=40, learning_rate=0.01)
+    counts = torch.bincount(run.model.histories.indices.long(), minlength=run.model.n_items).double()
+    with torch.no_grad():
+        scores = run.model.score(Histories.from_lists([[]]))[0].double()
+    correlation = np.corrcoef(scores[1:].numpy(), counts[1:].numpy())[0, 1]
+    assert correlation > 0.5
