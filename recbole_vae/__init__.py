@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'recbole_vae' has no attribute '{name}'")
 
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",

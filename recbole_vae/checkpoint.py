@@ -25,6 +25,9 @@ import os
 import pickle
 import platform
 import random
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -108,11 +111,11 @@ def plain_config(config: Any) -> dict[str, Any]:
 
 def random_states() -> dict[str, Any]:
     """Return the states of the global random generators, as tensors and plain values."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    name, keys, *rest = np.random.get_state()
     kind, internal, gauss = random.getstate()
     return {
         "python": [kind, list(internal), gauss],
-        "numpy": [name, keys.tolist(), *map(plain, rest)],
+        "numpy": [name, np.asarray(keys).tolist(), *map(plain, rest)],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -143,7 +146,9 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
         torch.save(content, temporary)
         os.replace(temporary, path)  # noqa: PTH105 - atomic, also onto a file that exists
     except (OSError, RuntimeError) as error:  # torch raises a RuntimeError where the disk is full
-        raise CheckpointError(f"{path}: cannot write the checkpoint ({_first_line(error)}). Is the disk full?") from error
+        raise CheckpointError(
+            f"{path}: cannot write the checkpoint ({_first_line(error)}). Is the disk full?"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -156,16 +161,21 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
             tensors and plain values (none of which is run), or it was written by a later version.
     """
     path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint.")
+    if not zipfile.is_zipfile(path):  # torch.save writes zip archives, whose directory stands at the end
+        raise CheckpointError(f"{path}: truncated or not a checkpoint.")
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such checkpoint.") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files that are not ours
+            state = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
         raise CheckpointError(
-            f"{path}: not a checkpoint of recbole_vae, or a malicious one: it holds more than tensors and plain values, "
-            f"which was not run ({_first_line(error)})."
+            f"{path}: not a checkpoint of recbole_vae, or a malicious one: it holds more than tensors and plain values"
+            f"{f' ({found[1]})' if found else ''}, which was not run."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except Exception as error:  # a damaged archive or pickle fails anywhere
         raise CheckpointError(f"{path}: truncated or not a checkpoint ({_first_line(error)}).") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of recbole_vae.")
@@ -184,7 +194,9 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 def check_fits(state: Mapping[str, Any], path: str | Path, model_name: str, dataset: Any) -> None:
     """Raise a CheckpointError unless a checkpoint is of this model and of a data set with the same users and items."""
     if state["model"] != model_name:
-        raise CheckpointError(f"{path}: a checkpoint of {state['model']}, not of {model_name}; pass --model={state['model']}.")
+        raise CheckpointError(
+            f"{path}: a checkpoint of {state['model']}, not of {model_name}; pass --model={state['model']}."
+        )
     for kind, field in (("users", dataset.uid_field), ("items", dataset.iid_field)):
         saved, now = state[kind], list(map(str, dataset.field2id_token[field]))
         if saved != now:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from typing import Any
 from recbole_vae.config import near
 from recbole_vae.errors import ConfigError, RecBoleVAEError
 from recbole_vae.register import model_names, recbole_model_names
-from recbole_vae.version import __version__
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
@@ -78,7 +78,9 @@ def parse_options(arguments: Sequence[str]) -> dict[str, str]:
                 raise ConfigError(f"--{name} (command line) has no value; write --{name}=value.")
             value = rest.pop(0)
         if "=" in value:
-            raise ConfigError(f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file.")
+            raise ConfigError(
+                f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file."
+            )
         if options.setdefault(name, value) != value:
             raise ConfigError(f"--{name} (command line) is given twice: {options[name]} and {value}.")
     return options
@@ -119,21 +121,28 @@ def _run(options: dict[str, str]) -> None:
         "nproc": nproc,
         "world_size": _number(options, "world_size", -1),
         "ip": options.get("ip", "localhost"),
-        "port": options.get("port", "5678"),
-        "group_offset": _number(options, "group_offset", 0),
+        "port": str(_number(options, "port", 0) or _free_port()),
+        "group_offset": _number(options, "group_offset", 0, minimum=0),
     }
     result = run(model, dataset, config_file_list=config_files, **distributed)
     _summarise(config, result, time.time() - started, options)
 
 
-def _number(options: dict[str, str], name: str, default: int) -> int:
-    try:
-        number = int(options.get(name, default))
-    except ValueError:
-        number = 0
-    if number < 1 and number != default:
-        raise ConfigError(f"{name}: '{options[name]}' (command line) is not allowed; it must be an integer >= 1.")
-    return number
+def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) -> int:
+    text = options.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) < minimum:
+        raise ConfigError(f"{name}: '{text}' (command line) is not allowed; it must be an integer >= {minimum}.")
+    return int(text)
+
+
+def _free_port() -> int:
+    """Return a port that is free; by RecBole's fixed one, two runs on one machine would meet."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _in_files(config_files: Sequence[str]) -> dict[str, str]:

@@ -75,9 +75,14 @@ class Allowed:
             # bool is an int to Python, but an option that is True instead of 1 is a mistake.
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError
-            if self.kind is int and not isinstance(value, Integral) and not float(value).is_integer():
+            if self.kind is float:
+                value = float(value)
+            elif isinstance(value, Integral):
+                value = int(value)
+            elif float(value).is_integer():  # 2e5 from a YAML file
+                value = int(float(value))
+            else:
                 raise ValueError
-            value = self.kind(value)
             within = (
                 (self.minimum is None or value >= self.minimum)
                 and (self.above is None or value > self.above)
@@ -127,12 +132,14 @@ class ModelConfig:
         checked = {}
         for each in fields(cls):
             allowed: Allowed = each.metadata["allowed"]
-            value = values[each.name] if each.name in values else None
+            value = values[each.name] if each.name in values else None  # noqa: SIM401 - RecBole's Config has no get
             try:
                 checked[each.name] = allowed.convert(value)
             except ValueError:
                 place = where(each.name)
-                raise ConfigError(f"{each.name}: {value!r}{place and f' ({place})'} is not allowed; it must be {allowed}.") from None
+                raise ConfigError(
+                    f"{each.name}: {value!r}{place and f' ({place})'} is not allowed; it must be {allowed}."
+                ) from None
         return cls(**checked)
 
     @classmethod
@@ -165,6 +172,29 @@ def check_names(given: Iterable[str], known: Collection[str], model_name: str, w
             raise ConfigError(
                 f"{name}{place and f' ({place})'}: neither {model_name} nor RecBole has this option. Did you mean {meant}?"
             )
+
+
+def check_metrics(values: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise a ConfigError if a metric does not exist, or the one that chooses the best epoch is not measured.
+
+    Args:
+        values: has ``metrics``, ``topk`` and ``valid_metric``.
+        known: the lower-case names of all metrics.
+    """
+    metrics, topk = (each if isinstance(each, list) else [each] for each in (values["metrics"], values["topk"]))
+    for metric in metrics:
+        if str(metric).lower() not in known:
+            meant = near(str(metric), known)
+            raise ConfigError(
+                f"metrics: there is no metric {metric!r}{f'; did you mean {meant}?' if meant else '.'} "
+                f"There are: {', '.join(known)}."
+            )
+    name, _, k = str(values["valid_metric"]).partition("@")
+    if name.lower() not in (str(metric).lower() for metric in metrics) or (k and k not in map(str, topk)):
+        raise ConfigError(
+            f"valid_metric: {values['valid_metric']!r} is not measured: metrics are {', '.join(map(str, metrics))} at "
+            f"{', '.join(map(str, topk))} (topk). Add it there, or choose one of these."
+        )
 
 
 def place_of(config: Config, config_files: Iterable[str]) -> Callable[[str], str]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -63,7 +63,9 @@ def register(*model_classes: type[HistoryRecommender]) -> None:
     for model_class in model_classes:
         name = model_class.__name__
         if _places.get(name.lower(), model_class) is not model_class:
-            raise ValueError(f"cannot register {model_class.__module__}.{name}: recbole_vae has a model of that name already.")
+            raise ValueError(
+                f"cannot register {model_class.__module__}.{name}: recbole_vae has a model of that name already."
+            )
         _refuse_recboles(name, model_class.__module__)
         _places[name.lower()] = model_class
 
@@ -86,7 +88,9 @@ def _recbole_folder() -> Path:
 def _refuse_recboles(name: str, module: str) -> None:
     taken = next((_recbole_folder() / "model").glob(f"*/{name.lower()}.py"), None)
     if taken is not None:
-        raise ValueError(f"cannot register {module}.{name}: RecBole has a model of that name, in {taken}. Choose another name.")
+        raise ValueError(
+            f"cannot register {module}.{name}: RecBole has a model of that name, in {taken}. Choose another name."
+        )
 
 
 @functools.cache
@@ -95,7 +99,9 @@ def _hook_recbole() -> None:
     try:
         found = version("recbole")
     except PackageNotFoundError:
-        raise ImportError("recbole_vae needs RecBole 1.2, and it is not installed: pip install 'recbole>=1.2.1,<1.3'.") from None
+        raise ImportError(
+            "recbole_vae needs RecBole 1.2, and it is not installed: pip install 'recbole>=1.2.1,<1.3'."
+        ) from None
     if found.split(".")[:2] != ["1", "2"]:
         raise ImportError(
             f"recbole_vae {__version__} fits RecBole 1.2, and {found} is installed: pip install 'recbole>=1.2.1,<1.3'."
@@ -114,7 +120,9 @@ def _replace(owner: Any, name: str, wrap: Any) -> None:
     """Replace an attribute by ``wrap(original)``."""
     original = getattr(owner, name, None)
     if original is None:
-        raise ImportError(f"recbole_vae {__version__} does not fit this RecBole {version('recbole')}: {owner} has no '{name}'.")
+        raise ImportError(
+            f"recbole_vae {__version__} does not fit this RecBole {version('recbole')}: {owner} has no '{name}'."
+        )
     setattr(owner, name, functools.wraps(original)(wrap(original)))
 
 
@@ -153,7 +161,7 @@ def _is_ours(model_class: type) -> bool:
 
 
 def _hook_config(configurator: ModuleType) -> None:
-    config_class = configurator.Config  # type: ignore[attr-defined]
+    config_class = configurator.Config
     _replace(config_class, "_load_config_files", _load_config_files)
     _replace(config_class, "_load_internal_config_dict", _load_internal_config_dict)
     _replace(config_class, "_init_device", _init_device)
@@ -172,9 +180,13 @@ def _load_config_files(original: Any) -> Any:
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 mark = getattr(error, "problem_mark", None)
                 place = f", line {mark.line + 1}" if mark else ""
-                raise ConfigError(f"{file}{place}: not valid YAML ({getattr(error, 'problem', None) or error}).") from None
+                raise ConfigError(
+                    f"{file}{place}: not valid YAML ({getattr(error, 'problem', None) or error})."
+                ) from None
             if not isinstance(content, dict):
-                raise ConfigError(f"{file}: a config file must consist of lines 'option: value', and this one does not.")
+                raise ConfigError(
+                    f"{file}: a config file must consist of lines 'option: value', and this one does not."
+                )
         return original(self, file_list)
 
     return load_config_files
@@ -210,7 +222,9 @@ def _resumed_options(config: Any, model: str) -> dict[str, Any]:
         return {}
     state = checkpoint.load(path)
     if state["model"] != model:
-        raise CheckpointError(f"{path}: a checkpoint of {state['model']}, not of {model}; pass --model={state['model']}.")
+        raise CheckpointError(
+            f"{path}: a checkpoint of {state['model']}, not of {model}; pass --model={state['model']}."
+        )
     return dict(state["config"])
 
 
@@ -218,44 +232,35 @@ def _check_options(config: Any, model: str, model_class: Any) -> None:
     """Check the names of all options that the user gave, and the values of those that the model has."""
     from recbole.evaluator import metric_types
 
-    from recbole_vae.config import check_names, near, place_of
+    from recbole_vae.config import check_metrics, check_names, place_of
 
     given = config.external_config_dict
     where = place_of(config, config.config_file_list)
     values = {**config.internal_config_dict, **given}
-    check_names(given, _known_options() | set(values) - set(given) | set(model_class.config_class.names()), model, where)
+    own = set(model_class.config_class.names()) | set(config.internal_config_dict)
+    # A config file may serve several models; what stands on the command line is meant for this one.
+    others = {name for name in given if name not in config.cmd_config_dict} & _options_in("model")
+    check_names(
+        set(given) - others, own | _RUN_OPTIONS | _options_in("dataset", "quick_start_config", "."), model, where
+    )
     model_class.config_class.read(values, where)
+    check_metrics(values, metric_types)
 
-    metrics = values["metrics"] if isinstance(values["metrics"], list) else [values["metrics"]]
-    topk = values["topk"] if isinstance(values["topk"], list) else [values["topk"]]
-    for metric in metrics:
-        if str(metric).lower() not in metric_types:
-            meant = near(str(metric), metric_types)
-            raise ConfigError(
-                f"metrics: there is no metric {metric!r}{f'; did you mean {meant}?' if meant else '.'} "
-                f"There are: {', '.join(metric_types)}."
-            )
-    name, _, k = str(values["valid_metric"]).partition("@")
-    measured = name.lower() in [str(metric).lower() for metric in metrics]
-    if not measured or (k and k not in [str(each) for each in topk]):
-        raise ConfigError(
-            f"valid_metric: {values['valid_metric']!r} is not measured: metrics are {', '.join(map(str, metrics))} at "
-            f"{', '.join(map(str, topk))} (topk). Add it there, or choose one of these."
-        )
+
+# Options of RecBole that stand in none of its files.
+_RUN_OPTIONS = {
+    "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
+    "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "reg_weight",
+}  # fmt: skip
 
 
 @functools.cache
-def _known_options() -> set[str]:
-    """Return the names of all options that any model of RecBole has."""
-    import re
-
-    known = {
-        "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
-        "local_rank", "encoding", "benchmark_filename", "single_spec", "wandb_project", "model_list", "reg_weight",
-    }  # fmt: skip
-    for path in (_recbole_folder() / "properties").glob("**/*.yaml"):
-        known.update(re.findall(r"^(\w+)\s*:", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
-    return known
+def _options_in(*folders: str) -> set[str]:
+    """Return the names of the options in the YAML files of RecBole's ``properties``, in folders of it."""
+    paths = (path for folder in folders for path in (_recbole_folder() / "properties" / folder).glob("*.yaml"))
+    return {
+        name for path in paths for name in re.findall(r"^(\w+)\s*:", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
 
 
 def _init_device(original: Any) -> Any:
@@ -264,7 +269,8 @@ def _init_device(original: Any) -> Any:
 
         options = self.final_config_dict
         if "local_rank" not in options or (options["use_gpu"] and torch.cuda.is_available()):
-            return original(self)
+            original(self)
+            return
         # What RecBole does for several processes, for a machine without a GPU.
         torch.distributed.init_process_group(
             backend="gloo",
@@ -279,7 +285,7 @@ def _init_device(original: Any) -> Any:
     return init_device
 
 
-def config_of_checkpoint(path: str | os.PathLike[str]) -> Any:
+def config_of_checkpoint(path: str | Path) -> Any:
     """Return RecBole's Config as it was when a checkpoint of recbole_vae was written; command-line options do not count."""
     from recbole.config import Config
 
@@ -302,8 +308,7 @@ def _hook_quick_start(quick_start: ModuleType) -> None:
     _replace(quick_start, "init_logger", _init_logger)
     from recbole_vae import child
 
-    child.original = quick_start.run_recboles  # type: ignore[attr-defined]
-    quick_start.run_recboles = child.run_recboles  # type: ignore[attr-defined]
+    quick_start.run_recboles = child.replace(quick_start.run_recboles)  # type: ignore[attr-defined]
 
 
 def _init_logger(original: Any) -> Any:

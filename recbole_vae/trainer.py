@@ -39,6 +39,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     """
 
     model: HistoryRecommender
+    saved_model_file: str
+    best_valid_score: float
 
     def __init__(self, config: Any, model: HistoryRecommender) -> None:
         super().__init__(config, model)
@@ -147,13 +149,13 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     def _best_so_far(self) -> str:
         if not Path(self.saved_model_file).exists():
             return "No epoch was saved yet."
-        return f"The best epoch so far is in {self.saved_model_file}; go on from it with --resume={self.saved_model_file}."
+        return (
+            f"The best epoch so far is in {self.saved_model_file}; go on from it with --resume={self.saved_model_file}."
+        )
 
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: float) -> str:
         decimals = self.config["loss_decimal_place"] or 4
-        parts = ", ".join(
-            f"{set_color(name, 'blue')}: {value:.{decimals}f}" for name, value in self.loss_terms.items()
-        )
+        parts = ", ".join(f"{set_color(name, 'blue')}: {value:.{decimals}f}" for name, value in self.loss_terms.items())
         head = set_color(f"epoch {epoch_idx} training", "green")
         return f"{head} [{set_color('time', 'blue')}: {e_time - s_time:.2f}s, {parts}]"
 
@@ -299,5 +301,3 @@ class _GatheringEvaluator(Evaluator):  # type: ignore[misc]
                 # RecBole's sampler deals the users out in turn and repeats the first to make the shares equal.
                 dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.rows])
         return super().evaluate(dataobject)
-
-

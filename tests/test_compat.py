@@ -43,7 +43,13 @@ print("ray" in sys.modules)
 
 def test_numpy_lost_aliases(build: Builder) -> None:
     build()
-    for name, kind in {"float": np.float64, "bool": np.bool_, "int": np.int_, "str": np.str_, "object": np.object_}.items():
+    for name, kind in {
+        "float": np.float64,
+        "bool": np.bool_,
+        "int": np.int_,
+        "str": np.str_,
+        "object": np.object_,
+    }.items():
         assert getattr(np, name) is kind
 
 
@@ -123,12 +129,16 @@ def write_with_gaps() -> str:
     path = write_inter(rows, columns=INTER)
     users = sorted({user for user, _ in random_rows()})
     Path(path, "tiny", "tiny.user").write_text(
-        "user_id:token\tage:float\tgender:token\n" + "".join(f"{user}\t{20 + n}\tF\n" for n, user in enumerate(users[1:]))
+        "user_id:token\tage:float\tgender:token\n"
+        + "".join(f"{user}\t{20 + n}\tF\n" for n, user in enumerate(users[1:]))
     )
     items = sorted({item for _, item in random_rows()})
     Path(path, "tiny", "tiny.item").write_text(
         "item_id:token\ttags:token_seq\tsizes:float_seq\n"
-        + "".join(f"{item}\t{'' if n == 3 else 'a b' if n % 2 else 'c'}\t{'' if n == 4 else '1.0 2.0'}\n" for n, item in enumerate(items))
+        + "".join(
+            f"{item}\t{'' if n == 3 else 'a b' if n % 2 else 'c'}\t{'' if n == 4 else '1.0 2.0'}\n"
+            for n, item in enumerate(items)
+        )
     )
     return path
 
@@ -139,7 +149,12 @@ LOAD = {"inter": ["user_id", "item_id", "rating"], "user": "*", "item": "*"}
 def test_pandas_fills_a_copy(build: Builder) -> None:
     """Missing numbers become the mean, missing tokens the padding token."""
     run = build(
-        "BPR", dataset="tiny", data_path=write_with_gaps(), load_col=LOAD, normalize_all=False, filter_inter_by_user_or_item=False
+        "BPR",
+        dataset="tiny",
+        data_path=write_with_gaps(),
+        load_col=LOAD,
+        normalize_all=False,
+        filter_inter_by_user_or_item=False,
     )
     ratings = run.dataset.inter_feat["rating"].double()
     given = [1 + n % 4 for n in range(len(random_rows())) if n % 5]
@@ -155,7 +170,13 @@ def test_pandas_fills_a_copy(build: Builder) -> None:
 def test_pandas_fills_a_copy_so_that_labels_are_right(build: Builder) -> None:
     """A missing rating counts as the mean, here above the threshold, not as the label 0."""
     rows = [(user, item, "" if n == 0 else 4) for n, (user, item) in enumerate(random_rows())]
-    run = build("BPR", dataset="tiny", data_path=write_inter(rows, columns=INTER), load_col={"inter": LOAD["inter"]}, threshold={"rating": 3})
+    run = build(
+        "BPR",
+        dataset="tiny",
+        data_path=write_inter(rows, columns=INTER),
+        load_col={"inter": LOAD["inter"]},
+        threshold={"rating": 3},
+    )
     assert run.dataset.inter_feat["label"].min().item() == 1
 
 

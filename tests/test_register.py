@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import recbole_vae
-from recbole_vae import MultDAE, MultVAE, register
+from recbole_vae import register
+from recbole_vae.model.multdae import MultDAE
+from recbole_vae.model.multvae import MultVAE
 from recbole_vae.register import model_names, recbole_model_names
 from tests.conftest import OPTIONS, Builder, random_rows, write_inter
 
@@ -53,7 +55,9 @@ ORDERS = {
 def test_the_order_of_imports_does_not_matter(order: str) -> None:
     write_inter(random_rows())
     options = {**OPTIONS, "data_path": "data", "epochs": 1, "state": "ERROR"}
-    code = f"{ORDERS[order]}\nprint(run_recbole(model='MultVAE', dataset='tiny', config_dict={options!r})['test_result'])"
+    code = (
+        f"{ORDERS[order]}\nprint(run_recbole(model='MultVAE', dataset='tiny', config_dict={options!r})['test_result'])"
+    )
     done = python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout == python(f"{ORDERS['before']}\n" + code.partition("\n")[2].rpartition("\n")[2]).stdout
@@ -93,7 +97,7 @@ class MyVAE(MultVAE):
     """A user's own model."""
 
     defaults = {"mlp_hidden_size": [], "latent_dimension": 3, "activation": "tanh", "dropout_prob": 0.1, "anneal_cap": 1.0,
-                "total_anneal_steps": 10, "anneal_epochs": None}  # fmt: skip  # noqa: RUF012
+                "total_anneal_steps": 10, "anneal_epochs": None}  # fmt: skip
 
 
 def test_a_users_own_model_can_be_registered(build: Builder) -> None:
@@ -110,11 +114,16 @@ def test_a_name_that_is_taken_is_refused() -> None:
     class RecVAE(MultVAE):
         pass
 
-    with pytest.raises(ValueError, match=r"cannot register tests.test_register.RecVAE: RecBole has a model of that name, in .*recvae.py"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot register tests.test_register.RecVAE: RecBole has a model of that name, in .*recvae.py",
+    ):
         register(RecVAE)
 
     other = type("MultVAE", (MultDAE,), {"__module__": "elsewhere"})
-    with pytest.raises(ValueError, match="cannot register elsewhere.MultVAE: recbole_vae has a model of that name already"):
+    with pytest.raises(
+        ValueError, match="cannot register elsewhere.MultVAE: recbole_vae has a model of that name already"
+    ):
         register(other)
 
 
@@ -190,7 +199,9 @@ def test_hyper_tuning() -> None:
     from recbole.trainer import HyperTuning
 
     write_inter(random_rows())
-    Path("fixed.yaml").write_text("model: MultVAE\ndataset: tiny\ndata_path: data\nepochs: 2\nlatent_dimension: 5\ntrain_batch_size: 16\n")
+    Path("fixed.yaml").write_text(
+        "model: MultVAE\ndataset: tiny\ndata_path: data\nepochs: 2\nlatent_dimension: 5\ntrain_batch_size: 16\n"
+    )
     Path("space.hyper").write_text("learning_rate loguniform -8,-3\nmlp_hidden_size choice ['[]','[9]']\n")
     tuning = HyperTuning(
         objective_function, params_file="space.hyper", fixed_config_file_list=["fixed.yaml"], algo="random", max_evals=3
@@ -247,7 +258,9 @@ def test_flops_are_counted_without_copying_the_histories(build: Builder) -> None
 
     run = build()
     assert copy.deepcopy(run.model).histories is run.model.histories
-    flops = get_flops(run.model, run.dataset, run.config["device"], logging.getLogger(), construct_transform(run.config))
+    flops = get_flops(
+        run.model, run.dataset, run.config["device"], logging.getLogger(), construct_transform(run.config)
+    )
     assert flops >= 12 * (run.model.n_items - 1)
 
 
@@ -281,6 +294,7 @@ def test_a_spawned_child_imports_us_by_the_function_it_runs() -> None:
 
 
 def test_all_that_the_package_promises_is_there() -> None:
+    assert recbole_vae.MultVAE is MultVAE
     for name in recbole_vae.__all__:
         assert getattr(recbole_vae, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'MultXAE'"):
@@ -289,8 +303,11 @@ def test_all_that_the_package_promises_is_there() -> None:
 
 def test_metrics_of_sampled_evaluation(build: Builder) -> None:
     """RecBole's protocol of sampled candidates asks for ``predict``."""
-    run = build(eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "mode": "uni5"}, topk=[3], metrics=["Recall"], valid_metric="Recall@3")
+    run = build(
+        eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "mode": "uni5"},
+        topk=[3],
+        metrics=["Recall"],
+        valid_metric="Recall@3",
+    )
     _, result = run.fit()
     assert 0 < result["recall@3"] <= 1
-
-

@@ -180,7 +180,9 @@ def test_biases_have_no_weight_decay(build: Builder) -> None:
 
 def test_weight_decay_is_the_papers_penalty(build: Builder) -> None:
     """One step of plain gradient descent equals one on the loss plus half the weight decay times the squared weights."""
-    run = build("MultDAE", epochs=1, dropout_prob=0.0, learner="sgd", weight_decay=0.3, train_batch_size=40, learning_rate=0.1)
+    run = build(
+        "MultDAE", epochs=1, dropout_prob=0.0, learner="sgd", weight_decay=0.3, train_batch_size=40, learning_rate=0.1
+    )
     model = run.model
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     loss = model.loss_terms(model.histories[torch.arange(1, 41)], 0, 40).loss()
@@ -194,7 +196,9 @@ def test_weight_decay_is_the_papers_penalty(build: Builder) -> None:
 
 def test_a_loss_that_is_not_finite_stops_training(build: Builder) -> None:
     run = build("MultVAE", learner="sgd", learning_rate=1e30)
-    with pytest.raises(TrainingError, match=r"training loss became \S+ in epoch \d: lower learning_rate \(now 1e\+30\)"):
+    with pytest.raises(
+        TrainingError, match=r"training loss became \S+ in epoch \d: lower learning_rate \(now 1e\+30\)"
+    ):
         run.fit()
 
 
@@ -313,7 +317,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*No space left.*Is the disk full\?"):
         run.trainer._save_checkpoint(1)
     assert file.read_bytes() == before
-    assert os.listdir(file.parent) == [file.name]
+    assert [each.name for each in file.parent.iterdir()] == [file.name]
 
 
 def test_stopping_and_best_epoch_are_recboles(build: Builder) -> None:
@@ -332,5 +336,3 @@ def test_stopping_and_best_epoch_are_recboles(build: Builder) -> None:
     assert best == max(scores)
     assert len(scores) == min(60, last_best + 1 + 4)  # it stops at the fourth that is not better
     assert checkpoint.load(run.trainer.saved_model_file)["epoch"] == last_best
-
-

@@ -37,7 +37,9 @@ class Histories:
         An item that a user has several times is one entry: of weight 1, or of the sum of the weights.
 
         Args:
-            users: int, shape [n]. items: int, all positive, shape [n]. values: float, shape [n], or None.
+            users: int, shape [n].
+            items: int, all positive, shape [n].
+            values: weight of each interaction, shape [n]; None for weights of 1.
             n_users: number of rows of the result.
         """
         users, items = users.long(), items.long()

@@ -58,7 +58,9 @@ class MultVAE(HistoryRecommender):
         if options.anneal_cap == 0:
             return 0.0
         # linear_beta reaches the cap after total * cap steps.
-        return linear_beta(self.step, options.anneal_epochs * self.steps_per_epoch / options.anneal_cap, options.anneal_cap)
+        return linear_beta(
+            self.step, options.anneal_epochs * self.steps_per_epoch / options.anneal_cap, options.anneal_cap
+        )
 
     def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension]; ``mask``: see MLPEncoder."""

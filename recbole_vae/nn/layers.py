@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def mlp(sizes: Sequence[int], activation: str, *, activate_last: bool) -> nn.Seq
         activate_last: whether the activation follows the last layer too.
     """
     layers: list[nn.Module] = []
-    for position, (width_in, width_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for position, (width_in, width_out) in enumerate(pairwise(sizes)):
         linear = nn.Linear(width_in, width_out)
         init_linear(linear.weight, linear.bias)
         layers.append(linear)

@@ -18,13 +18,18 @@ def pairs(dataset: object) -> list[tuple[int, int]]:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 1000), users=st.integers(3, 30), items=st.integers(14, 40), ratio=st.sampled_from([0.1, 0.25]))
+@given(
+    seed=st.integers(0, 1000), users=st.integers(3, 30), items=st.integers(14, 40), ratio=st.sampled_from([0.1, 0.25])
+)
 def test_a_split_loses_nothing_and_only_its_training_part_is_seen(
     build: Builder, seed: int, users: int, items: int, ratio: float
 ) -> None:
     path = write_inter(random_rows(users, items, seed), folder=f"data{seed}-{users}-{items}")
     run = build(
-        data_path=path, dataset="tiny", seed=seed, eval_args={"split": {"RS": [1 - 2 * ratio, ratio, ratio]}, "mode": "full"}
+        data_path=path,
+        dataset="tiny",
+        seed=seed,
+        eval_args={"split": {"RS": [1 - 2 * ratio, ratio, ratio]}, "mode": "full"},
     )
     parts = [pairs(loader._dataset) for loader in (run.train, run.valid, run.test)]
     assert sorted(sum(parts, [])) == sorted(pairs(run.dataset))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from recbole_vae.errors import DataError
 from tests.conftest import Builder, write_inter
 
 N_USERS = 6
-interactions = st.lists(st.tuples(st.integers(0, N_USERS - 1), st.integers(1, 9), st.floats(0.125, 8, width=32)), max_size=60)
+interactions = st.lists(
+    st.tuples(st.integers(0, N_USERS - 1), st.integers(1, 9), st.floats(0.125, 8, width=32)), max_size=60
+)
 
 
 def table(rows: list[tuple[int, int, float]], weighted: bool) -> Histories:
@@ -27,10 +30,7 @@ def table(rows: list[tuple[int, int, float]], weighted: bool) -> Histories:
 def as_lists(histories: Histories) -> list[dict[int, float]]:
     values = histories.entry_values()
     bounds = histories.indptr.tolist()
-    return [
-        dict(zip(histories.indices[a:b].tolist(), values[a:b].tolist(), strict=True))
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    return [dict(zip(histories.indices[a:b].tolist(), values[a:b].tolist(), strict=True)) for a, b in pairwise(bounds)]
 
 
 @given(rows=interactions, weighted=st.booleans())
@@ -91,7 +91,9 @@ def valued_rows(bad: float | None = None) -> list[tuple[str, str, float]]:
 
 def test_a_value_field_weighs_the_entries(build: Builder) -> None:
     path = write_inter(valued_rows(), columns=VALUED)
-    run = build(data_path=path, dataset="tiny", load_col=LOAD, value_field="rating", eval_args={"split": {"RS": [1, 0, 0]}})
+    run = build(
+        data_path=path, dataset="tiny", load_col=LOAD, value_field="rating", eval_args={"split": {"RS": [1, 0, 0]}}
+    )
     expected = {(u, i): v for u, i, v in valued_rows()}
     model, data = run.model, run.dataset
     for user in range(1, data.user_num):
@@ -104,12 +106,16 @@ def test_a_value_field_weighs_the_entries(build: Builder) -> None:
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("inf")])
 def test_values_that_weigh_nothing_are_refused(build: Builder, bad: float) -> None:
     path = write_inter(valued_rows(bad), columns=VALUED)
-    with pytest.raises(DataError, match=r"value_field: \d+ of \d+ values of 'rating'.* user 'u3' and item 'i\d'") as error:
+    with pytest.raises(
+        DataError, match=r"value_field: \d+ of \d+ values of 'rating'.* user 'u3' and item 'i\d'"
+    ) as error:
         build(data_path=path, dataset="tiny", load_col=LOAD, value_field="rating")
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("field", "message"), [("ratng", "no field 'ratng'.*rating"), ("word", "not a column of type float")])
+@pytest.mark.parametrize(
+    ("field", "message"), [("ratng", "no field 'ratng'.*rating"), ("word", "not a column of type float")]
+)
 def test_fields_that_cannot_weigh_are_refused(build: Builder, field: str, message: str) -> None:
     rows = [(*row, "a") for row in valued_rows()]
     path = write_inter(rows, columns=VALUED + "\tword:token")

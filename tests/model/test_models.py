@@ -28,7 +28,7 @@ def numpy_mlp(layers: Any, h: np.ndarray) -> np.ndarray:
     return h
 
 
-def numpy_encoder(encoder: Any, x: np.ndarray, mask: np.ndarray | float = 1.0) -> np.ndarray:
+def numpy_encoder(encoder: Any, x: Any, mask: Any = 1.0) -> Any:
     h = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) * mask
     h = h @ encoder.input.weight.detach().numpy() + encoder.input.bias.detach().numpy()
     if isinstance(encoder.activation, torch.nn.Tanh):
@@ -36,7 +36,7 @@ def numpy_encoder(encoder: Any, x: np.ndarray, mask: np.ndarray | float = 1.0) -
     return numpy_mlp(encoder.layers, h)
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: Any) -> Any:
     shifted = logits - logits.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
@@ -117,7 +117,9 @@ def test_loss_gradient_against_finite_differences(build: Builder, model_name: st
         assert (above - below) / (2 * eps) == pytest.approx(expected, rel=1e-5, abs=1e-7), name
 
 
-def test_noise_has_unit_variance_in_training_and_is_absent_in_scoring(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_has_unit_variance_in_training_and_is_absent_in_scoring(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = build("MultVAE", latent_dimension=64)
     model = run.model.train()
     seen: list[torch.Tensor] = []

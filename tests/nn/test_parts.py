@@ -93,7 +93,10 @@ def test_reparameterise_has_the_posteriors_moments() -> None:
 
 
 @given(
-    step=st.integers(0, 10**7), total=st.integers(0, 10**6), cap=st.floats(0, 2, allow_nan=False), more=st.integers(0, 10**6)
+    step=st.integers(0, 10**7),
+    total=st.integers(0, 10**6),
+    cap=st.floats(0, 2, allow_nan=False),
+    more=st.integers(0, 10**6),
 )
 def test_beta_never_exceeds_its_cap_and_never_falls(step: int, total: int, cap: float, more: int) -> None:
     now, later = linear_beta(step, total, cap), linear_beta(step + more, total, cap)

@@ -1,0 +1,185 @@
+"""The command line: a real run, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recbole_vae import checkpoint
+from recbole_vae.cli import main, parse_options
+from recbole_vae.errors import ConfigError
+from tests.conftest import random_rows, write_inter
+
+SCRIPT = Path(__file__).parent.parent / "run_recbole_vae.py"
+FAST = ["--train_batch_size=16", "--mlp_hidden_size=[12]", "--latent_dimension=6", "--data_path=data", "--dataset=tiny"]
+
+
+def run(*arguments: str, script: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT)] if script else [sys.executable, "-m", "recbole_vae"]
+    environment = {name: value for name, value in os.environ.items() if name != "RECBOLE_VAE_TRACEBACK"}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_readmes_command() -> None:
+    """``python run_recbole_vae.py`` trains on ml-100k with nothing else said; here for two epochs."""
+    done = run("--epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert "MultVAE on ml-100k, test part, best epoch by MRR@10:" in done.stdout
+    assert "  ndcg@10          0." in done.stdout
+    assert "Time  " in done.stdout
+    (file,) = Path("saved").glob("MultVAE-*.pth")
+    assert f"Checkpoint  {file}" in done.stdout
+    assert f"--resume={file} --epochs=4" in done.stdout
+    assert "Train     0" in done.stderr  # the progress bar
+    assert "beta=" in done.stderr
+    again = run(f"--resume={file}", "--epochs=3", "--show_progress=False")
+    assert again.returncode == 0, again.stderr
+    assert "Training goes on at epoch" in again.stderr
+
+
+def test_version() -> None:
+    done = run("--version", script=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("recbole_vae 0.1.0 recbole 1.2")
+
+
+def test_help_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    assert "--config_files" in capsys.readouterr().out
+    assert main([]) == 2
+
+
+MISTAKES: dict[str, tuple[list[str], int, str]] = {
+    "value": (
+        [*FAST, "--dropout_prob=1.5"],
+        2,
+        "dropout_prob: 1.5 (command line) is not allowed; it must be a number >= 0 and < 1.",
+    ),
+    "name": (
+        [*FAST, "--dropuot_prob=0.5"],
+        2,
+        "dropuot_prob (command line): neither MultVAE nor RecBole has this option. Did you mean dropout_prob?",
+    ),
+    "model": (["--model=MultVEA"], 2, "model: there is no model 'MultVEA'; did you mean MultVAE?"),
+    "case": (["--model=multvae"], 2, "model: there is no model 'multvae'; did you mean MultVAE?"),
+    "metric": ([*FAST, "--metrics=['NDGC']"], 2, "metrics: there is no metric 'NDGC'; did you mean ndcg?"),
+    "config file": (
+        ["--config_files=gone.yaml"],
+        2,
+        "gone.yaml: cannot read this config file: No such file or directory.",
+    ),
+    "no dataset": (
+        ["--dataset=nowhere"],
+        1,
+        "Neither [dataset/nowhere] exists in the device nor [nowhere] a known dataset name.",
+    ),
+    "one user": (
+        ["--dataset=one", "--data_path=data"],
+        1,
+        "data set 'one' has 1 user after filtering; at least 2 are needed.",
+    ),
+    "field": (
+        [*FAST, "--USER_ID_FIELD=person"],
+        1,
+        "USER_ID_FIELD: the .inter file of data set 'tiny' in data/tiny has no field 'person'",
+    ),
+    "value field": (
+        [*FAST, "--value_field=rating"],
+        1,
+        "value_field: data set 'tiny' has no field 'rating' in its .inter file",
+    ),
+    "no checkpoint": (["--resume=gone.pth"], 1, "gone.pth: there is no such checkpoint."),
+    "bad checkpoint": (["--resume=bad.pth"], 1, "bad.pth: truncated or not a checkpoint"),
+    "resume of RecBole's": (["--model=BPR", "--resume=ours.pth"], 2, "resume: BPR is RecBole's"),
+    "stray": (["epochs=3"], 2, "'epochs=3' (command line) is no option; write --option=value."),
+    "no value": (["--epochs"], 2, "--epochs (command line) has no value; write --epochs=value."),
+    "twice": (["--epochs=1", "--epochs=2"], 2, "--epochs (command line) is given twice: 1 and 2."),
+    "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),
+    "port": (["--nproc=2", "--port=0"], 2, "port: '0' (command line) is not allowed; it must be an integer >= 1."),
+    "all filtered": (
+        [*FAST, "--user_inter_num_interval=[99,inf)"],
+        1,
+        "Some feat is empty, please check the filtering settings.",
+    ),
+}
+
+
+@pytest.fixture
+def files() -> None:
+    write_inter(random_rows())
+    write_inter([("u1", f"i{n}") for n in range(9)], name="one")
+    Path("bad.pth").write_bytes(b"not a checkpoint")
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("name", list(MISTAKES))
+def test_a_mistake_is_one_line_and_no_traceback(
+    name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RECBOLE_VAE_TRACEBACK", raising=False)
+    arguments, status, message = MISTAKES[name]
+    if "ours.pth" in str(arguments):
+        assert main(["run", *FAST, "--epochs=1", "--show_progress=False"]) == 0
+        next(Path("saved").glob("*.pth")).rename("ours.pth")
+        capfd.readouterr()
+    assert main(["run", *arguments]) == status
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: {message}"), errors
+
+
+@pytest.mark.usefixtures("files")
+def test_a_mistake_in_a_real_process() -> None:
+    done = run(*FAST, "--latent_dimension=0")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: --latent_dimension (command line) is given twice: 6 and 0."
+    done = run("--dataset=one", "--data_path=data", "--nproc=2")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("files")
+def test_ctrl_c_keeps_the_best_epoch_and_says_how_to_go_on() -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *FAST, "--epochs=100000", "--stopping_step=100000", "--show_progress=False"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(Path("saved").glob("*.pth")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    (file,) = Path("saved").glob("*.pth")
+    assert f"The best epoch so far is in {file}; go on from it with --resume={file}" in err
+    assert "Traceback" not in err
+    assert checkpoint.load(file)["model"] == "MultVAE"
+    assert not out
+
+
+def test_options_are_read_in_both_ways() -> None:
+    assert parse_options(["--a=1", "--b", "2", "--c=[3, 4]"]) == {"a": "1", "b": "2", "c": "[3, 4]"}
+    with pytest.raises(ConfigError, match="takes no '=' in a value"):
+        parse_options(["--a=b=c"])
+
+
+@pytest.mark.usefixtures("files")
+def test_a_config_file_may_name_model_and_data(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("run.yaml").write_text("model: MultDAE\ndataset: tiny\ndata_path: data\nepochs: 1\nshow_progress: False\n")
+    assert main(["run", "--config_files=run.yaml"]) == 0
+    assert "MultDAE on tiny, test part" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("files")
+def test_several_processes_from_the_command_line() -> None:
+    done = run(*FAST, "--epochs=2", "--show_progress=False", "--nproc=2")
+    assert done.returncode == 0, done.stderr
+    assert "MultVAE on tiny, test part" in done.stdout

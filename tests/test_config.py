@@ -1,0 +1,195 @@
+"""Options: types, limits, misspelt names, and where a value came from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_vae.config import Allowed, near
+from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.model.base import MLPConfig
+from recbole_vae.model.multvae import MultVAEConfig
+from tests.conftest import Builder
+
+BAD = [
+    ("latent_dimension", 0, "an integer >= 1"),
+    ("latent_dimension", 2.5, "an integer >= 1"),
+    ("latent_dimension", "many", "an integer >= 1"),
+    ("latent_dimension", True, "an integer >= 1"),
+    ("latent_dimension", None, "an integer >= 1"),
+    ("mlp_hidden_size", 600, "a list (which may be empty) of values, each an integer >= 1"),
+    ("mlp_hidden_size", [600, 0], "a list (which may be empty) of values, each an integer >= 1"),
+    ("activation", "tanhh", "one of tanh, relu, gelu, silu, sigmoid, elu"),
+    ("dropout_prob", 1.0, "a number >= 0 and < 1"),
+    ("dropout_prob", float("nan"), "a number >= 0 and < 1"),
+    ("anneal_cap", -0.1, "a number >= 0"),
+    ("anneal_cap", float("inf"), "a number >= 0"),
+    ("total_anneal_steps", -1, "an integer >= 0"),
+    ("anneal_epochs", "ten", "a number >= 0, or ~ (none)"),
+    ("epochs", "ten", "an integer >= 1"),
+    ("train_batch_size", 0, "an integer >= 1"),
+    ("learning_rate", 0, "a number > 0"),
+    ("learning_rate", [0.1], "a number > 0"),
+    ("learner", "adm", "one of adam, adamw, sgd, adagrad, rmsprop"),
+    ("weight_decay", -1e-9, "a number >= 0"),
+    ("stopping_step", -1, "an integer >= 0"),
+    ("eval_batch_size", "big", "an integer >= 1"),
+    ("value_field", 3, "a string, or ~ (none)"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), BAD)
+def test_a_bad_value_is_refused_before_the_data_are_read(build: Builder, name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(dataset="not-there", **{name: value})
+    assert str(error.value) == f"{name}: {value!r} (config_dict) is not allowed; it must be {allowed}."
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dropuot_prob", "dropout_prob"),
+        ("latent_dim", "latent_dimension"),
+        ("total_annealing_steps", "total_anneal_steps"),
+        ("anneal_epoch", "anneal_epochs"),
+        ("learning_rat", "learning_rate"),
+        ("epoch", "epochs"),
+        ("valuefield", "value_field"),
+    ],
+)
+def test_a_misspelt_name_is_refused(build: Builder, name: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(dataset="not-there", **{name: 1})
+    assert (
+        str(error.value) == f"{name} (config_dict): neither MultVAE nor RecBole has this option. Did you mean {meant}?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("dropout", "dropout_prob"), ("hidden_size", "mlp_hidden_size"), ("latent_dim", "latent_dimension")],
+)
+def test_an_option_of_another_model_on_the_command_line_is_a_mistake(
+    build: Builder, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run", f"--{name}=0.1"])
+    with pytest.raises(ConfigError, match=rf"^{name} \(command line\): .* Did you mean {meant}\?"):
+        build(dataset="not-there")
+
+
+def test_options_of_other_models_and_of_the_user_are_let_through(build: Builder) -> None:
+    config = build(
+        embedding_size=64, n_layers=3, dropout=0.1, my_own_note="x", encoding="utf-8", reg_weight=None
+    ).config
+    assert config["my_own_note"] == "x"
+
+
+def test_the_place_of_a_mistake_is_named(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.config import Config
+
+    Path("a.yaml").write_text("epochs: 3\n\ndropout_prob: 7\n")
+    Path("b.yaml").write_text("epochs: 3\n'latent_dimension': 5\n")
+    files = ["a.yaml", "b.yaml"]
+    with pytest.raises(ConfigError, match=r"^dropout_prob: 7 \(a.yaml, line 3\) is not allowed"):
+        Config(model="MultVAE", dataset="x", config_file_list=files)
+    monkeypatch.setattr(sys, "argv", ["run", "--dropout_prob=8"])
+    with pytest.raises(ConfigError, match=r"^dropout_prob: 8 \(command line\) is not allowed"):
+        Config(model="MultVAE", dataset="x", config_file_list=files)
+    Path("b.yaml").write_text("dropout_prob: 0.1\nlatent_dimensoin: 5\n")
+    monkeypatch.setattr(sys, "argv", ["run"])
+    with pytest.raises(ConfigError, match=r"^latent_dimensoin \(b.yaml, line 2\): .* Did you mean latent_dimension\?"):
+        Config(model="MultVAE", dataset="x", config_file_list=files)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epochs: 3\n  bad: [1\n", r"^c.yaml, line \d: not valid YAML"),
+        ("- a\n- b\n", "^c.yaml: a config file must consist of lines 'option: value'"),
+        ("", "^c.yaml: a config file must consist of lines 'option: value'"),
+        (None, "^c.yaml: cannot read this config file: No such file or directory"),
+    ],
+)
+def test_a_bad_config_file_is_named(content: str | None, message: str) -> None:
+    from recbole.config import Config
+
+    if content is not None:
+        Path("c.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        Config(model="MultVAE", dataset="x", config_file_list=["c.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ["Recall", "NDGC"]}, "metrics: there is no metric 'NDGC'; did you mean ndcg?"),
+        ({"metrics": ["xyz"]}, "metrics: there is no metric 'xyz'. There are: .*recall"),
+        ({"valid_metric": "NDCG@7"}, "valid_metric: 'NDCG@7' is not measured: metrics are .*NDCG.* at 10"),
+        ({"valid_metric": "MAP@10"}, "valid_metric: 'MAP@10' is not measured"),
+    ],
+)
+def test_metrics_that_cannot_be_measured_are_refused(build: Builder, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        build(dataset="not-there", **options)
+
+
+def test_a_missing_checkpoint_is_named(build: Builder) -> None:
+    with pytest.raises(CheckpointError, match="gone.pth: there is no such checkpoint"):
+        build(resume="gone.pth")
+
+
+def test_whole_floats_and_tuples_are_taken() -> None:
+    values: dict[str, Any] = {
+        "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
+        "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
+        "activation": "tanh", "dropout_prob": 0,
+    }  # fmt: skip
+    options = MLPConfig.read(values)
+    assert options.epochs == 3
+    assert options.latent_dimension == 200
+    assert options.mlp_hidden_size == [600, 100]
+    assert options.value_field is None
+    assert all(type(size) is int for size in options.mlp_hidden_size)
+    with pytest.raises(ConfigError, match="^anneal_cap: None is not allowed"):
+        MultVAEConfig.read(values)
+
+
+@given(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers(), max_size=2)
+    )
+)
+def test_what_passes_is_within_the_limits(value: Any) -> None:
+    allowed = Allowed(float, minimum=0, below=1)
+    try:
+        result = allowed.convert(value)
+    except ValueError:
+        return
+    assert type(result) is float
+    assert 0 <= result < 1
+
+
+def test_names_far_from_all_others_are_not_near() -> None:
+    assert near("qqq", ["latent_dimension", "epochs"]) is None
+    assert near("multvae", ["MultVAE", "MultDAE"]) == "MultVAE"
+
+
+def test_every_option_has_a_default_with_a_comment_and_every_default_an_option() -> None:
+    """The YAML files hold what the classes declare, no more and no less."""
+    from importlib.resources import files
+    from re import MULTILINE, findall
+
+    from recbole_vae import MultDAE, MultVAE
+
+    for model in (MultVAE, MultDAE):
+        folder = files("recbole_vae.properties")
+        text = folder.joinpath(f"model/{model.__name__}.yaml").read_text()
+        names = findall(r"^(\w+):", text, MULTILINE)
+        assert len(findall(r"^\w+: .+# \(.+\) .+", text, MULTILINE)) == len(names)
+        own = set(model.config_class.names()) - set(MLPConfig.__mro__[1].names())  # type: ignore[attr-defined]
+        assert own <= set(names) <= set(model.config_class.names())
