@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ def _run(options: dict[str, str]) -> None:
     from recbole.config import Config
     from recbole.quick_start import run
 
+    # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     # Made here once before RecBole makes its own: a mistake in it shows before any child process starts.
     config = Config(model=model, dataset=dataset, config_file_list=config_files)
     distributed: dict[str, Any] = {

@@ -44,13 +44,14 @@ class Histories:
         """
         users, items = users.long(), items.long()
         width = int(items.max()) + 1 if len(items) else 1
-        keys, inverse = torch.unique(users * width + items, return_inverse=True)
-        rows = keys // width
+        keys, weights = users * width + items, None
+        if values is None:
+            keys = torch.unique(keys)
+        else:
+            keys, entries = torch.unique(keys, return_inverse=True)
+            weights = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, entries, values.double()).float()
         indptr = torch.zeros(n_users + 1, dtype=torch.int64)
-        indptr[1:] = torch.bincount(rows, minlength=n_users).cumsum(0)
-        weights = None
-        if values is not None:
-            weights = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, inverse, values.double()).float()
+        indptr[1:] = torch.bincount(keys // width, minlength=n_users).cumsum(0)
         return cls(indptr, (keys % width).int(), weights)
 
     @classmethod
