@@ -129,8 +129,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             for name, part in parts.items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + part * len(interaction)
             if show_progress:
-                shown = {name: f"{float(total) / users:.4g}" for name, total in totals.items()}
-                batches.set_postfix(shown | ({"beta": f"{beta:.3g}"} if "kl" in totals else {}))
+                shown = {"rec": f"{float(totals['reconstruction']) / users:.4g}"}
+                if "kl" in totals:
+                    shown |= {"kl": f"{float(totals['kl']) / users:.3g}", "beta": f"{beta:.3g}"}
+                batches.set_postfix(shown)
         self.loss_terms = {name: float(total) / users for name, total in totals.items()}
         if "kl" in self.loss_terms:
             self.loss_terms["beta"] = beta
@@ -155,7 +157,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
 
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: float) -> str:
         decimals = self.config["loss_decimal_place"] or 4
-        parts = ", ".join(f"{set_color(name, 'blue')}: {value:.{decimals}f}" for name, value in self.loss_terms.items())
+        parts = ", ".join(
+            # beta is far below the decimals of a loss for most of a schedule
+            f"{set_color(name, 'blue')}: {value:{'.3g' if name == 'beta' else f'.{decimals}f'}}"
+            for name, value in self.loss_terms.items()
+        )
         head = set_color(f"epoch {epoch_idx} training", "green")
         return f"{head} [{set_color('time', 'blue')}: {e_time - s_time:.2f}s, {parts}]"
 

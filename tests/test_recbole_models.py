@@ -17,8 +17,6 @@ FAST = [
     "--epochs=2", "--embedding_size=8", "--train_batch_size=64", "--show_progress=False", "--latent_dimension=8",
     "--dataset=tiny", "--data_path=data", "--pretrain_epochs=2", "--save_step=2", "--hidden_dimension=8", "--reg_weight=0.1",
 ]  # fmt: skip
-# ENMF and the autoencoders of RecBole refuse negative sampling.
-NO_SAMPLING = {"ENMF", "CDAE", "MultiVAE", "MultiDAE", "RecVAE", "MacridVAE", "RaCT", "DiffRec", "LDiffRec"}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -28,8 +26,7 @@ def test_a_model_of_recbole_runs_from_the_command_line(model: str, capfd: pytest
     from recbole.utils import get_trainer
 
     write_inter(random_rows(60, 30))
-    options = [*FAST, *(["--train_neg_sample_args=None"] if model in NO_SAMPLING else [])]
-    status = main(["run", f"--model={model}", *options])
+    status = main(["run", f"--model={model}", *FAST])
     out, err = capfd.readouterr()
     assert status == 0, err
     assert f"{model} on tiny, test part" in out

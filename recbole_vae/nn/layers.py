@@ -42,6 +42,11 @@ class SparseLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features))
         init_linear(self.weight, self.bias)
 
+    def extra_repr(self) -> str:
+        """Describe the layer as torch does its own."""
+        in_features, out_features = self.weight.shape
+        return f"in_features={in_features}, out_features={out_features}"
+
     def forward(self, indices: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
         """Apply the layer to rows in CSR form.
 
