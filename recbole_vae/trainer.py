@@ -53,6 +53,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             dist.broadcast_object_list(names)  # each process took the time for itself
             self.saved_model_file = names[0]
             self.evaluator = _GatheringEvaluator(config)
+        if config["resume"]:
+            self.resume_checkpoint(config["resume"])
 
     @staticmethod
     def _unused_name(path: str) -> str:
@@ -75,15 +77,14 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         show_progress: bool = False,
         callback_fn: Any = None,
     ) -> tuple[float, Any]:
-        """Train; arguments and result are those of RecBole's ``Trainer.fit``. Goes on from ``resume`` if it is set."""
+        """Train; arguments and result are those of RecBole's ``Trainer.fit``."""
         self._train_data = train_data
-        if self.config["resume"] and self._resumed is None:
-            self.resume_checkpoint(self.config["resume"])
         if self._resumed is not None:
-            checkpoint.check_fits(self._resumed, self.saved_model_file, self.config["model"], train_data._dataset)
-            self._check_histories(self._resumed["histories"])
-            checkpoint.set_random_states(self._resumed["random"])
-            train_data.generator.set_state(self._resumed["random"]["train_data"].cpu())
+            state, self._resumed = self._resumed, None
+            checkpoint.check_fits(state, self.saved_model_file, self.config["model"], train_data._dataset)
+            self._check_histories(state["histories"])
+            checkpoint.set_random_states(state["random"])
+            train_data.generator.set_state(state["random"]["train_data"].cpu())
             if self.start_epoch >= self.epochs:
                 self.logger.info(f"Nothing left to train: {self.saved_model_file} has all {self.epochs} epochs.")
                 self.eval_collector.data_collect(train_data)
@@ -206,6 +207,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Take up the state of a checkpoint, so that :meth:`fit` goes on as if it had never stopped.
+
+        Done by the constructor where the option ``resume`` is set.
 
         Args:
             resume_file: a checkpoint of the same model on the same data. Training goes on writing to this file.

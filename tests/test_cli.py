@@ -152,11 +152,14 @@ def test_ctrl_c_keeps_the_best_epoch_and_says_how_to_go_on() -> None:
         [sys.executable, str(SCRIPT), *FAST, "--epochs=100000", "--stopping_step=100000", "--show_progress=False"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(Path("saved").glob("*.pth")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(Path("saved").glob("*.pth")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     (file,) = Path("saved").glob("*.pth")
     assert f"The best epoch so far is in {file}; go on from it with --resume={file}" in err
