@@ -8,7 +8,14 @@ from importlib import import_module
 from typing import Any
 
 from recbole_vae import compat
-from recbole_vae.errors import CheckpointError, ConfigError, DataError, RecBoleVAEError, TrainingError
+from recbole_vae.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RecBoleVAEError,
+    RecBoleVersionError,
+    TrainingError,
+)
 from recbole_vae.register import model_names, register
 from recbole_vae.version import __version__
 
@@ -30,6 +37,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "RecBoleVAEError",
+    "RecBoleVersionError",
     "TrainingError",
     "__version__",
     "register",

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError
 from recbole_vae.version import __version__
 
@@ -59,8 +60,17 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
     "random": dict,
 }
 
-# What belongs to a run, not to the model: which process of how many this is.
-_OF_ONE_RUN = {"local_rank", "world_size", "nproc", "offset", "ip", "port", "single_spec", "resume"}
+_INNER_KEYS = {
+    "histories": ("indptr", "indices", "values"),
+    "random": ("python", "numpy", "torch", "cuda", "train_data"),
+}
+
+# What belongs to a run, not to the model: which process of how many this is, and where it finds and leaves other files
+# (RecBole unpickles those, so that a checkpoint must not say where).
+_OF_ONE_RUN = {
+    "local_rank", "world_size", "nproc", "offset", "ip", "port", "single_spec", "resume", "loaded_from", "checkpoint_dir",
+    "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "log_wandb", "wandb_project",
+}  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -141,9 +151,12 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(), **state}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        torch.save(content, temporary)
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut after the renaming leaves an empty file
         os.replace(temporary, path)  # noqa: PTH105 - atomic, also onto a file that exists
     except (OSError, RuntimeError) as error:  # torch raises a RuntimeError where the disk is full
         raise CheckpointError(
@@ -161,10 +174,7 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
             tensors and plain values (none of which is run), or it was written by a later version.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint.")
-    if not zipfile.is_zipfile(path):  # torch.save writes zip archives, whose directory stands at the end
-        raise CheckpointError(f"{path}: truncated or not a checkpoint.")
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files that are not ours
@@ -188,15 +198,38 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     for key, kind in _KEYS.items():
         if not isinstance(state.get(key, ...), kind):
             raise CheckpointError(f"{path}: damaged checkpoint: '{key}' is missing or of the wrong type.")
+        for inner in _INNER_KEYS.get(key, ()):
+            if inner not in state[key]:
+                raise CheckpointError(f"{path}: damaged checkpoint: '{inner}' is missing in '{key}'.")
+    state["config"] = {name: value for name, value in state["config"].items() if name not in _OF_ONE_RUN}
     return state
 
 
-def check_fits(state: Mapping[str, Any], path: str | Path, model_name: str, dataset: Any) -> None:
-    """Raise a CheckpointError unless a checkpoint is of this model and of a data set with the same users and items."""
+def check_archive(path: str | Path) -> None:
+    """Raise a CheckpointError unless a file is a zip archive of tensors, which is what ``torch.save`` writes.
+
+    ``torch.load`` also takes older kinds, and archives of TorchScript, whose code it runs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint.")
+    if not zipfile.is_zipfile(path):  # the directory of an archive stands at its end
+        raise CheckpointError(f"{path}: truncated or not a checkpoint.")
+    with zipfile.ZipFile(path) as archive:
+        if any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist()):
+            raise CheckpointError(f"{path}: not a checkpoint, but a TorchScript program, which was not run.")
+
+
+def check_model(state: Mapping[str, Any], path: str | Path, model_name: str) -> None:
+    """Raise a CheckpointError unless a checkpoint is of this model."""
     if state["model"] != model_name:
         raise CheckpointError(
             f"{path}: a checkpoint of {state['model']}, not of {model_name}; pass --model={state['model']}."
         )
+
+
+def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -> None:
+    """Raise a CheckpointError unless a checkpoint is of a data set with the same users and items."""
     for kind, field in (("users", dataset.uid_field), ("items", dataset.iid_field)):
         saved, now = state[kind], list(map(str, dataset.field2id_token[field]))
         if saved != now:
@@ -204,6 +237,17 @@ def check_fits(state: Mapping[str, Any], path: str | Path, model_name: str, data
             raise CheckpointError(
                 f"{path}: the data have other {kind} than those the checkpoint was trained on ({what}). "
                 "Use the same data set, with the same filters."
+            )
+
+
+def check_histories(state: Mapping[str, Any], path: str | Path, histories: Histories) -> None:
+    """Raise a CheckpointError unless a checkpoint was trained on these histories."""
+    for name, saved in state["histories"].items():
+        now = getattr(histories, name)
+        if (now is None) != (saved is None) or (now is not None and not torch.equal(now.cpu(), saved.cpu())):
+            raise CheckpointError(
+                f"{path}: was trained on other interactions of the same users and items: the data file, its filters, its split "
+                "or value_field have changed."
             )
 
 

@@ -44,10 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE.format(models=", ".join(model_names())), end="")
         return 0 if arguments else 2
+    argv = sys.argv
     try:
         if arguments[0] != "run":
             raise ConfigError(f"'{arguments[0]}' is no command; there is: run. See recbole-vae --help.")
-        _run(parse_options(arguments[1:]))
+        options = parse_options(arguments[1:])
+        # RecBole reads its options from here, in this process and in its children.
+        sys.argv = [argv[0], *(f"--{name}={value}" for name, value in options.items())]
+        with warnings.catch_warnings():
+            # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            _run(options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -56,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {_describe(error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    finally:
+        sys.argv = argv
     return 0
 
 
@@ -111,13 +120,9 @@ def _run(options: dict[str, str]) -> None:
     if "resume" in options and model not in model_names():
         raise ConfigError(f"resume: {model} is RecBole's; its own models cannot be resumed from the command line.")
 
-    # RecBole reads its options from here, in this process and in its children.
-    sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in options.items())]
     from recbole.config import Config
     from recbole.quick_start import run
 
-    # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     # Made here once before RecBole makes its own: a mistake in it shows before any child process starts.
     config = Config(model=model, dataset=dataset, config_file_list=config_files)
     distributed: dict[str, Any] = {
@@ -167,9 +172,9 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
     """Print what came out of a run."""
     model, dataset = config["model"], config["dataset"]
     files = Path(config["checkpoint_dir"]).glob(f"{model}-*.pth")
-    written = sorted((file.stat().st_mtime, file) for file in files)
-    # File systems keep times to a second or finer.
-    newest = written[-1][1] if written and written[-1][0] >= time.time() - seconds - 1 else options.get("resume")
+    # A file of this process first (ours have its number in their names), else the newest; times are kept to a second or finer.
+    written = sorted((f"-{os.getpid()}" in file.name, file.stat().st_mtime, file) for file in files)
+    newest = written[-1][2] if written and written[-1][1] >= time.time() - seconds - 1 else options.get("resume")
     print(f"\n{model} on {dataset}, test part, best epoch by {config['valid_metric']}:")
     for name, value in ((result or {}).get("test_result") or {}).items():
         print(f"  {name:<16} {value:.{config['metric_decimal_place'] or 4}f}")
@@ -181,7 +186,8 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
         other = "MultDAE" if model == "MultVAE" else "MultVAE"
         print(f"  {run} --model={other} --dataset={dataset}      another model on the same split")
         print(f"  {run} --model=EASE --dataset={dataset}         one of RecBole's own")
-        print(f"  {run} --resume={newest} --epochs={2 * int(config['epochs'])}")
+        longer = " ".join(f"--{name}={2 * int(config[name])}" for name in ("epochs", "stopping_step"))
+        print(f"  {run} --resume={newest} {longer}")
     else:
         print(f"  {run} --model=MultVAE --dataset={dataset}")
 

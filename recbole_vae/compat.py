@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from recbole_vae.errors import CheckpointError
 from recbole_vae.import_hooks import after_import, during_import, module_exists
@@ -94,51 +94,76 @@ def torch_load_refuses_recboles_checkpoints(utils: ModuleType) -> None:
         return
     original = torch.load
 
+    @functools.wraps(original)
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
         if not _called_by_recbole() or args[1:] or "weights_only" in kwargs or "pickle_module" in kwargs:
             return original(f, *args, **kwargs)
         map_location = args[0] if args else kwargs.get("map_location", "cpu")
         return _load_for_recbole(original, f, map_location)
 
-    load.__doc__ = original.__doc__
     torch.load = load
 
 
 def _load_for_recbole(torch_load: Callable[..., Any], file: str | Path, map_location: Any) -> Any:
     from recbole_vae import checkpoint
+
+    checkpoint.check_archive(file)
+    try:
+        state = checkpoint.load(file, map_location)
+    except CheckpointError:
+        state = _load_recboles(torch_load, file, map_location)
+        if state.get("format") == checkpoint.FORMAT:
+            raise  # ours, and damaged
+        return state
     from recbole_vae.register import config_of_checkpoint
 
-    if not Path(file).is_file():
-        raise CheckpointError(f"{file}: there is no such checkpoint.")
+    return {**state, "config": config_of_checkpoint(file), "other_parameter": None}
+
+
+def _load_recboles(torch_load: Callable[..., Any], file: str | Path, map_location: Any) -> Any:
     try:
         state = torch_load(file, map_location=map_location, weights_only=False, pickle_module=_RESTRICTED)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{file}: not a checkpoint of RecBole, or a malicious one ({error}).") from None
     except Exception as error:  # a damaged archive or pickle fails anywhere
-        raise CheckpointError(f"{file}: truncated or not a checkpoint ({str(error).splitlines()[0]}).") from None
-    if isinstance(state, dict) and state.get("format") == checkpoint.FORMAT:
-        return {**checkpoint.load(file, map_location), "config": config_of_checkpoint(file), "other_parameter": None}
-    if isinstance(state, dict) and type(state.get("config")).__name__ == "Config":
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{file}: truncated or not a checkpoint ({reason}).") from None
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise CheckpointError(f"{file}: not a checkpoint of RecBole or recbole_vae.")
+    if type(state.get("config")).__name__ == "Config":
+        import yaml
         from recbole.config import Config
         from recbole.utils import get_model
 
-        # The stand-in has all that the Config had but its class, and the class of the model.
-        state["config"].__class__ = Config
-        state["config"].model_class = get_model(state["config"].model)
+        # The stand-in has all that the Config had but its classes.
+        config = state["config"]
+        config.__class__ = Config
+        config.yaml_loader, config.model_class = yaml.FullLoader, get_model(config.model)
+        # RecBole unpickles data that it finds there, and here a file would say where.
+        config.final_config_dict.update(dataset_save_path=None, dataloaders_save_path=None, checkpoint_dir="saved")
     return state
 
 
-# What RecBole's checkpoints may hold beside its own classes.
+# All that RecBole's checkpoints hold, by the names that the releases of numpy, scipy and Python gave it.
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_SPARSE = ("csr", "csc", "coo", "dok", "lil")
+_BUILTINS = ("object", "set", "frozenset", "complex", "int", "float", "str", "list", "dict", "tuple", "bool")
 _DATA = {
-    "builtins": {"set", "frozenset", "complex", "object", "int", "float", "str", "list", "dict", "tuple", "bool"},
-    "collections": {"OrderedDict", "defaultdict", "Counter"},
-    "copyreg": {"_reconstructor"},
-    "_codecs": {"encode"},
-    "torch": {"device", "Size", "dtype"},
-    "torch.serialization": {"_get_layout"},
-    "yaml.loader": {"FullLoader"},
-}
-_NUMPY_DATA = {"_reconstruct", "ndarray", "matrix", "dtype", "scalar", "_frombuffer"}
+    *(("builtins", name) for name in _BUILTINS),
+    ("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter"),
+    ("copyreg", "_reconstructor"), ("_codecs", "encode"),
+    ("torch", "device"), ("torch", "Size"), ("torch.serialization", "_get_layout"),
+    ("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_sparse_tensor"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy", "matrix"), ("numpy.matrixlib.defmatrix", "matrix"),
+    ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"),
+    *((module, name) for module in _MULTIARRAY for name in ("_reconstruct", "scalar")),
+    *((f"scipy.sparse._{kind}", f"{kind}_{what}") for kind in _SPARSE for what in ("matrix", "array")),
+}  # fmt: skip
+
+
+def _never_called(self: Any, *args: Any, **kwargs: Any) -> None:
+    raise pickle.UnpicklingError(f"it calls {type(self).__name__}, which was not run")
 
 
 def _enum_member(enumeration: Any, name: str) -> Any:
@@ -150,50 +175,47 @@ def _enum_member(enumeration: Any, name: str) -> Any:
     return enumeration[name]
 
 
-def _never_called(self: Any, *args: Any, **kwargs: Any) -> None:
-    raise pickle.UnpicklingError(f"it calls {type(self).__name__}, which was not run")
+_PythonUnpickler: Any = pickle._Unpickler
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Refuses every global but containers, tensors, arrays, sparse matrices, and RecBole's enumerations and Config.
+class _RestrictedUnpickler(_PythonUnpickler):  # type: ignore[misc]
+    """Reads containers, tensors, arrays, sparse matrices, and RecBole's enumerations; refuses everything else.
 
-    Classes of RecBole whose construction would do anything (``Config`` evaluates strings) come as empty stand-ins.
+    RecBole's ``Config``, which evaluates strings, and its models come as empty stand-ins, and nothing is imported for
+    them. Pickle's own class in Python, not in C, because BUILD, which sets attributes, must be kept from classes.
     """
 
+    dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Refuse to change a class or a function; otherwise as ever."""
+        target = self.stack[-2]
+        if isinstance(target, type | types.FunctionType | types.BuiltinFunctionType | ModuleType):
+            raise pickle.UnpicklingError(f"it changes {target!r}, which was not done")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
-        top = module.partition(".")[0]
-        allowed = "." not in name and (
-            name in _DATA.get(module, ())
-            or (module in ("torch", "torch.storage") and name.endswith("Storage"))
-            or (module == "torch._utils" and name.startswith("_rebuild_"))
-            or (top == "numpy" and (name in _NUMPY_DATA or module == "numpy.dtypes"))
-        )
-        if allowed:
+        """Return what a global of the file stands for."""
+        if (module, name) in _DATA:
             return super().find_class(module, name)
         if (module, name) == ("builtins", "getattr"):
             return _enum_member
-        if top in ("recbole", "scipy") and "." not in name:
-            from enum import Enum
-
-            import scipy.sparse
-            import torch
-
-            found = super().find_class(module, name)
-            if isinstance(found, type):
-                if issubclass(found, Enum | scipy.sparse.spmatrix | scipy.sparse.sparray):
-                    return found
-                if name == "Config" or issubclass(found, torch.nn.Module):
-                    return type(name, (), {"__init__": _never_called, "__module__": module})
+        if module == "recbole.utils.enum_type" and name in ("ModelType", "InputType", "EvaluatorType"):
+            return super().find_class(module, name)
+        if (
+            module.startswith("recbole.model.")
+            or (module, name) == ("recbole.config.configurator", "Config")
+            or (module, name) == ("yaml.loader", "FullLoader")
+        ):
+            return type(name, (), {"__init__": _never_called, "__module__": module})
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which was not run")
-
-
-def _restricted_load(file: Any, **kwargs: Any) -> Any:
-    return _RestrictedUnpickler(file, **kwargs).load()
 
 
 # What torch.load asks of a pickle module.
 _RESTRICTED = types.SimpleNamespace(
-    Unpickler=_RestrictedUnpickler, load=_restricted_load, UnpicklingError=pickle.UnpicklingError, __name__="pickle"
+    Unpickler=_RestrictedUnpickler, UnpicklingError=pickle.UnpicklingError, __name__="pickle"
 )
 
 
@@ -267,10 +289,10 @@ def pandas_agg_does_not_map(dataset: ModuleType) -> None:
         return
     original = pd.Series.agg
 
+    @functools.wraps(original)
     def agg(self: Any, func: Any = None, *args: Any, **kwargs: Any) -> Any:
         return self.map(len) if func is len and _called_by_recbole() else original(self, func, *args, **kwargs)
 
-    agg.__doc__ = original.__doc__
     pd.Series.agg = agg
 
 

@@ -26,9 +26,9 @@ class Allowed:
     """What values an option may have.
 
     Attributes:
-        kind: ``int``, ``float``, ``str`` or ``bool``.
+        kind: ``int``, ``float``, ``str``, ``bool`` or ``dict``.
         minimum: the smallest value; ``above``: all values are greater; ``below``: all values are smaller.
-        choices: the only values, for ``str``.
+        choices: the only values.
         optional: None is a value.
         many: the value is a list, possibly empty, of such values.
     """
@@ -37,16 +37,16 @@ class Allowed:
     minimum: float | None = None
     above: float | None = None
     below: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[Any, ...] = ()
     optional: bool = False
     many: bool = False
 
     def __str__(self) -> str:
         """Describe the values in words."""
         if self.choices:
-            one = "one of " + ", ".join(self.choices)
+            one = f"{'one of ' * (len(self.choices) > 1)}{', '.join(map(str, self.choices))}"
         else:
-            one = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}[self.kind]
+            one = {int: "an integer", float: "a number", str: "a string", dict: "a mapping"}[self.kind]
             limits = [
                 f"{sign} {limit:g}"
                 for sign, limit in ((">=", self.minimum), (">", self.above), ("<", self.below))
@@ -114,7 +114,11 @@ class ModelConfig:
     learner: str = option(str, choices=("adam", "adamw", "sgd", "adagrad", "rmsprop"))
     learning_rate: float = option(float, above=0)
     weight_decay: float = option(float, minimum=0)
-    seed: int = option(int, minimum=0)
+    clip_grad_norm: dict[str, float] | None = option(dict, optional=True)
+    # RecBole's mixed precision is for its own training loop.
+    enable_amp: bool = option(bool, choices=(False,))
+    enable_scaler: bool = option(bool, choices=(False,))
+    seed: int = option(int, minimum=0, below=2**32)
     value_field: str | None = option(str, optional=True)
     resume: str | None = option(str, optional=True)
 
@@ -158,42 +162,57 @@ def near(name: str, names: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def check_names(given: Iterable[str], known: Collection[str], model_name: str, where: Callable[[str], str]) -> None:
-    """Raise a ConfigError if a given option is unknown but looks like a known one.
+def check_names(
+    given: Iterable[str], known: Collection[str], model_name: str, where: Callable[[str], str]
+) -> list[str]:
+    """Look for options that are unknown: RecBole ignores them, so that a misspelt one silently keeps its default.
 
-    RecBole ignores options that it does not know, so that a misspelt one silently keeps its default.
+    Returns:
+        Those that look like no other and stand in a file or in the call: they may be meant for something else.
+
+    Raises:
+        ConfigError: one looks like a known one, or stands on the command line.
     """
-    for name in given:
-        if name in known:
+    ignored = []
+    for name in sorted(set(given) - set(known)):
+        meant, place = near(name, known), where(name)
+        if meant is None and place != "command line":
+            ignored.append(name)
             continue
-        meant = near(name, known)
-        if meant is not None:
-            place = where(name)
-            raise ConfigError(
-                f"{name}{place and f' ({place})'}: neither {model_name} nor RecBole has this option. Did you mean {meant}?"
-            )
+        raise ConfigError(
+            f"{name}{place and f' ({place})'}: neither {model_name} nor RecBole has this option."
+            f"{f' Did you mean {meant}?' if meant else f' See properties/model/{model_name}.yaml for those that there are.'}"
+        )
+    return ignored
 
 
-def check_metrics(values: Mapping[str, Any], known: Collection[str]) -> None:
+def check_metrics(
+    values: Mapping[str, Any], known: Collection[str], broken: Collection[str], at_k: Collection[str]
+) -> None:
     """Raise a ConfigError if a metric does not exist, or the one that chooses the best epoch is not measured.
 
     Args:
         values: has ``metrics``, ``topk`` and ``valid_metric``.
         known: the lower-case names of all metrics.
+        broken: those that this RecBole has, but cannot compute.
+        at_k: those that are measured at each of ``topk``.
     """
-    metrics, topk = (each if isinstance(each, list) else [each] for each in (values["metrics"], values["topk"]))
-    for metric in metrics:
-        if str(metric).lower() not in known:
-            meant = near(str(metric), known)
+    metrics, topk = (each if isinstance(each, list | tuple) else [each] for each in (values["metrics"], values["topk"]))
+    names = [str(metric).lower() for metric in metrics]
+    for name in names:
+        if name not in known or name in broken:
+            meant = None if name in known else near(name, known)
             raise ConfigError(
-                f"metrics: there is no metric {metric!r}{f'; did you mean {meant}?' if meant else '.'} "
-                f"There are: {', '.join(known)}."
+                f"metrics: {f'RecBole cannot compute {name!r}' if name in known else f'there is no metric {name!r}'}"
+                f"{f'; did you mean {meant}?' if meant else '.'} There are: {', '.join(sorted(set(known) - set(broken)))}."
             )
-    name, _, k = str(values["valid_metric"]).partition("@")
-    if name.lower() not in (str(metric).lower() for metric in metrics) or (k and k not in map(str, topk)):
+    valid, _, k = str(values["valid_metric"]).lower().partition("@")
+    if valid not in names or k not in (list(map(str, topk)) if valid in at_k else [""]):
+        measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
+        measured += [name for name in names if name not in at_k]
         raise ConfigError(
-            f"valid_metric: {values['valid_metric']!r} is not measured: metrics are {', '.join(map(str, metrics))} at "
-            f"{', '.join(map(str, topk))} (topk). Add it there, or choose one of these."
+            f"valid_metric: {values['valid_metric']!r} is not measured; measured are {', '.join(measured)}. Choose one of these, "
+            "or change metrics and topk."
         )
 
 

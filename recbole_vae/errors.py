@@ -19,5 +19,9 @@ class CheckpointError(RecBoleVAEError, ValueError):
     """A checkpoint cannot be read, or does not fit the model or the data."""
 
 
+class RecBoleVersionError(RecBoleVAEError, ImportError):
+    """RecBole is missing, or of a version that the hooks do not fit."""
+
+
 class TrainingError(RecBoleVAEError, RuntimeError):
     """Training cannot go on."""

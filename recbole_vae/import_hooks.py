@@ -78,8 +78,9 @@ class _Loader(Loader):
             self.loader.exec_module(module)
         # Kept until now: an import that fails may be tried again.
         _during.pop(module.__name__, None)
-        for function in _after.pop(module.__name__, []):
+        for function in _after.get(module.__name__, []):
             function(module)
+        _after.pop(module.__name__, None)
 
 
 def module_exists(name: str) -> bool:

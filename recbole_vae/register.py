@@ -22,6 +22,7 @@ Nothing is written into RecBole's folder, and a name that RecBole has is refused
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import re
 import sys
@@ -29,13 +30,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.errors import ConfigError, RecBoleVersionError
 from recbole_vae.import_hooks import after_import
 from recbole_vae.version import __version__
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _ALIAS = "recbole.model.general_recommender."
 _BUILT_IN = ("MultVAE", "MultDAE")
+_INSTALL = "pip install 'recbole>=1.2.1,<1.3' (on Python 3.12 and later with --no-deps)"
 _places: dict[str, str | type] = {}
 """Lower-case name of each model: the class, or the module that has it (imported when it is first asked for)."""
 
@@ -57,11 +58,16 @@ def register(*model_classes: type[HistoryRecommender]) -> None:
 
     Raises:
         ValueError: RecBole or this package has a model of that name.
-        ImportError: this RecBole is not one that the hooks fit.
+        TypeError: a class is no HistoryRecommender.
+        RecBoleVersionError: RecBole is not one that the hooks fit; raised when RecBole is imported, or here if it already is.
     """
     _hook_recbole()
     for model_class in model_classes:
         name = model_class.__name__
+        if not _is_ours(model_class):
+            raise TypeError(
+                f"cannot register {model_class.__module__}.{name}: it is no subclass of HistoryRecommender."
+            )
         if _places.get(name.lower(), model_class) is not model_class:
             raise ValueError(
                 f"cannot register {model_class.__module__}.{name}: recbole_vae has a model of that name already."
@@ -81,8 +87,10 @@ def recbole_model_names() -> list[str]:
 
 
 def _recbole_folder() -> Path:
-    spec = import_module("importlib.util").find_spec("recbole")
-    return Path(next(iter(spec.submodule_search_locations)))
+    spec = importlib.util.find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        raise RecBoleVersionError(f"recbole_vae needs RecBole 1.2, and it is not installed: {_INSTALL}.")
+    return Path(spec.submodule_search_locations[0])
 
 
 def _refuse_recboles(name: str, module: str) -> None:
@@ -96,32 +104,32 @@ def _refuse_recboles(name: str, module: str) -> None:
 @functools.cache
 def _hook_recbole() -> None:
     """Hook into RecBole, once."""
-    try:
-        found = version("recbole")
-    except PackageNotFoundError:
-        raise ImportError(
-            "recbole_vae needs RecBole 1.2, and it is not installed: pip install 'recbole>=1.2.1,<1.3'."
-        ) from None
-    if found.split(".")[:2] != ["1", "2"]:
-        raise ImportError(
-            f"recbole_vae {__version__} fits RecBole 1.2, and {found} is installed: pip install 'recbole>=1.2.1,<1.3'."
-        )
-    for name in _BUILT_IN:
-        _refuse_recboles(name, "recbole_vae")
-        _places[name.lower()] = f"recbole_vae.model.{name.lower()}"
+    _places.update({name.lower(): f"recbole_vae.model.{name.lower()}" for name in _BUILT_IN})
     sys.meta_path.insert(0, _ModelFinder())
+    after_import("recbole", _check_recbole)
     after_import("recbole.config.configurator", _hook_config)
     after_import("recbole.quick_start.quick_start", _hook_quick_start)
     after_import("recbole.data.utils", _hook_dataloader)
     after_import("recbole.trainer.trainer", _hook_data_parallel)
 
 
+def _check_recbole(recbole: ModuleType) -> None:
+    found = str(getattr(recbole, "__version__", "unknown"))
+    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:3])
+    if not (1, 2, 1) <= numbers < (1, 3):
+        raise RecBoleVersionError(
+            f"recbole_vae {__version__} fits RecBole 1.2.1 and later 1.2s, not {found}: {_INSTALL}."
+        )
+    for name in _BUILT_IN:
+        _refuse_recboles(name, "recbole_vae")
+
+
 def _replace(owner: Any, name: str, wrap: Any) -> None:
     """Replace an attribute by ``wrap(original)``."""
     original = getattr(owner, name, None)
     if original is None:
-        raise ImportError(
-            f"recbole_vae {__version__} does not fit this RecBole {version('recbole')}: {owner} has no '{name}'."
+        raise RecBoleVersionError(
+            f"recbole_vae {__version__} does not fit RecBole {import_module('recbole').__version__}: {owner} has no '{name}'."
         )
     setattr(owner, name, functools.wraps(original)(wrap(original)))
 
@@ -218,33 +226,34 @@ def _resumed_options(config: Any, model: str) -> dict[str, Any]:
     from recbole_vae import checkpoint
 
     path = config.external_config_dict.get("resume")
-    if not path:
+    if not isinstance(path, str):  # if it is not None, _check_options refuses it
         return {}
     state = checkpoint.load(path)
-    if state["model"] != model:
-        raise CheckpointError(
-            f"{path}: a checkpoint of {state['model']}, not of {model}; pass --model={state['model']}."
-        )
+    checkpoint.check_model(state, path, model)
     return dict(state["config"])
 
 
 def _check_options(config: Any, model: str, model_class: Any) -> None:
     """Check the names of all options that the user gave, and the values of those that the model has."""
     from recbole.evaluator import metric_types
+    from recbole.evaluator.register import metric_information
 
     from recbole_vae.config import check_metrics, check_names, place_of
 
     given = config.external_config_dict
     where = place_of(config, config.config_file_list)
-    values = {**config.internal_config_dict, **given}
     own = set(model_class.config_class.names()) | set(config.internal_config_dict)
     # A config file may serve several models; what stands on the command line is meant for this one.
     others = {name for name in given if name not in config.cmd_config_dict} & _options_in("model")
-    check_names(
-        set(given) - others, own | _RUN_OPTIONS | _options_in("dataset", "quick_start_config", "."), model, where
-    )
-    model_class.config_class.read(values, where)
-    check_metrics(values, metric_types)
+    known = own | _RUN_OPTIONS | _options_in("dataset", "quick_start_config", ".")
+    config.ignored_options = check_names(set(given) - others, known, model, where)
+    options = model_class.config_class.read({**config.internal_config_dict, **given}, where)
+    for name in model_class.config_class.names():  # as the types that they are: RecBole would take 2e5 for a float
+        (given if name in given else config.internal_config_dict)[name] = getattr(options, name)
+    # RecBole moves what these need to the CPU, and it is no tensor.
+    broken = {name for name, needs in metric_information.items() if {"data.num_items", "data.count_items"} & set(needs)}
+    at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)}
+    check_metrics({**config.internal_config_dict, **given}, metric_types, broken, at_k)
 
 
 # Options of RecBole that stand in none of its files.
@@ -297,7 +306,7 @@ def config_of_checkpoint(path: str | Path) -> Any:
         config = Config(model=state["model"], dataset=state["dataset"], config_dict={"resume": str(path)})
     finally:
         sys.argv = argv
-    config["resume"] = None
+    config["resume"], config["loaded_from"] = None, str(path)
     return config
 
 
@@ -315,7 +324,9 @@ def _init_logger(original: Any) -> Any:
     def init_logger(config: Any) -> None:
         original(config)
         cls = config.model_class
-        whose = f"recbole_vae {__version__}" if _is_ours(cls) else f"RecBole {version('recbole')}"
+        for name in getattr(config, "ignored_options", ()):
+            logging.getLogger().warning(f"{cls.__name__} has no option {name}; it is ignored.")
+        whose = f"recbole_vae {__version__}" if _is_ours(cls) else f"RecBole {import_module('recbole').__version__}"
         logging.getLogger().info(f"{cls.__name__} is {cls.__module__}.{cls.__qualname__}, of {whose}")
 
     return init_logger

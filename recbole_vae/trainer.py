@@ -24,10 +24,11 @@ from recbole_vae.model.base import HistoryRecommender
 
 # Options that may change when training goes on, for they do not change what an epoch does. All others must stay.
 _MAY_CHANGE = {
-    "epochs", "stopping_step", "data_path", "checkpoint_dir", "show_progress", "state", "gpu_id", "use_gpu", "worker",
-    "eval_batch_size", "metric_decimal_place", "loss_decimal_place", "log_wandb", "wandb_project", "save_dataset",
-    "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "config_files", "encoding", "valid_metric_bigger",
+    "epochs", "stopping_step", "data_path", "show_progress", "state", "gpu_id", "use_gpu", "worker", "eval_batch_size",
+    "metric_decimal_place", "loss_decimal_place", "config_files", "encoding",
 }  # fmt: skip
+
+_trainers = count()
 
 
 class HistoryTrainer(Trainer):  # type: ignore[misc]
@@ -44,7 +45,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, config: Any, model: HistoryRecommender) -> None:
         super().__init__(config, model)
-        self.saved_model_file = self._unused_name(self.saved_model_file)
+        self.saved_model_file = self._own_name(self.saved_model_file)
         self.loss_terms: dict[str, float] = {}
         self._resumed: Mapping[str, Any] | None = None
         self._train_data: Any = None
@@ -57,10 +58,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.resume_checkpoint(config["resume"])
 
     @staticmethod
-    def _unused_name(path: str) -> str:
-        """Return the path, with a number if there is such a file: RecBole names files by the second."""
+    def _own_name(path: str) -> str:
+        """Make the name of a file this trainer's own: RecBole names it by the second, and runs may start together."""
         stem, suffix = os.path.splitext(path)  # noqa: PTH122 - RecBole's paths are strings
-        return next(name for name in (f"{stem}{f'-{n}' * bool(n)}{suffix}" for n in count()) if not Path(name).exists())
+        number = next(_trainers)
+        return f"{stem}-{os.getpid()}{f'-{number}' * bool(number)}{suffix}"
 
     def _build_optimizer(self, **kwargs: Any) -> Any:
         named = list(self.model.named_parameters())
@@ -79,10 +81,12 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[float, Any]:
         """Train; arguments and result are those of RecBole's ``Trainer.fit``."""
         self._train_data = train_data
+        if train_data.generator is None:  # RecBole takes it away when it saves the dataloaders
+            train_data.generator = train_data.sampler.generator = torch.Generator().manual_seed(self.config["seed"])
         if self._resumed is not None:
             state, self._resumed = self._resumed, None
-            checkpoint.check_fits(state, self.saved_model_file, self.config["model"], train_data._dataset)
-            self._check_histories(state["histories"])
+            checkpoint.check_vocabulary(state, self.saved_model_file, train_data._dataset)
+            checkpoint.check_histories(state, self.saved_model_file, self.model.histories)
             checkpoint.set_random_states(state["random"])
             train_data.generator.set_state(state["random"]["train_data"].cpu())
             if self.start_epoch >= self.epochs:
@@ -217,11 +221,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             CheckpointError: it cannot be read, is of another model, of other dimensions, or of other options.
         """
         state = checkpoint.load(resume_file, self.device)
-        if state["model"] != self.config["model"]:
-            raise CheckpointError(
-                f"{resume_file}: a checkpoint of {state['model']}, not of {self.config['model']}; "
-                f"pass --model={state['model']}."
-            )
+        checkpoint.check_model(state, resume_file, self.config["model"])
         now = checkpoint.plain_config(self.config)
         for key, value in state["config"].items():
             if key not in _MAY_CHANGE and now.get(key) != value:
@@ -255,17 +255,6 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 )
         self.model.load_state_dict(state_dict)
 
-    def _check_histories(self, saved: Mapping[str, Any]) -> None:
-        own = self.model.histories
-        for name in ("indptr", "indices", "values"):
-            mine, theirs = getattr(own, name), saved[name]
-            same = mine is theirs if mine is None or theirs is None else torch.equal(mine, theirs.to(mine.device))
-            if not same:
-                raise CheckpointError(
-                    f"{self.saved_model_file}: was trained on other interactions of the same users and items: the data file, "
-                    "its filters or its split have changed."
-                )
-
     @torch.no_grad()
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
@@ -276,7 +265,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         if load_best_model:
             path = model_file or self.saved_model_file
             state = checkpoint.load(path, self.device)
-            checkpoint.check_fits(state, path, self.config["model"], eval_data._dataset)
+            checkpoint.check_model(state, path, self.config["model"])
+            checkpoint.check_vocabulary(state, path, eval_data._dataset)
             self._load_parameters(state["state_dict"], path)
             self.logger.info(f"Loading model structure and parameters from {path}")
         if isinstance(self.evaluator, _GatheringEvaluator):
@@ -307,6 +297,8 @@ class _GatheringEvaluator(Evaluator):  # type: ignore[misc]
             if key in dataobject:
                 parts: list[Any] = [None] * dist.get_world_size()
                 dist.all_gather_object(parts, dataobject.get(key))
-                # RecBole's sampler deals the users out in turn and repeats the first to make the shares equal.
-                dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.rows])
+                if key in ("rec.score", "data.label"):  # a row for each pair, whose order does not matter
+                    dataobject.set(key, torch.cat(parts))
+                else:  # RecBole's sampler deals the users out in turn and repeats the first to make the shares equal
+                    dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.rows])
         return super().evaluate(dataobject)

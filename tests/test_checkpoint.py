@@ -84,7 +84,9 @@ def test_strings_in_the_config_are_not_evaluated(file: Path) -> None:
     assert not Path("it-ran").exists()
 
 
-@pytest.mark.parametrize("what", ["a tensor", "another dictionary", "a later format", "a missing key", "a wrong type"])
+@pytest.mark.parametrize(
+    "what", ["a tensor", "another dictionary", "a later format", "a missing key", "an inner key", "a wrong type"]
+)
 def test_other_files_are_refused(file: Path, what: str) -> None:
     state = torch.load(file, weights_only=True)
     content, message = {
@@ -95,11 +97,16 @@ def test_other_files_are_refused(file: Path, what: str) -> None:
             "checkpoint format 9; this recbole_vae 0.1.0 reads format 1",
         ),
         "a missing key": ({k: v for k, v in state.items() if k != "random"}, "damaged checkpoint: 'random' is missing"),
+        "an inner key": ({**state, "random": {}}, "damaged checkpoint: 'python' is missing in 'random'"),
         "a wrong type": ({**state, "epoch": "x"}, "damaged checkpoint: 'epoch' is missing or of the wrong type"),
     }[what]
     torch.save(content, "other.pth")
     with pytest.raises(CheckpointError, match=f"^other.pth: {message}"):
         checkpoint.load("other.pth")
+    from recbole.quick_start import load_data_and_model
+
+    with pytest.raises(CheckpointError, match=r"^other.pth: (not a checkpoint|checkpoint format 9|damaged checkpoint)"):
+        load_data_and_model("other.pth")
 
 
 def test_a_checkpoint_of_recbole_is_not_taken_for_ours(build: Builder) -> None:

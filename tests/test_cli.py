@@ -35,7 +35,7 @@ def test_the_readmes_command() -> None:
     assert "Time  " in done.stdout
     (file,) = Path("saved").glob("MultVAE-*.pth")
     assert f"Checkpoint  {file}" in done.stdout
-    assert f"--resume={file} --epochs=4" in done.stdout
+    assert f"--resume={file} --epochs=4 --stopping_step=20" in done.stdout
     assert "Train     0" in done.stderr  # the progress bar
     assert "beta=" in done.stderr
     again = run(f"--resume={file}", "--epochs=3", "--show_progress=False")
@@ -68,7 +68,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     ),
     "model": (["--model=MultVEA"], 2, "model: there is no model 'MultVEA'; did you mean MultVAE?"),
     "case": (["--model=multvae"], 2, "model: there is no model 'multvae'; did you mean MultVAE?"),
-    "metric": ([*FAST, "--metrics=['NDGC']"], 2, "metrics: there is no metric 'NDGC'; did you mean ndcg?"),
+    "metric": ([*FAST, "--metrics=['NDGC']"], 2, "metrics: there is no metric 'ndgc'; did you mean ndcg?"),
     "config file": (
         ["--config_files=gone.yaml"],
         2,

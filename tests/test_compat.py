@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import inspect
+import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +85,6 @@ class _Evil:
         return self.call
 
 
-def _mark() -> None:
-    Path("it-ran").touch()
-
-
 def evil_objects() -> dict[str, Any]:
     from recbole.config import Config
 
@@ -107,11 +107,62 @@ def test_a_malicious_checkpoint_of_recbole_runs_nothing(what: str) -> None:
     assert not Path("it-ran").exists()
 
 
+# Pickles that only a hand writes: one sets an attribute of a class, one names a module that acts when it is imported.
+_START = b"\x80\x02}X\x0a\x00\x00\x00state_dict"
+HAND_WRITTEN = {
+    "a change of a class": (_START + b"ccollections\nCounter\nN}X\x06\x00\x00\x00updatecbuiltins\nlist\ns\x86bs."),
+    "a module that acts": _START + b"cnumpy.f2py.__main__\ndtype\ns.",
+}
+
+
+@pytest.mark.parametrize("what", list(HAND_WRITTEN))
+def test_a_hand_written_pickle_changes_nothing(what: str) -> None:
+    from recbole.quick_start import load_data_and_model
+
+    with zipfile.ZipFile("evil.pth", "w") as archive:
+        for name, content in (("data.pkl", HAND_WRITTEN[what]), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"archive/{name}", content)
+    update = collections.Counter.update
+    with pytest.raises(CheckpointError, match=r"a malicious one \(it (changes|holds) "):
+        load_data_and_model("evil.pth")
+    assert collections.Counter.update is update
+    assert "numpy.f2py.__main__" not in sys.modules
+
+
+class _Scripted(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_a_torchscript_program_is_not_run() -> None:
+    from recbole.quick_start import load_data_and_model
+
+    torch.jit.save(torch.jit.script(_Scripted()), "evil.pth")
+    with pytest.raises(CheckpointError, match="not a checkpoint, but a TorchScript program"):
+        load_data_and_model("evil.pth")
+
+
+def test_a_checkpoint_does_not_say_what_else_recbole_unpickles(build: Builder) -> None:
+    from recbole.quick_start import load_data_and_model
+
+    Path("evil.pkl").write_bytes(pickle.dumps(_Evil(exec, "open('it-ran', 'w')")))
+    for model in ("BPR", "MultVAE"):
+        run = build(model, epochs=1)
+        run.fit()
+        state = torch.load(run.trainer.saved_model_file, weights_only=False)
+        config = state["config"] if model == "MultVAE" else state["config"].final_config_dict
+        config.update(dataset_save_path="evil.pkl", dataloaders_save_path="evil.pkl")
+        torch.save(state, "evil.pth")
+        load_data_and_model("evil.pth")
+        assert not Path("it-ran").exists()
+
+
 def test_only_recbole_sees_another_torch_load() -> None:
     torch.save({"path": Path("x")}, "path.pth")
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load("path.pth")
     assert torch.load("path.pth", weights_only=False) == {"path": Path("x")}
+    assert inspect.signature(torch.load).parameters["weights_only"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_scipy_dok_matrix_lost_update(build: Builder) -> None:

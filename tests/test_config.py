@@ -40,6 +40,10 @@ BAD = [
     ("stopping_step", -1, "an integer >= 0"),
     ("eval_batch_size", "big", "an integer >= 1"),
     ("value_field", 3, "a string, or ~ (none)"),
+    ("resume", 3, "a string, or ~ (none)"),
+    ("seed", 2**32, "an integer >= 0 and < 4.29497e+09"),
+    ("clip_grad_norm", 5, "a mapping, or ~ (none)"),
+    ("enable_amp", True, "False"),
 ]
 
 
@@ -82,11 +86,26 @@ def test_an_option_of_another_model_on_the_command_line_is_a_mistake(
         build(dataset="not-there")
 
 
+def test_an_option_that_nobody_has_on_the_command_line_is_a_mistake(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run", "--qqq=0.1"])
+    with pytest.raises(ConfigError, match=r"^qqq \(command line\): neither MultVAE nor RecBole has this option. See"):
+        build(dataset="not-there")
+
+
+def test_whole_floats_are_passed_on_as_integers(build: Builder) -> None:
+    run = build(epochs=2.0, train_batch_size=1.6e1, eval_batch_size=4e6, seed=1.0)
+    assert [type(run.config[name]) for name in ("epochs", "train_batch_size", "eval_batch_size", "seed")] == [int] * 4
+    run.fit()
+
+
 def test_options_of_other_models_and_of_the_user_are_let_through(build: Builder) -> None:
     config = build(
         embedding_size=64, n_layers=3, dropout=0.1, my_own_note="x", encoding="utf-8", reg_weight=None
     ).config
     assert config["my_own_note"] == "x"
+    assert config.ignored_options == ["my_own_note"]
 
 
 def test_the_place_of_a_mistake_is_named(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +146,17 @@ def test_a_bad_config_file_is_named(content: str | None, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": ["Recall", "NDGC"]}, "metrics: there is no metric 'NDGC'; did you mean ndcg?"),
+        ({"metrics": ["Recall", "NDGC"]}, "metrics: there is no metric 'ndgc'; did you mean ndcg?"),
         ({"metrics": ["xyz"]}, "metrics: there is no metric 'xyz'. There are: .*recall"),
-        ({"valid_metric": "NDCG@7"}, "valid_metric: 'NDCG@7' is not measured: metrics are .*NDCG.* at 10"),
+        ({"metrics": ["GiniIndex"]}, "metrics: RecBole cannot compute 'giniindex'. There are: .*recall"),
+        (
+            {"valid_metric": "NDCG@7"},
+            "valid_metric: 'NDCG@7' is not measured; measured are recall@10, .*, precision@10. Choose",
+        ),
+        (
+            {"valid_metric": "NDCG"},
+            "valid_metric: 'NDCG' is not measured; measured are recall@10, .*, precision@10. Choose",
+        ),
         ({"valid_metric": "MAP@10"}, "valid_metric: 'MAP@10' is not measured"),
     ],
 )
@@ -147,7 +174,7 @@ def test_whole_floats_and_tuples_are_taken() -> None:
     values: dict[str, Any] = {
         "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
         "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
-        "activation": "tanh", "dropout_prob": 0,
+        "activation": "tanh", "dropout_prob": 0, "enable_amp": False, "enable_scaler": False,
     }  # fmt: skip
     options = MLPConfig.read(values)
     assert options.epochs == 3

@@ -131,19 +131,19 @@ def test_no_model_has_a_name_of_recboles() -> None:
     assert not {name.lower() for name in model_names()} & {name.lower() for name in recbole_model_names()}
 
 
-@pytest.mark.parametrize("found", ["1.1.1", "2.0.0"])
+@pytest.mark.parametrize("found", ["1.1.1", "1.2.0", "2.0.0"])
 def test_another_recbole_is_refused(found: str) -> None:
-    code = f"""
-import importlib.metadata as metadata
-original = metadata.version
-metadata.version = lambda name: {found!r} if name == "recbole" else original(name)
-import recbole_vae
-"""
-    done = python(code)
+    Path("recbole").mkdir()
+    Path("recbole/__init__.py").write_text(f"__version__ = '{found}'")
+    message = f"recbole_vae 0.1.0 fits RecBole 1.2.1 and later 1.2s, not {found}: pip install 'recbole>=1.2.1,<1.3'"
+    for code in ("import recbole_vae, recbole.config", "import recbole, recbole_vae"):
+        done = python(f"import sys; sys.path.insert(0, '.'); {code}")
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1].startswith(f"recbole_vae.errors.RecBoleVersionError: {message}")
+    done = python("import sys; sys.path.insert(0, '.'); from recbole_vae.cli import main; sys.exit(main(['run']))")
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == (
-        f"ImportError: recbole_vae 0.1.0 fits RecBole 1.2, and {found} is installed: pip install 'recbole>=1.2.1,<1.3'."
-    )
+    assert done.stderr.startswith(f"error: {message}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_recbole_whose_hooks_have_changed_is_refused() -> None:
@@ -153,7 +153,7 @@ del recbole.data.utils.get_dataloader
 import recbole_vae
 """
     done = python(code)
-    assert "does not fit this RecBole 1.2" in done.stderr.strip().splitlines()[-1]
+    assert "does not fit RecBole 1.2" in done.stderr.strip().splitlines()[-1]
     assert "has no 'get_dataloader'" in done.stderr
 
 
@@ -223,6 +223,7 @@ def test_load_data_and_model_and_case_study(build: Builder) -> None:
     assert model.step == run.model.step
     assert config["latent_dimension"] == OPTIONS["latent_dimension"]
     assert not config["resume"]
+    assert config["loaded_from"] == run.trainer.saved_model_file
     again = type(run.trainer)(config, model)
     assert again.evaluate(test, load_best_model=False) == result
 

@@ -72,33 +72,35 @@ def test_the_annealing_step_goes_on_after_a_resume(build: Builder) -> None:
 
 KILLED = """
 import os, signal, sys
+where, number = sys.argv[1:]
 sys.argv = ["test"]
 import recbole_vae
 from recbole.quick_start import run_recbole
-from recbole_vae.trainer import HistoryTrainer
+from recbole_vae.model.base import HistoryRecommender
 
-original, calls = HistoryTrainer._train_epoch, 0
+def kill_at(owner, name):
+    original, calls = getattr(owner, name), []
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    setattr(owner, name, wrapper)
 
-def train_epoch(self, *args, **kwargs):
-    global calls
-    calls += 1
-    if calls == int(os.environ["KILL_AT"]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, *args, **kwargs)
-
-HistoryTrainer._train_epoch = train_epoch
+kill_at(*{"in an epoch": (HistoryRecommender, "batch_terms"), "before the renaming": (os, "replace")}[where])
 run_recbole(model="MultVAE", dataset="tiny", config_file_list=["run.yaml"])
 """
 
 
-def test_a_killed_run_can_be_resumed(build: Builder) -> None:
+@pytest.mark.parametrize(("where", "number"), [("in an epoch", 20), ("before the renaming", 3)])
+def test_a_killed_run_can_be_resumed(build: Builder, where: str, number: int) -> None:
     write_inter(random_rows())
     Path("run.yaml").write_text(
         "{data_path: data, epochs: 12, stopping_step: 100, learning_rate: 0.01, valid_metric: NDCG@10, show_progress: False, "
         "train_batch_size: 16, mlp_hidden_size: [12], latent_dimension: 6}"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED], env={**os.environ, "KILL_AT": "7"}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", KILLED, where, str(number)], capture_output=True, text=True, check=False
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (file,) = Path("saved").glob("*.pth")
@@ -206,12 +208,16 @@ def test_two_runs_in_one_second_have_two_files(build: Builder, monkeypatch: pyte
     import recbole.trainer.trainer
 
     monkeypatch.setattr(recbole.trainer.trainer, "get_local_time", lambda: "now")
-    names = []
-    for _ in range(3):
-        run = build(epochs=1)
-        run.fit()
-        names.append(Path(run.trainer.saved_model_file).name)
-    assert names == ["MultVAE-now.pth", "MultVAE-now-1.pth", "MultVAE-now-2.pth"]
+    names = [Path(build().trainer.saved_model_file).name for _ in range(3)]  # none has been written yet
+    assert len(set(names)) == 3
+    assert all(name.startswith(f"MultVAE-now-{os.getpid()}") for name in names)
+
+
+def test_saved_dataloaders_do_not_stop_training(build: Builder) -> None:
+    run = build(save_dataloaders=True)
+    assert run.train.generator is None  # RecBole took it to save the rest
+    run.fit()
+    assert checkpoint.load(run.trainer.saved_model_file)["random"]["train_data"].numel() > 0
 
 
 @pytest.mark.parametrize(
@@ -268,6 +274,18 @@ def test_a_checkpoint_of_another_model_or_data_is_refused(build: Builder) -> Non
         changed = build("MultDAE", dataset="tiny", **{**LEARN, "data_path": moved})
         changed.trainer.resume_checkpoint(file)
         changed.fit()
+    with pytest.raises(CheckpointError, match="the data have other items"):  # before anything is built on them
+        build("MultDAE", dataset="tiny", data_path=renamed, resume=file)
+
+
+def test_load_data_and_model_refuses_other_data(build: Builder) -> None:
+    from recbole.quick_start import load_data_and_model
+
+    run = build()
+    run.fit()
+    write_inter([(user, f"x{item}") for user, item in random_rows()])
+    with pytest.raises(CheckpointError, match="the data have other items .*as many, but not the same"):
+        load_data_and_model(run.trainer.saved_model_file)
 
 
 def test_several_processes_give_what_one_gives(model_name: str) -> None:
@@ -310,7 +328,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     before = file.read_bytes()
 
     def full(*args: Any, **kwargs: Any) -> None:
-        Path(args[1]).write_bytes(b"half")
+        args[1].write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

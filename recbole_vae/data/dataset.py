@@ -6,7 +6,8 @@ from typing import Any
 
 from recbole.data.dataset import Dataset
 
-from recbole_vae.data.histories import check_value_field
+from recbole_vae import checkpoint
+from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 
 
@@ -28,7 +29,8 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
         """Check and split the data.
 
         Raises:
-            DataError: there are fewer than two users or items, nothing to train on, or an unusable value_field.
+            DataError: there are fewer than two users or items, fewer items than ``topk``, or nothing to train on.
+            CheckpointError: the data are not those of the checkpoint that is to be loaded or gone on from.
         """
         # RecBole counts its padding as one.
         for kind, number in (("user", self.user_num - 1), ("item", self.item_num - 1)):
@@ -37,10 +39,19 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                     f"data set '{self.dataset_name}' has {number} {kind}{'' if number == 1 else 's'} after filtering; at least 2 "
                     f"are needed. Look at the filters: val_interval, user_inter_num_interval, item_inter_num_interval."
                 )
+        topk = max(self.config["topk"])
+        if topk > self.item_num - 1:
+            raise DataError(
+                f"topk: {topk} is more than the {self.item_num - 1} items of data set '{self.dataset_name}' after filtering."
+            )
         parts: list[Any] = super().build()
-        check_value_field(parts[0], self.config["value_field"])
         if not len(parts[0]):
             raise DataError(
                 f"data set '{self.dataset_name}': the split leaves no interaction for training; see eval_args: {{split: ...}}."
             )
+        path = self.config["resume"] or self.config["loaded_from"]
+        if path:
+            state = checkpoint.load(path)
+            checkpoint.check_vocabulary(state, path, self)
+            checkpoint.check_histories(state, path, Histories.from_dataset(parts[0], self.config["value_field"]))
         return parts

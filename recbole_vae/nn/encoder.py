@@ -17,11 +17,10 @@ def normalise(histories: Histories, dtype: torch.dtype) -> Tensor:
     Returns:
         The value of each entry, shape [nnz]. A history of no items stays empty, and nothing is divided by 0.
     """
-    values = histories.entry_values().to(dtype)
-    squares = torch.zeros(len(histories), dtype=dtype, device=values.device)
+    values = histories.entry_values().double()  # whose squares neither under- nor overflow
     rows = histories.rows()
-    squares.index_add_(0, rows, values * values)
-    return values * squares.rsqrt()[rows]
+    squares = torch.zeros(len(histories), dtype=values.dtype, device=values.device).index_add_(0, rows, values * values)
+    return (values * squares.rsqrt()[rows]).to(dtype)
 
 
 def dropout_mask(entries: int, probability: float, like: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ LOAD = {"inter": ["user_id", "item_id", "rating"]}
 
 
 def valued_rows(bad: float | None = None) -> list[tuple[str, str, float]]:
-    rows = [(f"u{u}", f"i{(u + k) % 8}", 1.0 + k) for u in range(6) for k in range(5)]
+    rows = [(f"u{u}", f"i{(u + k) % 12}", 1.0 + k) for u in range(8) for k in range(5)]
     if bad is not None:
         rows = [(user, item, bad) if user == "u3" else (user, item, value) for user, item, value in rows]
     return rows
@@ -107,7 +107,7 @@ def test_a_value_field_weighs_the_entries(build: Builder) -> None:
 def test_values_that_weigh_nothing_are_refused(build: Builder, bad: float) -> None:
     path = write_inter(valued_rows(bad), columns=VALUED)
     with pytest.raises(
-        DataError, match=r"value_field: \d+ of \d+ values of 'rating'.* user 'u3' and item 'i\d'"
+        DataError, match=r"value_field: \d+ of \d+ values of 'rating'.* user 'u3' and item 'i\d+'"
     ) as error:
         build(data_path=path, dataset="tiny", load_col=LOAD, value_field="rating")
     assert "\n" not in str(error.value)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from recbole.data.interaction import Interaction
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_vae.data.histories import Histories
+from recbole_vae.nn.likelihood import multinomial_log_likelihood
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 
@@ -265,16 +267,38 @@ def test_checker_board(build: Builder, model_name: str, hidden: list[int]) -> No
         assert data.id2token("item_id", best) == f"i{user // 2 * 2 + user % 2:02}"
 
 
+class _NothingDense(TorchDispatchMode):
+    """Fails on any result as large as a dense batch."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.limit = limit
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else [result]:
+            assert not isinstance(each, torch.Tensor) or each.numel() < self.limit, func
+        return result
+
+
 def test_no_dense_history_is_made(build: Builder, model_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only thing as large as users times items are the scores; nothing of that size comes before or after them."""
     from recbole.data.dataset import Dataset
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("history_item_matrix was called")
 
     monkeypatch.setattr(Dataset, "history_item_matrix", refuse)
-    run = trained(build, model_name)
-    tensors = [run.model.histories.indptr, run.model.histories.indices]
-    assert sum(tensor.numel() for tensor in tensors) <= len(run.train._dataset) + run.model.n_users + 1
+    rows = [(f"u{user}", f"i{(user * 7 + k) % 300}") for user in range(300) for k in range(6)]
+    model = build(model_name, dataset="tiny", data_path=write_inter(rows)).model.train()
+    limit = 200 * (model.n_items - 1)
+    users = torch.arange(1, 201)
+    with _NothingDense(limit):
+        histories = model.histories[users]
+        model.encoder(histories)
+    logits = torch.randn(200, model.n_items - 1)
+    with _NothingDense(limit):
+        multinomial_log_likelihood(logits, histories)
 
 
 def test_annealing_by_epochs_reaches_the_cap_when_it_says(build: Builder) -> None:

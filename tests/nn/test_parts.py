@@ -132,6 +132,13 @@ def test_normalise_gives_unit_length_and_leaves_empty_histories(histories: Histo
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_normalise_neither_underflows_nor_overflows(scale: float) -> None:
+    plain = Histories.from_lists(LISTS)
+    scaled = Histories(plain.indptr, plain.indices, torch.full((len(plain.indices),), scale))
+    torch.testing.assert_close(normalise(scaled, torch.float32), normalise(plain, torch.float32))
+
+
 def test_dropout_keeps_the_mean() -> None:
     torch.manual_seed(0)
     mask = dropout_mask(200_000, 0.3, torch.ones(()))
