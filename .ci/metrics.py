@@ -2,9 +2,10 @@
 
 import sys
 
-from recbole.quick_start import run_recbole
+import recbole_vae  # noqa: F401 - before RecBole, which needs its mends
 
-import recbole_vae  # noqa: F401 - registers the models
+# isort: split
+from recbole.quick_start import run_recbole
 
 if __name__ == "__main__":
     sys.argv = sys.argv[:1]

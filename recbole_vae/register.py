@@ -5,6 +5,7 @@ RecBole's place                                            what is changed
 =========================================================  ====================================================================
 ``utils.get_model``                                        finds the models: a module ``recbole.model.general_recommender.<name>``
                                                            for each, in ``sys.modules`` only
+``utils.ensure_dir``                                       several processes may make a folder together
 ``Config._load_config_files``                              errors in a file name it and the line
 ``Config._load_internal_config_dict``                      for these models: their defaults from ``properties/``, above RecBole's
                                                            and below the user's; names and values of options are checked
@@ -107,6 +108,7 @@ def _hook_recbole() -> None:
     _places.update({name.lower(): f"recbole_vae.model.{name.lower()}" for name in _BUILT_IN})
     sys.meta_path.insert(0, _ModelFinder())
     after_import("recbole", _check_recbole)
+    after_import("recbole.utils.utils", _hook_ensure_dir)
     after_import("recbole.config.configurator", _hook_config)
     after_import("recbole.quick_start.quick_start", _hook_quick_start)
     after_import("recbole.data.utils", _hook_dataloader)
@@ -163,6 +165,11 @@ def _is_ours(model_class: type) -> bool:
     from recbole_vae.model.base import HistoryRecommender
 
     return issubclass(model_class, HistoryRecommender)
+
+
+def _hook_ensure_dir(utils: ModuleType) -> None:
+    # RecBole looks whether a folder is there and then makes it, and several processes do so together.
+    _replace(utils, "ensure_dir", lambda original: lambda dir_path: Path(dir_path).mkdir(parents=True, exist_ok=True))
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
