@@ -72,6 +72,12 @@ _OF_ONE_RUN = {
     "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "log_wandb", "wandb_project",
 }  # fmt: skip
 
+# Options that may change when training goes on, for they do not change what an epoch does. All others must stay.
+_MAY_CHANGE = {
+    "epochs", "stopping_step", "data_path", "show_progress", "state", "gpu_id", "use_gpu", "worker", "eval_batch_size",
+    "metric_decimal_place", "loss_decimal_place", "config_files", "encoding",
+}  # fmt: skip
+
 
 def versions() -> dict[str, str]:
     """Return the versions of what a result depends on."""
@@ -182,8 +188,9 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
         raise CheckpointError(
-            f"{path}: not a checkpoint of recbole_vae, or a malicious one: it holds more than tensors and plain values"
-            f"{f' ({found[1]})' if found else ''}, which was not run."
+            f"{path}: not a checkpoint of recbole_vae: it holds more than tensors and plain values"
+            f"{f' ({found[1]})' if found else ''}, which was not run. RecBole's own models "
+            "are saved so; they cannot be resumed."
         ) from None
     except Exception as error:  # a damaged archive or pickle fails anywhere
         raise CheckpointError(f"{path}: truncated or not a checkpoint ({_first_line(error)}).") from None
@@ -212,7 +219,7 @@ def check_archive(path: str | Path) -> None:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint.")
+        raise CheckpointError(f"{path}: {'a folder, not a' if path.is_dir() else 'there is no such'} checkpoint.")
     if not zipfile.is_zipfile(path):  # the directory of an archive stands at its end
         raise CheckpointError(f"{path}: truncated or not a checkpoint.")
     with zipfile.ZipFile(path) as archive:
@@ -226,6 +233,16 @@ def check_model(state: Mapping[str, Any], path: str | Path, model_name: str) -> 
         raise CheckpointError(
             f"{path}: a checkpoint of {state['model']}, not of {model_name}; pass --model={state['model']}."
         )
+
+
+def check_options(saved: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:
+    """Raise a CheckpointError if training would go on with other options than those in the checkpoint."""
+    for key, value in saved.items():
+        if key not in _MAY_CHANGE and now.get(key) != value:
+            raise CheckpointError(
+                f"{path}: was trained with {key}={value!r}, this run has {key}={now.get(key)!r}. Leave it as it was, or train "
+                "anew. epochs, stopping_step, eval_batch_size and where things lie and run may change."
+            )
 
 
 def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_vae.config import near
 from recbole_vae.errors import ConfigError, RecBoleVAEError
-from recbole_vae.register import model_names, recbole_model_names
+from recbole_vae.register import model_names, options_in, recbole_model_names
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
@@ -87,6 +88,8 @@ def parse_options(arguments: Sequence[str]) -> dict[str, str]:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{name} (command line) has no value; write --{name}=value.")
             value = rest.pop(0)
+        if not value:
+            raise ConfigError(f"--{name} (command line) has no value; write --{name}=value.")
         if "=" in value:
             raise ConfigError(
                 f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file."
@@ -180,16 +183,40 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
         print(f"  {name:<16} {value:.{config['metric_decimal_place'] or 4}f}")
     print(f"Time        {seconds:.1f} s, from the start of the command")
     print(f"Checkpoint  {newest or 'none was written'}")
+    run = _command()
+    kept = " ".join(
+        f"--{name}={shlex.quote(value)}" for name, value in options.items() if name in _options_of_all(config, options)
+    )
     print("Try next:")
-    run = "python run_recbole_vae.py"
     if model in model_names():
         other = "MultDAE" if model == "MultVAE" else "MultVAE"
-        print(f"  {run} --model={other} --dataset={dataset}      another model on the same split")
-        print(f"  {run} --model=EASE --dataset={dataset}         one of RecBole's own")
+        print("  # another model on the same split, and one of RecBole's own")
+        print(f"  {run} --model={other} --dataset={dataset} {kept}".rstrip())
+        print(f"  {run} --model=EASE --dataset={dataset} {kept}".rstrip())
         longer = " ".join(f"--{name}={2 * int(config[name])}" for name in ("epochs", "stopping_step"))
+        print("  # train on")
         print(f"  {run} --resume={newest} {longer}")
     else:
-        print(f"  {run} --model=MultVAE --dataset={dataset}")
+        print(f"  {run} --model=MultVAE --dataset={dataset} {kept}".rstrip())
+
+
+def _command() -> str:
+    """Return how this command was called."""
+    called = Path(sys.argv[0]).name
+    if called.startswith("recbole-vae"):
+        return "recbole-vae run"
+    return f"python {sys.argv[0]}" if called.startswith("run_") else "python -m recbole_vae run"
+
+
+def _options_of_all(config: Any, options: Mapping[str, str]) -> set[str]:
+    """Return those of the given options that are not of one model alone: of the data, the split and the metrics."""
+    own = (
+        config.model_class.config_class.names()
+        if config["model"] in model_names()
+        else options_in(f"model/{config['model']}")
+    )
+    of_one = {"model", "dataset", "resume", "port", "epochs", "train_batch_size", "learning_rate", *own}
+    return set(options) - (of_one - {"seed", "show_progress", "use_gpu", "eval_batch_size"})
 
 
 def _describe(error: BaseException) -> str:

@@ -46,7 +46,9 @@ class Allowed:
         if self.choices:
             one = f"{'one of ' * (len(self.choices) > 1)}{', '.join(map(str, self.choices))}"
         else:
-            one = {int: "an integer", float: "a number", str: "a string", dict: "a mapping"}[self.kind]
+            one = {int: "an integer", float: "a number", str: "a string", bool: "True or False", dict: "a mapping"}[
+                self.kind
+            ]
             limits = [
                 f"{sign} {limit:g}"
                 for sign, limit in ((">=", self.minimum), (">", self.above), ("<", self.below))
@@ -115,6 +117,9 @@ class ModelConfig:
     learning_rate: float = option(float, above=0)
     weight_decay: float = option(float, minimum=0)
     clip_grad_norm: dict[str, float] | None = option(dict, optional=True)
+    use_gpu: bool = option(bool)
+    show_progress: bool = option(bool)
+    reproducibility: bool = option(bool)
     # RecBole's mixed precision is for its own training loop.
     enable_amp: bool = option(bool, choices=(False,))
     enable_scaler: bool = option(bool, choices=(False,))
@@ -198,6 +203,10 @@ def check_metrics(
         at_k: those that are measured at each of ``topk``.
     """
     metrics, topk = (each if isinstance(each, list | tuple) else [each] for each in (values["metrics"], values["topk"]))
+    if not topk or not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in topk):
+        raise ConfigError(
+            f"topk: {values['topk']!r} is not allowed; it must be an integer >= 1, or a list of some, such as [10, 20]."
+        )
     names = [str(metric).lower() for metric in metrics]
     for name in names:
         if name not in known or name in broken:
@@ -211,8 +220,70 @@ def check_metrics(
         measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
         measured += [name for name in names if name not in at_k]
         raise ConfigError(
-            f"valid_metric: {values['valid_metric']!r} is not measured; measured are {', '.join(measured)}. Choose one of these, "
-            "or change metrics and topk."
+            f"valid_metric: {values['valid_metric']!r} is not measured; measured are {', '.join(measured)}. Set valid_metric to "
+            "one of these (it chooses the best epoch), or change metrics and topk."
+        )
+
+
+_SPLIT = (
+    "{RS: [0.8, 0.1, 0.1]} (shares of training, validation and test), {LS: valid_and_test} or {TS: [0.8, 0.1, 0.1]}"
+)
+
+
+def check_eval_args(value: Any) -> None:
+    """Raise a ConfigError unless RecBole's ``eval_args`` is what RecBole can use; it would go on with a default, or crash."""
+
+    def refuse(what: str, given: Any, allowed: str) -> None:
+        raise ConfigError(f"eval_args: {what}{given!r} is not allowed; it must be {allowed}.")
+
+    if not isinstance(value, dict):
+        refuse("", value, "a mapping such as {split: {RS: [0.8, 0.1, 0.1]}, group_by: user, order: RO, mode: full}")
+    for key in value:
+        if key not in ("split", "group_by", "order", "mode"):
+            refuse("the key ", key, "one of split, group_by, order, mode")
+    split = value.get("split", {"RS": [0.8, 0.1, 0.1]})
+    if not isinstance(split, dict) or len(split) != 1:
+        refuse("split: ", split, _SPLIT)
+    (kind, how), *_ = split.items()
+    if kind == "LS":
+        if how not in ("valid_and_test", "valid_only", "test_only"):
+            refuse("split: LS: ", how, "valid_and_test, valid_only or test_only")
+    elif kind not in ("RS", "TS"):
+        refuse("split: ", split, _SPLIT)
+    elif not (
+        isinstance(how, list)
+        and len(how) == 3
+        and all(isinstance(share, int | float) and not isinstance(share, bool) and share >= 0 for share in how)
+        and how[0] > 0
+    ):
+        refuse(f"split: {kind}: ", how, "a list of three numbers >= 0, the first > 0, such as [0.8, 0.1, 0.1]")
+    if value.get("group_by", "user") not in ("user", "none", None):
+        refuse("group_by: ", value["group_by"], "user or none")
+    if value.get("order", "RO") not in ("RO", "TO"):
+        refuse("order: ", value["order"], "RO (random) or TO (by time)")
+    modes = value.get("mode", "full")
+    for mode in modes.values() if isinstance(modes, dict) and set(modes) <= {"valid", "test"} else [modes]:
+        if not isinstance(mode, str) or not re.fullmatch(r"full|labeled|(uni|pop)[1-9]\d*", mode):
+            refuse(
+                "mode: ", modes, "full, labeled, uniN or popN with N sampled items, or {valid: ..., test: ...} of these"
+            )
+
+
+def check_load_col(value: Any) -> None:
+    """Raise a ConfigError unless RecBole's ``load_col`` names columns for each kind of file."""
+    if value is not None and not (
+        isinstance(value, dict)
+        and all(
+            columns is None
+            or columns == "*"
+            or (isinstance(columns, list) and all(isinstance(each, str) for each in columns))
+            for columns in value.values()
+        )
+        and all(isinstance(kind, str) for kind in value)
+    ):
+        raise ConfigError(
+            f"load_col: {value!r} is not allowed; it must name the columns to load from each file, such as "
+            "{inter: [user_id, item_id, rating]}, or be ~ for all."
         )
 
 

@@ -36,7 +36,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from recbole_vae.errors import ConfigError, RecBoleVersionError
+from recbole_vae.errors import CheckpointError, ConfigError, RecBoleVersionError
 from recbole_vae.import_hooks import after_import
 from recbole_vae.version import __version__
 
@@ -74,6 +74,8 @@ def register(*model_classes: type[HistoryRecommender]) -> None:
                 f"cannot register {model_class.__module__}.{name}: recbole_vae has a model of that name already."
             )
         _refuse_recboles(name, model_class.__module__)
+        if not isinstance(getattr(model_class, "defaults", {}), dict):
+            raise TypeError(f"cannot register {model_class.__module__}.{name}: its 'defaults' must be a dictionary.")
         _places[name.lower()] = model_class
 
 
@@ -208,15 +210,22 @@ def _load_config_files(original: Any) -> Any:
 
 
 def _load_internal_config_dict(original: Any) -> Any:
-    def load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
+    def load_internal_config_dict(self: Any, model: str, model_class: Any, dataset: str) -> None:
         original(self, model, model_class, dataset)
         if _is_ours(model_class):
+            from recbole_vae import checkpoint
+
             _expose(model_class)
             self.internal_config_dict.update(_read_properties(self, "overall.yaml"))
             defaults = getattr(model_class, "defaults", None)
             self.internal_config_dict.update(defaults or _read_properties(self, f"model/{model}.yaml"))
-            self.internal_config_dict.update(_resumed_options(self, model))
+            resumed = _resumed_options(self, model, dataset)
+            self.internal_config_dict.update(resumed)
             _check_options(self, model, model_class)
+            if resumed:  # what is known already; the trainer checks the rest
+                given = self.external_config_dict
+                now = {name: given[name] for name in model_class.config_class.names() if name in given}
+                checkpoint.check_options(resumed, {**resumed, **now}, given["resume"])
 
     return load_internal_config_dict
 
@@ -228,7 +237,7 @@ def _read_properties(config: Any, name: str) -> dict[str, Any]:
     return yaml.load(path.read_text(encoding="utf-8"), Loader=config.yaml_loader) or {} if path.is_file() else {}
 
 
-def _resumed_options(config: Any, model: str) -> dict[str, Any]:
+def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:
     """Return the options of the checkpoint to go on from: they count as defaults."""
     from recbole_vae import checkpoint
 
@@ -237,6 +246,10 @@ def _resumed_options(config: Any, model: str) -> dict[str, Any]:
         return {}
     state = checkpoint.load(path)
     checkpoint.check_model(state, path, model)
+    if state["dataset"] != dataset:
+        raise CheckpointError(
+            f"{path}: a checkpoint of data set {state['dataset']}, not of {dataset}; pass --dataset={state['dataset']}."
+        )
     return dict(state["config"])
 
 
@@ -245,14 +258,14 @@ def _check_options(config: Any, model: str, model_class: Any) -> None:
     from recbole.evaluator import metric_types
     from recbole.evaluator.register import metric_information
 
-    from recbole_vae.config import check_metrics, check_names, place_of
+    from recbole_vae.config import check_eval_args, check_load_col, check_metrics, check_names, place_of
 
     given = config.external_config_dict
     where = place_of(config, config.config_file_list)
     own = set(model_class.config_class.names()) | set(config.internal_config_dict)
     # A config file may serve several models; what stands on the command line is meant for this one.
-    others = {name for name in given if name not in config.cmd_config_dict} & _options_in("model")
-    known = own | _RUN_OPTIONS | _options_in("dataset", "quick_start_config", ".")
+    others = {name for name in given if name not in config.cmd_config_dict} & options_in("model/*")
+    known = own | _RUN_OPTIONS | options_in("dataset/sample", "dataset/ml-100k", "quick_start_config/*", "*")
     config.ignored_options = check_names(set(given) - others, known, model, where)
     options = model_class.config_class.read({**config.internal_config_dict, **given}, where)
     for name in model_class.config_class.names():  # as the types that they are: RecBole would take 2e5 for a float
@@ -260,7 +273,10 @@ def _check_options(config: Any, model: str, model_class: Any) -> None:
     # RecBole moves what these need to the CPU, and it is no tensor.
     broken = {name for name, needs in metric_information.items() if {"data.num_items", "data.count_items"} & set(needs)}
     at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)}
-    check_metrics({**config.internal_config_dict, **given}, metric_types, broken, at_k)
+    values = {**config.internal_config_dict, **given}
+    check_metrics(values, metric_types, broken, at_k)
+    check_eval_args(values["eval_args"])
+    check_load_col(values.get("load_col"))
 
 
 # Options of RecBole that stand in none of its files.
@@ -271,9 +287,9 @@ _RUN_OPTIONS = {
 
 
 @functools.cache
-def _options_in(*folders: str) -> set[str]:
-    """Return the names of the options in the YAML files of RecBole's ``properties``, in folders of it."""
-    paths = (path for folder in folders for path in (_recbole_folder() / "properties" / folder).glob("*.yaml"))
+def options_in(*names: str) -> set[str]:
+    """Return the names of the options in YAML files of RecBole's ``properties``, given without ``.yaml``."""
+    paths = (path for name in names for path in (_recbole_folder() / "properties").glob(f"{name}.yaml"))
     return {
         name for path in paths for name in re.findall(r"^(\w+)\s*:", path.read_text(encoding="utf-8"), re.MULTILINE)
     }

@@ -22,12 +22,6 @@ from recbole_vae import checkpoint
 from recbole_vae.errors import CheckpointError, TrainingError
 from recbole_vae.model.base import HistoryRecommender
 
-# Options that may change when training goes on, for they do not change what an epoch does. All others must stay.
-_MAY_CHANGE = {
-    "epochs", "stopping_step", "data_path", "show_progress", "state", "gpu_id", "use_gpu", "worker", "eval_batch_size",
-    "metric_decimal_place", "loss_decimal_place", "config_files", "encoding",
-}  # fmt: skip
-
 _trainers = count()
 
 
@@ -222,13 +216,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         """
         state = checkpoint.load(resume_file, self.device)
         checkpoint.check_model(state, resume_file, self.config["model"])
-        now = checkpoint.plain_config(self.config)
-        for key, value in state["config"].items():
-            if key not in _MAY_CHANGE and now.get(key) != value:
-                raise CheckpointError(
-                    f"{resume_file}: was trained with {key}={value!r}, this run has {key}={now.get(key)!r}. Leave it as it was, "
-                    f"or train anew. Only these may change: {', '.join(sorted(_MAY_CHANGE))}."
-                )
+        checkpoint.check_options(state["config"], checkpoint.plain_config(self.config), resume_file)
         self._load_parameters(state["state_dict"], resume_file)
         try:
             self.optimizer.load_state_dict(state["optimizer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,12 +36,25 @@ def test_the_readmes_command() -> None:
     assert "Time  " in done.stdout
     (file,) = Path("saved").glob("MultVAE-*.pth")
     assert f"Checkpoint  {file}" in done.stdout
-    assert f"--resume={file} --epochs=4 --stopping_step=20" in done.stdout
+    assert f"python {SCRIPT} --resume={file} --epochs=4 --stopping_step=20" in done.stdout
+    assert f"python {SCRIPT} --model=EASE --dataset=ml-100k\n" in done.stdout
     assert "Train     0" in done.stderr  # the progress bar
     assert "beta=" in done.stderr
     again = run(f"--resume={file}", "--epochs=3", "--show_progress=False")
     assert again.returncode == 0, again.stderr
     assert "Training goes on at epoch" in again.stderr
+
+
+@pytest.mark.usefixtures("files")
+def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
+    done = run("run", *FAST, "--epochs=1", "--seed=7", "--topk=[3, 5]", "--valid_metric=NDCG@3", script=False)
+    assert done.returncode == 0, done.stderr
+    kept = "--dataset=tiny --data_path=data --seed=7 --topk='[3, 5]' --valid_metric=NDCG@3\n"
+    assert f"  python -m recbole_vae run --model=EASE {kept}" in done.stdout
+    assert f"  python -m recbole_vae run --model=MultDAE {kept}" in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if "--resume=" in line)
+    again = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
 
 
 def test_version() -> None:
@@ -77,7 +91,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "no dataset": (
         ["--dataset=nowhere"],
         1,
-        "Neither [dataset/nowhere] exists in the device nor [nowhere] a known dataset name.",
+        "dataset: there is no folder dataset/nowhere, and RecBole knows no data set 'nowhere' to download. Put",
     ),
     "one user": (
         ["--dataset=one", "--data_path=data"],
@@ -100,6 +114,18 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "stray": (["epochs=3"], 2, "'epochs=3' (command line) is no option; write --option=value."),
     "no value": (["--epochs"], 2, "--epochs (command line) has no value; write --epochs=value."),
     "twice": (["--epochs=1", "--epochs=2"], 2, "--epochs (command line) is given twice: 1 and 2."),
+    "empty value": (["--model="], 2, "--model (command line) has no value; write --model=value."),
+    "data set": (
+        ["--resume=ours.pth", "--dataset=ml-100k"],
+        1,
+        "ours.pth: a checkpoint of data set tiny, not of ml-100k;",
+    ),
+    "other value": (
+        ["--resume=ours.pth", "--dropout_prob=0.1"],
+        1,
+        "ours.pth: was trained with dropout_prob=0.5, this run",
+    ),
+    "folder": (["--resume=data"], 1, "data: a folder, not a checkpoint."),
     "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),
     "port": (["--nproc=2", "--port=0"], 2, "port: '0' (command line) is not allowed; it must be an integer >= 1."),
     "all filtered": (

@@ -44,6 +44,8 @@ BAD = [
     ("seed", 2**32, "an integer >= 0 and < 4.29497e+09"),
     ("clip_grad_norm", 5, "a mapping, or ~ (none)"),
     ("enable_amp", True, "False"),
+    ("use_gpu", 5, "True or False"),
+    ("show_progress", "maybe", "True or False"),
 ]
 
 
@@ -64,6 +66,7 @@ def test_a_bad_value_is_refused_before_the_data_are_read(build: Builder, name: s
         ("learning_rat", "learning_rate"),
         ("epoch", "epochs"),
         ("valuefield", "value_field"),
+        ("use_gpuu", "use_gpu"),
     ],
 )
 def test_a_misspelt_name_is_refused(build: Builder, name: str, meant: str) -> None:
@@ -151,18 +154,68 @@ def test_a_bad_config_file_is_named(content: str | None, message: str) -> None:
         ({"metrics": ["GiniIndex"]}, "metrics: RecBole cannot compute 'giniindex'. There are: .*recall"),
         (
             {"valid_metric": "NDCG@7"},
-            "valid_metric: 'NDCG@7' is not measured; measured are recall@10, .*, precision@10. Choose",
+            "valid_metric: 'NDCG@7' is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
         ),
         (
             {"valid_metric": "NDCG"},
-            "valid_metric: 'NDCG' is not measured; measured are recall@10, .*, precision@10. Choose",
+            "valid_metric: 'NDCG' is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
         ),
         ({"valid_metric": "MAP@10"}, "valid_metric: 'MAP@10' is not measured"),
+        ({"topk": 0}, "topk: 0 is not allowed; it must be an integer >= 1, or a list"),
+        ({"topk": "x"}, "topk: 'x' is not allowed"),
+        ({"topk": []}, "topk: .* is not allowed"),
     ],
 )
 def test_metrics_that_cannot_be_measured_are_refused(build: Builder, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         build(dataset="not-there", **options)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("full", r"eval_args: 'full' is not allowed; it must be a mapping such as \{split"),
+        ({"splt": {}}, "eval_args: the key 'splt' is not allowed; it must be one of split, group_by, order, mode"),
+        ({"split": None}, r"eval_args: split: None is not allowed; it must be \{RS"),
+        (
+            {"split": {"RS": [0.8, 0.2]}},
+            r"eval_args: split: RS: \[0.8, 0.2\] is not allowed; it must be a list of three",
+        ),
+        ({"split": {"RS": [0, 0.5, 0.5]}}, "eval_args: split: RS: .* the first > 0"),
+        ({"split": {"RS": [0.8, 0.1, "x"]}}, "eval_args: split: RS: "),
+        ({"split": {"LS": "all"}}, "eval_args: split: LS: 'all' is not allowed; it must be valid_and_test"),
+        ({"split": {"XS": [1, 1, 1]}}, "eval_args: split: .* is not allowed"),
+        ({"split": {"RS": [8, 1, 1], "LS": "test_only"}}, "eval_args: split: .* is not allowed"),
+        ({"group_by": "item"}, "eval_args: group_by: 'item' is not allowed; it must be user or none"),
+        ({"order": "random"}, r"eval_args: order: 'random' is not allowed; it must be RO"),
+        ({"mode": "ful"}, "eval_args: mode: 'ful' is not allowed; it must be full, labeled, uniN"),
+        ({"mode": "uni"}, "eval_args: mode: 'uni' is not allowed"),
+        ({"mode": {"valid": "full", "test": "x"}}, "eval_args: mode: .* is not allowed"),
+    ],
+)
+def test_eval_args_that_recbole_cannot_use_are_refused(build: Builder, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(dataset="not-there", eval_args=value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"split": {"RS": [8, 1, 1]}, "group_by": "none", "order": "RO", "mode": "uni5"},
+        {"split": {"LS": "valid_and_test"}, "mode": {"valid": "uni5", "test": "full"}},
+        {"mode": "full"},
+    ],
+)
+def test_eval_args_that_recbole_can_use_are_taken(build: Builder, value: Any) -> None:
+    build(eval_args=value).fit()
+
+
+@pytest.mark.parametrize("value", ["inter", {"inter": "user_id"}, {"inter": [1]}, [["user_id"]]])
+def test_a_malformed_load_col_is_refused(build: Builder, value: Any) -> None:
+    with pytest.raises(
+        ConfigError, match="load_col: .* is not allowed; it must name the columns to load from each file"
+    ):
+        build(dataset="not-there", load_col=value)
 
 
 def test_a_missing_checkpoint_is_named(build: Builder) -> None:
@@ -175,6 +228,7 @@ def test_whole_floats_and_tuples_are_taken() -> None:
         "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
         "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
         "activation": "tanh", "dropout_prob": 0, "enable_amp": False, "enable_scaler": False,
+        "use_gpu": False, "show_progress": True, "reproducibility": True,
     }  # fmt: skip
     options = MLPConfig.read(values)
     assert options.epochs == 3

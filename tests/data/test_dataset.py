@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from recbole.data.dataset import Dataset
+from recbole.utils import FeatureSource
 
 from recbole_vae.data.dataloader import UserBatchDataLoader
 from recbole_vae.errors import DataError
@@ -92,3 +97,86 @@ def test_a_missing_id_field_is_named(build: Builder) -> None:
     path = write_inter(random_rows(), columns="person:token\titem_id:token")
     with pytest.raises(DataError, match="USER_ID_FIELD: .* no field 'user_id'.* loaded are: item_id"):
         build(data_path=path, dataset="tiny")
+
+
+COLUMNS = "user_id:token\titem_id:token\trating:float"
+
+
+def write(text: str, encoding: str = "utf-8") -> Path:
+    path = Path("bad/bad.inter")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "bad.inter, line 1: the file is empty or begins with an empty line; there must be columns 'name:type'"),
+        (
+            "user_id,item_id\nu,i\n",
+            r"bad.inter, line 1: 'user_id,item_id' is no column; .* separated by '\\t', such as",
+        ),
+        ("user_id:token,item_id:token\nu,i\n", "bad.inter, line 1: 'user_id:token,item_id:token' is no column"),
+        (
+            "user_id:token\titem_id:int\n",
+            "line 1: 'item_id:int' is no column; .* the types are token, float, token_seq",
+        ),
+        ("user_id:token\tuser_id:token\n", "line 1: there are two columns 'user_id'"),
+        (f"{COLUMNS}\n", "bad.inter: there is no interaction in this file, only its first line"),
+        (f"{COLUMNS}\nu1\ti1\t4\n\nu1\ti2\tfour\n", "bad.inter, line 4: 'four' in column 'rating:float' is no number"),
+        (f"{COLUMNS}\nu1\ti1\t4\nu1\n", "bad.inter, line 3: 1 column instead of 3"),
+        (f"{COLUMNS}\nu1\ti1\t4\nu1\ti2\t1\t7\n", "bad.inter, line 3: 4 columns instead of 3"),
+        (f"{COLUMNS}\nu1,i1,4\n", "bad.inter, line 2: 1 column instead of 3"),
+    ],
+)
+def test_a_bad_line_of_an_atomic_file_is_named(build: Builder, text: str, message: str) -> None:
+    write(text)
+    for load_col in (None, {"inter": ["user_id", "item_id"]}):
+        if "is no number" in message and load_col:
+            continue  # a column that is not loaded may hold anything
+        with pytest.raises(DataError, match=message):
+            build(data_path=".", dataset="bad", load_col=load_col)
+
+
+def test_a_file_of_another_encoding_is_named(build: Builder) -> None:
+    write(f"{COLUMNS}\nu1\ti1\t4\nu1\tcaf\u00e9\t1\n", "latin-1")
+    with pytest.raises(DataError, match="bad.inter.*: not text of encoding utf-8"):
+        build(data_path=".", dataset="bad", encoding="utf-8")
+
+
+def test_a_missing_data_set_is_named_with_the_file_that_it_needs(build: Builder) -> None:
+    with pytest.raises(DataError, match="dataset: there is no folder here/nowhere, .*into here/nowhere/nowhere.inter"):
+        build(data_path="here", dataset="nowhere")
+    Path("here/empty").mkdir(parents=True)
+    with pytest.raises(DataError, match="dataset: there is no file here/empty/empty.inter"):
+        build(data_path="here", dataset="empty")
+    write_inter(random_rows(), name="bench", part="train")
+    with pytest.raises(DataError, match="dataset: there is no file data/bench/bench.valid.inter"):
+        build(data_path="data", dataset="bench", benchmark_filename=["train", "valid"])
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_columns_are_read_as_recbole_reads_them(build: Builder, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    lines = [f"{user}\t{item}\t{rng.lognormal():.17g}" for user, item in random_rows()]
+    lines[3] = lines[3].rpartition("\t")[0] + "\t"  # a value is missing
+    lines[5] = '"quoted user"\tNA\t7'
+    write(ending.join([COLUMNS, *lines]) + ending)
+    data = build(data_path=".", dataset="bad", load_col=None).dataset
+    ours = data._load_feat("bad/bad.inter", FeatureSource.INTERACTION)
+    theirs = Dataset._load_feat(data, "bad/bad.inter", FeatureSource.INTERACTION)
+    assert list(ours) == list(theirs) == ["user_id", "item_id", "rating"]
+    for name in ours:
+        assert ours[name].isna().tolist() == theirs[name].isna().tolist()
+        assert ours[name].dropna().tolist() == theirs[name].dropna().tolist()
+
+
+def test_a_missing_weight_is_refused_not_filled(build: Builder) -> None:
+    rows = [(*row, "" if number == 7 else "2") for number, row in enumerate(random_rows())]
+    path = write_inter(rows, columns=COLUMNS)
+    load = {"inter": ["user_id", "item_id", "rating"]}
+    with pytest.raises(DataError, match="value_field: 'rating' of data set 'tiny' is missing in 1 of"):
+        build(data_path=path, dataset="tiny", value_field="rating", load_col=load)
+    build(data_path=path, dataset="tiny", load_col=load)
+    build(data_path=path, dataset="tiny", value_field="rating", load_col=load, val_interval={"rating": "(0,inf)"})

@@ -1,0 +1,126 @@
+"""Reads RecBole's atomic files, and says of a bad one in which line it is bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from recbole.utils import FeatureType
+
+from recbole_vae.errors import DataError
+
+_KINDS = ", ".join(kind.value for kind in FeatureType)
+# What pandas reads as a missing value where a number is expected.
+_MISSING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "n/a", "<NA>", "#N/A", "-NaN", "-nan"}
+
+
+def read_header(path: str | Path, separator: str, encoding: str | None) -> dict[str, FeatureType]:
+    """Read the first line of an atomic file: the columns, each ``name:type``.
+
+    Raises:
+        DataError: the file is missing, empty or not text, or its first line is not such a line.
+    """
+    example = separator.join(("user_id:token", "item_id:token"))
+    expected = f"columns 'name:type' separated by {separator!r}, such as {example!r}; the types are {_KINDS}"
+    try:
+        with Path(path).open(encoding=encoding) as file:
+            line = file.readline().rstrip("\r\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this file: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text of encoding {encoding} ({error.reason} at byte {error.start}).") from None
+    if not line:
+        raise DataError(f"{path}, line 1: the file is empty or begins with an empty line; there must be {expected}.")
+    columns: dict[str, FeatureType] = {}
+    for column in line.split(separator):
+        name, colon, kind = column.partition(":")
+        if not (name and colon) or kind not in {each.value for each in FeatureType}:
+            raise DataError(f"{path}, line 1: {column[:80]!r} is no column; there must be {expected}.")
+        if name in columns:
+            raise DataError(f"{path}, line 1: there are two columns '{name}'.")
+        columns[name] = FeatureType(kind)
+    return columns
+
+
+def read_columns(
+    path: str | Path, columns: dict[str, FeatureType], wanted: list[str], separator: str, encoding: str | None
+) -> pd.DataFrame:
+    """Read some columns of an atomic file: tokens as strings, numbers as float64, missing values as NaN.
+
+    The same values as RecBole reads, by the parser of pandas that is written in C.
+
+    Args:
+        path: the file.
+        columns: all its columns, from :func:`read_header`.
+        wanted: those to read, of type ``token`` or ``float``, in the order of the file.
+        separator: between columns, one character.
+        encoding: of the file, or None for the locale's.
+
+    Raises:
+        DataError: a line has another number of columns than the first, or no number where there must be one; or there is
+            no line but the first.
+    """
+    kinds: dict[str, Any] = {name: np.float64 if columns[name] is FeatureType.FLOAT else str for name in wanted}
+    try:
+        data = pd.read_csv(
+            path, sep=separator, header=0, names=list(columns), usecols=wanted, dtype=kinds, encoding=encoding, engine="c",
+            index_col=False, float_precision="round_trip",
+        )  # fmt: skip
+    except (ValueError, OverflowError) as error:  # a ParserError, a UnicodeDecodeError, or one of a number
+        raise DataError(_what_is_wrong(path, columns, wanted, separator, encoding) or f"{path}: {error}.") from None
+    if data.empty:
+        raise DataError(f"{path}: there is no interaction in this file, only its first line.")
+    # pandas fills up a line that is too short with missing values, and cuts one that is too long.
+    if _count(path, separator, encoding) != (len(columns) - 1) * (len(data) + 1):
+        message = _what_is_wrong(path, columns, wanted, separator, encoding)
+        if message:
+            raise DataError(message)
+    return data[wanted]
+
+
+def _count(path: str | Path, separator: str, encoding: str | None) -> int:
+    """Count the separators in a file."""
+    total, mark = 0, separator.encode(encoding or "utf-8")
+    with Path(path).open("rb") as file:
+        while chunk := file.read(2**24):
+            total += chunk.count(mark)
+    return total
+
+
+def _what_is_wrong(
+    path: str | Path, columns: dict[str, FeatureType], wanted: list[str], separator: str, encoding: str | None
+) -> str | None:
+    """Return a message that names the first bad line, or None if there is none."""
+    numbers = [
+        (place, name) for place, name in enumerate(columns) if name in wanted and columns[name] is FeatureType.FLOAT
+    ]
+    number = 1
+    try:
+        with Path(path).open(encoding=encoding) as file:
+            next(file)
+            for number, line in enumerate(file, start=2):
+                cells = line.rstrip("\r\n").split(separator)
+                if cells == [""]:
+                    continue
+                if len(cells) != len(columns) and '"' not in line:
+                    return (
+                        f"{path}, line {number}: {len(cells)} column{'s' * (len(cells) != 1)} instead of {len(columns)} "
+                        f"({', '.join(columns)}), separated by {separator!r}."
+                    )
+                for place, name in numbers:
+                    cell = cells[place].strip() if place < len(cells) else ""
+                    if cell not in _MISSING and not _is_number(cell):
+                        return f"{path}, line {number}: {cell[:80]!r} in column '{name}:float' is no number."
+    except UnicodeDecodeError as error:
+        return f"{path}, after line {number}: not text of encoding {error.encoding} ({error.reason})."
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
