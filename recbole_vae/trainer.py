@@ -62,7 +62,12 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         named = list(self.model.named_parameters())
         weights = [parameter for name, parameter in named if not name.endswith("bias")]
         biases = [parameter for name, parameter in named if name.endswith("bias")]
-        return super()._build_optimizer(params=[{"params": weights}, {"params": biases, "weight_decay": 0.0}], **kwargs)
+        groups = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
+        fused = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(self.learner)
+        if fused is None:
+            return super()._build_optimizer(params=groups, **kwargs)
+        # The same as RecBole's, but all in one pass over the parameters, which takes a fraction of the time.
+        return fused(groups, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
     def fit(
         self,

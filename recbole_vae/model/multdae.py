@@ -15,7 +15,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
-from recbole_vae.nn.likelihood import multinomial_log_likelihood
+from recbole_vae.nn.precision import training_dtype
 
 
 class MultDAE(HistoryRecommender):
@@ -34,15 +34,18 @@ class MultDAE(HistoryRecommender):
         self.encoder = MLPEncoder(
             items, options.mlp_hidden_size, options.latent_dimension, options.activation, activate_last=True
         )
-        self.decoder = MLPDecoder(options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation)
+        dtype = training_dtype(options.precision, self.device)
+        self.decoder = MLPDecoder(
+            options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation, dtype
+        )
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the negative log-likelihood; arguments: see the base class."""
         mask = dropout_mask(len(histories.indices), self.options.dropout_prob, self.encoder.input.weight)
         first, last = int(histories.indptr[start]), int(histories.indptr[stop])
         share = histories.slice(start, stop)
-        logits = self.decoder(self.encoder(share, mask[first:last]))
-        return LossTerms(reconstruction=-multinomial_log_likelihood(logits, share).mean())
+        code = self.encoder(share, mask[first:last])
+        return LossTerms(reconstruction=-self.decoder.log_likelihood(code, share).mean())
 
     def score(self, histories: Histories) -> Tensor:
         """Score all items by the decoder's logits; arguments and result: see the base class."""

@@ -18,7 +18,7 @@ from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
 from recbole_vae.nn.annealing import linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
-from recbole_vae.nn.likelihood import multinomial_log_likelihood
+from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise
 
 
@@ -48,7 +48,10 @@ class MultVAE(HistoryRecommender):
         self.encoder = MLPEncoder(
             items, options.mlp_hidden_size, 2 * options.latent_dimension, options.activation, activate_last=False
         )
-        self.decoder = MLPDecoder(options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation)
+        dtype = training_dtype(options.precision, self.device)
+        self.decoder = MLPDecoder(
+            options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation, dtype
+        )
 
     def beta(self) -> float:
         """Return the weight of the KL term at the current step."""
@@ -75,9 +78,9 @@ class MultVAE(HistoryRecommender):
         first, last = int(histories.indptr[start]), int(histories.indptr[stop])
         share = histories.slice(start, stop)
         mu, logvar = self.posterior(share, mask[first:last])
-        logits = self.decoder(reparameterise(mu, logvar, noise[start:stop]))
+        latent = reparameterise(mu, logvar, noise[start:stop])
         return LossTerms(
-            reconstruction=-multinomial_log_likelihood(logits, share).mean(),
+            reconstruction=-self.decoder.log_likelihood(latent, share).mean(),
             kl=kl_standard_normal(mu, logvar).mean(),
             beta=self.beta(),
         )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
+from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import mlp
+from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood
 
 
 class MLPDecoder(nn.Module):
@@ -17,11 +21,26 @@ class MLPDecoder(nn.Module):
         hidden_sizes: widths of the hidden layers in the order in which they are applied, possibly none.
         n_items: number of items (without RecBole's padding item).
         activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
+        dtype: of the output layer's products in training; see :func:`~recbole_vae.nn.precision.training_dtype`.
     """
 
-    def __init__(self, latent_dimension: int, hidden_sizes: Sequence[int], n_items: int, activation: str) -> None:
+    def __init__(
+        self,
+        latent_dimension: int,
+        hidden_sizes: Sequence[int],
+        n_items: int,
+        activation: str,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        self.dtype = dtype
         self.layers = mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False)
+
+    def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
+        """Return the multinomial log-likelihood of histories, shape [batch], without making their logits all at once."""
+        output = cast(nn.Linear, self.layers[-1])
+        features = self.layers[:-1](latent)
+        return linear_multinomial_log_likelihood(features, output.weight, output.bias, histories, self.dtype)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""

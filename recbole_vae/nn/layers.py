@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +59,34 @@ class SparseLinear(nn.Module):
         Returns:
             Shape [batch, out_features]. A row with no entries gives the bias.
         """
-        sums = F.embedding_bag(
-            indices, self.weight, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
-        )
-        return sums + self.bias
+        product: Tensor = _SparseProduct.apply(indices, values, offsets, self.weight)  # type: ignore[no-untyped-call]
+        return product + self.bias
+
+
+class _SparseProduct(torch.autograd.Function):
+    """The product of sparse rows and a dense matrix, whose gradient is the product of the transposed rows and a matrix.
+
+    Torch's own gradient of ``embedding_bag`` adds entry by entry into a table of zeros, which takes several times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, indices: Tensor, values: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(indices, values, offsets)
+        ctx.in_features = len(weight)
+        return _bag(indices, values, offsets, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        indices, values, offsets = ctx.saved_tensors
+        ordered, order = indices.sort()
+        rows = torch.repeat_interleave(offsets.diff(), output_size=len(indices))
+        bounds = torch.arange(ctx.in_features + 1, dtype=indices.dtype, device=indices.device)
+        offsets = torch.searchsorted(ordered, bounds)
+        return None, None, None, _bag(rows[order], values[order], offsets.to(rows.dtype), gradients[0])
+
+
+def _bag(indices: Tensor, values: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+    return F.embedding_bag(indices, weight, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
 def mlp(sizes: Sequence[int], activation: str, *, activate_last: bool) -> nn.Sequential:

@@ -1,11 +1,16 @@
-"""Likelihoods of a history under the decoder's logits."""
+"""Likelihoods of a history under the decoder: from its logits, or fused with its output layer."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
+
+LOGITS_PER_CHUNK = 2**24
+"""Logits that the fused likelihood holds at once: 64 MiB in float32. Where there are more, the gradient makes them anew."""
 
 
 def multinomial_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
@@ -26,3 +31,123 @@ def multinomial_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
     log_normaliser = torch.logsumexp(logits, dim=1)
     terms = values * (logits[rows, histories.indices - 1] - log_normaliser[rows])
     return torch.zeros_like(log_normaliser).index_add(0, rows, terms)
+
+
+def linear_multinomial_log_likelihood(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    histories: Histories,
+    dtype: torch.dtype | None = None,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
+) -> Tensor:
+    """The same as ``multinomial_log_likelihood(features @ weight.T + bias, histories)``, in less memory and time.
+
+    The logits are made for a chunk of the items at a time. Where one chunk holds all, its log-probabilities are kept and
+    turned into the gradient in place; where there are more, the gradient makes each chunk anew (as Wijmans et al., "Cut Your
+    Losses in Large-Vocabulary Language Models", 2025, do on a GPU). The gradient of the logits is
+    ``x - (sum_i x_i) softmax(logits)``, so that nothing but matrix products is left to do.
+
+    Args:
+        features: output of the last hidden layer, shape [batch, width].
+        weight: of the output layer, shape [n_items, width].
+        bias: shape [n_items].
+        histories: batch of histories; item ids from 1 up.
+        dtype: of the matrix products and of the logits, by default that of ``features``; sums over items and the result
+            are in that of ``features``.
+        logits_per_chunk: how many logits are held at once.
+
+    Returns:
+        Shape [batch]; 0 for a history of no items. It can be differentiated once, with respect to the first three.
+    """
+    arguments = (features, weight, bias, histories, dtype or features.dtype, logits_per_chunk)
+    result: Tensor = _LinearMultinomial.apply(*arguments)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _LinearMultinomial(torch.autograd.Function):
+    """See :func:`linear_multinomial_log_likelihood`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        histories: Histories,
+        dtype: torch.dtype,
+        per_chunk: int,
+    ) -> Tensor:
+        rows, columns = histories.rows(), histories.indices - 1
+        values = histories.entry_values().to(features.dtype)
+        counts = torch.zeros_like(features[:, 0]).index_add(0, rows, values)
+        width = max(1, per_chunk // max(1, len(features)))
+        if width >= len(weight):
+            logs = torch.log_softmax(_logits(features, weight, bias, dtype), 1)
+            terms = values * logs[rows, columns].to(values.dtype)
+            result = torch.zeros_like(counts).index_add(0, rows, terms)
+            ctx.logs, ctx.chunks = logs, None
+        else:
+            ctx.logs, ctx.chunks = None, _chunks(columns, len(weight), width)
+            normaliser = torch.full_like(counts, -torch.inf)
+            result = torch.zeros_like(counts)
+            for start, stop, entries in ctx.chunks:
+                logits = _logits(features, weight[start:stop], bias[start:stop], dtype)
+                picked = logits[rows[entries], columns[entries] - start].to(values.dtype)
+                result.index_add_(0, rows[entries], values[entries] * picked)
+                # log_softmax is the fastest way to a log-sum-exp: one pass over the chunk.
+                first = logits[:, 0].to(normaliser.dtype)
+                normaliser = torch.logaddexp(
+                    normaliser, first - torch.log_softmax(logits, 1)[:, 0].to(normaliser.dtype)
+                )
+            # A history of no items has 0 whatever its normaliser.
+            result -= counts * normaliser
+            ctx.normaliser = normaliser
+        ctx.dtype = dtype
+        ctx.save_for_backward(features, weight, bias, rows, columns, values, counts)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, bias, rows, columns, values, counts = ctx.saved_tensors
+        (gradient,) = gradients
+        scale = (-gradient * counts).unsqueeze(1)
+        entry_gradient = gradient[rows] * values
+        low = features.to(ctx.dtype)
+        if ctx.chunks is None:
+            if ctx.logs is None:
+                raise RuntimeError("the fused likelihood can be differentiated only once")
+            delta, ctx.logs = ctx.logs.exp_().mul_(scale.to(ctx.dtype)), None
+            delta[rows, columns] += entry_gradient.to(ctx.dtype)
+            return *_products(delta, low, weight, features), None, None, None
+        in_features = torch.zeros_like(features)
+        in_weight, in_bias = torch.empty_like(weight), torch.empty_like(bias)
+        for start, stop, entries in ctx.chunks:
+            part = weight[start:stop]
+            logits = _logits(features, part, bias[start:stop], ctx.dtype)
+            delta = logits.sub_(ctx.normaliser.unsqueeze(1).to(ctx.dtype)).exp_().mul_(scale.to(ctx.dtype))
+            delta[rows[entries], columns[entries] - start] += entry_gradient[entries].to(ctx.dtype)
+            for_features, in_weight[start:stop], in_bias[start:stop] = _products(delta, low, part, features)
+            in_features += for_features
+        return in_features, in_weight, in_bias, None, None, None
+
+
+def _logits(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.addmm(bias.to(dtype), features.to(dtype), weight.to(dtype).t())
+
+
+def _products(delta: Tensor, low: Tensor, weight: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of features, weight and bias from that of the logits."""
+    in_features = (delta @ weight.to(delta.dtype)).to(features.dtype)
+    return in_features, (delta.t() @ low).to(weight.dtype), delta.sum(0, dtype=weight.dtype)
+
+
+def _chunks(columns: Tensor, n_items: int, width: int) -> list[tuple[int, int, Tensor]]:
+    """Divide the items into chunks; return of each its bounds, and the places of the entries that lie in it."""
+    ordered, order = columns.sort()
+    starts = list(range(0, n_items, width))
+    bounds = torch.searchsorted(ordered, torch.tensor([*starts, n_items], device=columns.device)).tolist()
+    return [
+        (start, min(start + width, n_items), order[first:last])
+        for start, first, last in zip(starts, bounds[:-1], bounds[1:], strict=True)
+    ]
