@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,30 +175,43 @@ def _in_files(config_files: Sequence[str]) -> dict[str, str]:
 def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, options: dict[str, str]) -> None:
     """Print what came out of a run."""
     model, dataset = config["model"], config["dataset"]
-    files = Path(config["checkpoint_dir"]).glob(f"{model}-*.pth")
-    # A file of this process first (ours have its number in their names), else the newest; times are kept to a second or finer.
-    written = sorted((f"-{os.getpid()}" in file.name, file.stat().st_mtime, file) for file in files)
-    newest = written[-1][2] if written and written[-1][1] >= time.time() - seconds - 1 else options.get("resume")
-    print(f"\n{model} on {dataset}, test part, best epoch by {config['valid_metric']}:")
+    ours = model in model_names()
+    newest = (config["resume"] if ours else None) or _written(config, seconds)
+    best = f"best epoch by {config['valid_metric']}" if int(config["eval_step"]) > 0 else "last epoch"
+    print(f"\n{model} on {dataset}, test part, {best}:")
     for name, value in ((result or {}).get("test_result") or {}).items():
         print(f"  {name:<16} {value:.{config['metric_decimal_place'] or 4}f}")
     print(f"Time        {seconds:.1f} s, from the start of the command")
     print(f"Checkpoint  {newest or 'none was written'}")
-    run = _command()
-    kept = " ".join(
-        f"--{name}={shlex.quote(value)}" for name, value in options.items() if name in _options_of_all(config, options)
-    )
     print("Try next:")
-    if model in model_names():
-        other = "MultDAE" if model == "MultVAE" else "MultVAE"
-        print("  # another model on the same split, and one of RecBole's own")
-        print(f"  {run} --model={other} --dataset={dataset} {kept}".rstrip())
-        print(f"  {run} --model=EASE --dataset={dataset} {kept}".rstrip())
-        longer = " ".join(f"--{name}={2 * int(config[name])}" for name in ("epochs", "stopping_step"))
+    run = _command()
+    if not config["resume"]:  # else the options that make the split are in the checkpoint
+        kept = "".join(f" --{name}={shlex.quote(value)}" for name, value in options.items() if name not in _own(config))
+        where = f"--dataset={shlex.quote(dataset)}{kept}"
+        if ours:
+            other = "MultDAE" if model == "MultVAE" else "MultVAE"
+            print("  # another model on the same split, and one of RecBole's own")
+            print(f"  {run} --model={other} {where}")
+            print(f"  {run} --model=EASE {where}")
+        else:
+            print(f"  {run} --model=MultVAE {where}")
+    if ours and newest:
+        from recbole_vae import checkpoint
+
+        epochs = max(int(config["epochs"]), checkpoint.load(newest)["epoch"] + 1)
         print("  # train on")
-        print(f"  {run} --resume={newest} {longer}")
-    else:
-        print(f"  {run} --model=MultVAE --dataset={dataset} {kept}".rstrip())
+        print(
+            f"  {run} --resume={shlex.quote(str(newest))} --epochs={2 * epochs} "
+            f"--stopping_step={2 * max(1, int(config['stopping_step']))}"
+        )
+
+
+def _written(config: Any, seconds: float) -> Path | None:
+    """Return the checkpoint that this run wrote: ours have the number of the process in their names, RecBole's only a time."""
+    files = [(file.stat().st_mtime, file) for file in Path(config["checkpoint_dir"]).glob(f"{config['model']}-*.pth")]
+    new = [(written, file) for written, file in files if written >= time.time() - seconds - 1]
+    own = [(written, file) for written, file in new if re.search(rf"-{os.getpid()}(-\d+)?\.pth$", file.name)]
+    return max(own or new)[1] if new else None
 
 
 def _command() -> str:
@@ -205,18 +219,27 @@ def _command() -> str:
     called = Path(sys.argv[0]).name
     if called.startswith("recbole-vae"):
         return "recbole-vae run"
-    return f"python {sys.argv[0]}" if called.startswith("run_") else "python -m recbole_vae run"
+    return f"python {shlex.quote(sys.argv[0])}" if called.startswith("run_") else "python -m recbole_vae run"
 
 
-def _options_of_all(config: Any, options: Mapping[str, str]) -> set[str]:
-    """Return those of the given options that are not of one model alone: of the data, the split and the metrics."""
-    own = (
-        config.model_class.config_class.names()
-        if config["model"] in model_names()
-        else options_in(f"model/{config['model']}")
-    )
-    of_one = {"model", "dataset", "resume", "port", "epochs", "train_batch_size", "learning_rate", *own}
-    return set(options) - (of_one - {"seed", "show_progress", "use_gpu", "eval_batch_size"})
+def _own(config: Any) -> set[str]:
+    """Return the options that are of one model or run alone: not of the data, the split or the evaluation."""
+    from recbole_vae.config import ModelConfig
+
+    if config["model"] in model_names():
+        own = set(config.model_class.config_class.names()) - set(ModelConfig.names())
+    else:
+        own = options_in(f"model/{config['model']}")
+    training = {
+        "epochs",
+        "train_batch_size",
+        "learning_rate",
+        "learner",
+        "weight_decay",
+        "clip_grad_norm",
+        "stopping_step",
+    }
+    return own | training | {"model", "dataset", "resume", "port"}
 
 
 def _describe(error: BaseException) -> str:

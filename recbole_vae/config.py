@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from recbole_vae.errors import ConfigError
 
@@ -124,6 +124,7 @@ class ModelConfig:
     enable_amp: bool = option(bool, choices=(False,))
     enable_scaler: bool = option(bool, choices=(False,))
     seed: int = option(int, minimum=0, below=2**32)
+    precision: str = option(str, choices=("auto", "float32", "bfloat16"))
     value_field: str | None = option(str, optional=True)
     resume: str | None = option(str, optional=True)
 
@@ -141,6 +142,10 @@ class ModelConfig:
         checked = {}
         for each in fields(cls):
             allowed: Allowed = each.metadata["allowed"]
+            if each.name not in values and not allowed.optional:
+                raise ConfigError(
+                    f"{each.name}: this option has no default; a model's defaults must have one for each option."
+                )
             value = values[each.name] if each.name in values else None  # noqa: SIM401 - RecBole's Config has no get
             try:
                 checked[each.name] = allowed.convert(value)
@@ -191,37 +196,53 @@ def check_names(
     return ignored
 
 
+Where = Callable[[str], str]
+
+
+def _refuse(key: str, what: str, value: Any, where: Where, allowed: str) -> NoReturn:
+    place = where(key)
+    raise ConfigError(f"{key}: {what}{value!r}{place and f' ({place})'} is not allowed; it must be {allowed}.")
+
+
 def check_metrics(
-    values: Mapping[str, Any], known: Collection[str], broken: Collection[str], at_k: Collection[str]
+    values: Mapping[str, Any], kinds: Mapping[str, Any], broken: Collection[str], at_k: Collection[str], where: Where
 ) -> None:
     """Raise a ConfigError if a metric does not exist, or the one that chooses the best epoch is not measured.
 
     Args:
         values: has ``metrics``, ``topk`` and ``valid_metric``.
-        known: the lower-case names of all metrics.
+        kinds: RecBole's ``metric_types``, by the lower-case names of all metrics.
         broken: those that this RecBole has, but cannot compute.
         at_k: those that are measured at each of ``topk``.
+        where: tells where the value of an option was set.
     """
     metrics, topk = (each if isinstance(each, list | tuple) else [each] for each in (values["metrics"], values["topk"]))
     if not topk or not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in topk):
-        raise ConfigError(
-            f"topk: {values['topk']!r} is not allowed; it must be an integer >= 1, or a list of some, such as [10, 20]."
-        )
+        _refuse("topk", "", values["topk"], where, "an integer >= 1, or a list of some, such as [10, 20]")
+    if not metrics:
+        _refuse("metrics", "", metrics, where, "a list of metrics, such as [Recall, NDCG]")
     names = [str(metric).lower() for metric in metrics]
     for name in names:
-        if name not in known or name in broken:
-            meant = None if name in known else near(name, known)
+        if name not in kinds or name in broken:
+            place = where("metrics")
+            meant = None if name in kinds else near(name, kinds)
             raise ConfigError(
-                f"metrics: {f'RecBole cannot compute {name!r}' if name in known else f'there is no metric {name!r}'}"
-                f"{f'; did you mean {meant}?' if meant else '.'} There are: {', '.join(sorted(set(known) - set(broken)))}."
+                f"metrics{place and f' ({place})'}: "
+                f"{f'RecBole cannot compute {name!r}' if name in kinds else f'there is no metric {name!r}'}"
+                f"{f'; did you mean {meant}?' if meant else '.'} There are: {', '.join(sorted(set(kinds) - set(broken)))}."
             )
+    if len({kinds[name] for name in names}) > 1:
+        _refuse(
+            "metrics", "", metrics, where, "either metrics of a ranking or metrics of values (AUC, MAE, RMSE, LogLoss)"
+        )
     valid, _, k = str(values["valid_metric"]).lower().partition("@")
     if valid not in names or k not in (list(map(str, topk)) if valid in at_k else [""]):
         measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
         measured += [name for name in names if name not in at_k]
+        place = where("valid_metric") or "the default"
         raise ConfigError(
-            f"valid_metric: {values['valid_metric']!r} is not measured; measured are {', '.join(measured)}. Set valid_metric to "
-            "one of these (it chooses the best epoch), or change metrics and topk."
+            f"valid_metric: {values['valid_metric']!r} ({place}) is not measured; measured are {', '.join(measured)}. Set "
+            "valid_metric to one of these (it chooses the best epoch), or change metrics and topk."
         )
 
 
@@ -230,61 +251,108 @@ _SPLIT = (
 )
 
 
-def check_eval_args(value: Any) -> None:
-    """Raise a ConfigError unless RecBole's ``eval_args`` is what RecBole can use; it would go on with a default, or crash."""
+def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) -> None:
+    """Raise a ConfigError unless RecBole's ``eval_args`` is what RecBole can use; it would go on with a default, or crash.
 
-    def refuse(what: str, given: Any, allowed: str) -> None:
-        raise ConfigError(f"eval_args: {what}{given!r} is not allowed; it must be {allowed}.")
-
+    Args:
+        values: has ``eval_args`` and perhaps ``benchmark_filename``, beside which only ``mode`` is read.
+        of_values: whether the metrics are of values, not of a ranking.
+        where: tells where the value of an option was set.
+    """
+    value, parts = values["eval_args"], values.get("benchmark_filename")
     if not isinstance(value, dict):
-        refuse("", value, "a mapping such as {split: {RS: [0.8, 0.1, 0.1]}, group_by: user, order: RO, mode: full}")
+        example = "{split: {RS: [0.8, 0.1, 0.1]}, group_by: user, order: RO, mode: full}"
+        _refuse("eval_args", "", value, where, f"a mapping such as {example}")
     for key in value:
         if key not in ("split", "group_by", "order", "mode"):
-            refuse("the key ", key, "one of split, group_by, order, mode")
+            _refuse("eval_args", "the key ", key, where, "one of split, group_by, order, mode")
+    modes = value.get("mode", "full")
+    for mode in modes.values() if isinstance(modes, dict) and set(modes) <= {"valid", "test"} else [modes]:
+        if not isinstance(mode, str) or not re.fullmatch(r"full|labeled|(uni|pop)\d+", mode):
+            allowed = "full, uniN or popN with N sampled items, labeled, or {valid: ..., test: ...} of these"
+            _refuse("eval_args", "mode: ", modes, where, allowed)
+        if of_values and mode == "full":
+            _refuse("eval_args", "mode: ", modes, where, "uniN, popN or labeled for metrics of values")
+        if not of_values and mode == "labeled":
+            _refuse("eval_args", "mode: ", modes, where, "full, uniN or popN for metrics of a ranking")
+    if parts is not None:
+        if not (isinstance(parts, list | tuple) and len(parts) == 3 and all(isinstance(each, str) for each in parts)):
+            allowed = (
+                "the three parts of NAME.<part>.inter for training, validation and test, such as [train, valid, test]"
+            )
+            _refuse("benchmark_filename", "", parts, where, allowed)
+        return
     split = value.get("split", {"RS": [0.8, 0.1, 0.1]})
     if not isinstance(split, dict) or len(split) != 1:
-        refuse("split: ", split, _SPLIT)
+        _refuse("eval_args", "split: ", split, where, _SPLIT)
     (kind, how), *_ = split.items()
     if kind == "LS":
         if how not in ("valid_and_test", "valid_only", "test_only"):
-            refuse("split: LS: ", how, "valid_and_test, valid_only or test_only")
+            _refuse("eval_args", "split: LS: ", how, where, "valid_and_test, valid_only or test_only")
     elif kind not in ("RS", "TS"):
-        refuse("split: ", split, _SPLIT)
-    elif not (
-        isinstance(how, list)
-        and len(how) == 3
-        and all(isinstance(share, int | float) and not isinstance(share, bool) and share >= 0 for share in how)
-        and how[0] > 0
-    ):
-        refuse(f"split: {kind}: ", how, "a list of three numbers >= 0, the first > 0, such as [0.8, 0.1, 0.1]")
-    if value.get("group_by", "user") not in ("user", "none", None):
-        refuse("group_by: ", value["group_by"], "user or none")
+        _refuse("eval_args", "split: ", split, where, _SPLIT)
+    elif not (isinstance(how, list) and len(how) == 3 and all(map(_is_share, how)) and how[0] > 0):
+        _refuse(
+            "eval_args", f"split: {kind}: ", how, where, "three numbers >= 0, the first > 0, such as [0.8, 0.1, 0.1]"
+        )
+    if value.get("group_by", "user") != "user" and str(value["group_by"]).lower() != "none":
+        _refuse("eval_args", "group_by: ", value["group_by"], where, "user or none")
     if value.get("order", "RO") not in ("RO", "TO"):
-        refuse("order: ", value["order"], "RO (random) or TO (by time)")
-    modes = value.get("mode", "full")
-    for mode in modes.values() if isinstance(modes, dict) and set(modes) <= {"valid", "test"} else [modes]:
-        if not isinstance(mode, str) or not re.fullmatch(r"full|labeled|(uni|pop)[1-9]\d*", mode):
-            refuse(
-                "mode: ", modes, "full, labeled, uniN or popN with N sampled items, or {valid: ..., test: ...} of these"
+        _refuse("eval_args", "order: ", value["order"], where, "RO (random) or TO (by time)")
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+_INTERVAL = r"\s*[\[(]\s*[^,;]+,\s*[^,;]+[\])]\s*"
+
+
+def check_data_options(values: Mapping[str, Any], where: Where) -> None:
+    """Raise a ConfigError unless ``load_col`` and the filters have a form that RecBole understands; it ignores others."""
+    load = values.get("load_col")
+    if load is not None and not (
+        isinstance(load, dict)
+        and set(load) <= {"inter", "user", "item", "net", "link", "kg", *(values.get("additional_feat_suffix") or ())}
+        and all(
+            columns == "*" or (isinstance(columns, list | tuple) and all(isinstance(each, str) for each in columns))
+            for columns in load.values()
+        )
+    ):
+        _refuse(
+            "load_col",
+            "",
+            load,
+            where,
+            "the columns of each file, such as {inter: [user_id, item_id, rating]}, or ~ for all",
+        )
+    intervals = {name: values.get(name) for name in ("user_inter_num_interval", "item_inter_num_interval")}
+    for name, interval in intervals.items():
+        if interval is not None and not _is_interval(interval):
+            _refuse(name, "", interval, where, 'an interval such as "[5,inf)"')
+    by_value = values.get("val_interval")
+    if by_value is not None and not isinstance(by_value, dict):
+        _refuse("val_interval", "", by_value, where, 'a mapping such as {rating: "[3,inf)"}')
+    for name, interval in (by_value or {}).items():
+        if isinstance(interval, str) and not _is_interval(interval):
+            _refuse("val_interval", f"{name}: ", interval, where, 'an interval such as "[3,inf)", or a list of tokens')
+    if values.get("benchmark_filename") is not None:
+        given = [name for name in ("val_interval", *intervals) if where(name) and values.get(name)]
+        if given:
+            place = where(given[0])
+            raise ConfigError(
+                f"{given[0]} ({place}): RecBole filters nothing where benchmark_filename is given; filter the files."
             )
 
 
-def check_load_col(value: Any) -> None:
-    """Raise a ConfigError unless RecBole's ``load_col`` names columns for each kind of file."""
-    if value is not None and not (
-        isinstance(value, dict)
-        and all(
-            columns is None
-            or columns == "*"
-            or (isinstance(columns, list) and all(isinstance(each, str) for each in columns))
-            for columns in value.values()
-        )
-        and all(isinstance(kind, str) for kind in value)
-    ):
-        raise ConfigError(
-            f"load_col: {value!r} is not allowed; it must name the columns to load from each file, such as "
-            "{inter: [user_id, item_id, rating]}, or be ~ for all."
-        )
+def _is_interval(text: Any) -> bool:
+    if not re.fullmatch(f"{_INTERVAL}(;{_INTERVAL})*", str(text)):
+        return False
+    try:
+        ends = [tuple(map(float, each.strip()[1:-1].split(","))) for each in str(text).split(";")]
+    except ValueError:
+        return False
+    return all(low <= high for low, high in ends)
 
 
 def place_of(config: Config, config_files: Iterable[str]) -> Callable[[str], str]:

@@ -74,6 +74,7 @@ def register(*model_classes: type[HistoryRecommender]) -> None:
                 f"cannot register {model_class.__module__}.{name}: recbole_vae has a model of that name already."
             )
         _refuse_recboles(name, model_class.__module__)
+        _check_methods(model_class)
         if not isinstance(getattr(model_class, "defaults", {}), dict):
             raise TypeError(f"cannot register {model_class.__module__}.{name}: its 'defaults' must be a dictionary.")
         _places[name.lower()] = model_class
@@ -169,6 +170,16 @@ def _is_ours(model_class: type) -> bool:
     return issubclass(model_class, HistoryRecommender)
 
 
+def _check_methods(model_class: type[HistoryRecommender]) -> None:
+    from recbole_vae.model.base import HistoryRecommender
+
+    for name in ("loss_terms", "score"):
+        if getattr(model_class, name) is getattr(HistoryRecommender, name):
+            raise TypeError(
+                f"cannot register {model_class.__module__}.{model_class.__name__}: it has no method '{name}'."
+            )
+
+
 def _hook_ensure_dir(utils: ModuleType) -> None:
     # RecBole looks whether a folder is there and then makes it, and several processes do so together.
     _replace(utils, "ensure_dir", lambda original: lambda dir_path: Path(dir_path).mkdir(parents=True, exist_ok=True))
@@ -257,8 +268,9 @@ def _check_options(config: Any, model: str, model_class: Any) -> None:
     """Check the names of all options that the user gave, and the values of those that the model has."""
     from recbole.evaluator import metric_types
     from recbole.evaluator.register import metric_information
+    from recbole.utils import EvaluatorType
 
-    from recbole_vae.config import check_eval_args, check_load_col, check_metrics, check_names, place_of
+    from recbole_vae.config import check_data_options, check_eval_args, check_metrics, check_names, place_of
 
     given = config.external_config_dict
     where = place_of(config, config.config_file_list)
@@ -274,9 +286,24 @@ def _check_options(config: Any, model: str, model_class: Any) -> None:
     broken = {name for name, needs in metric_information.items() if {"data.num_items", "data.count_items"} & set(needs)}
     at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)}
     values = {**config.internal_config_dict, **given}
-    check_metrics(values, metric_types, broken, at_k)
-    check_eval_args(values["eval_args"])
-    check_load_col(values.get("load_col"))
+    check_metrics(values, metric_types, broken, at_k, where)
+    first = values["metrics"] if isinstance(values["metrics"], str) else values["metrics"][0]
+    check_eval_args(values, metric_types[first.lower()] == EvaluatorType.VALUE, where)
+    check_data_options(values, where)
+    if isinstance(values["topk"], tuple):  # --topk=5,10
+        given["topk"] = list(values["topk"])
+    if "load_col" not in given and values.get("load_col") == {"inter": ["user_id", "item_id"]}:
+        # RecBole's default, whatever USER_ID_FIELD is. Load what is used.
+        needed = [
+            values["USER_ID_FIELD"],
+            values["ITEM_ID_FIELD"],
+            values["value_field"],
+            *(values.get("val_interval") or ()),
+        ]
+        args = values["eval_args"]
+        if args.get("order") == "TO" or "TS" in (args.get("split") or ()):
+            needed.append(values["TIME_FIELD"])
+        config.internal_config_dict["load_col"] = {"inter": [name for name in dict.fromkeys(needed) if name]}
 
 
 # Options of RecBole that stand in none of its files.

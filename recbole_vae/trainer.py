@@ -89,7 +89,9 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             checkpoint.set_random_states(state["random"])
             train_data.generator.set_state(state["random"]["train_data"].cpu())
             if self.start_epoch >= self.epochs:
-                self.logger.info(f"Nothing left to train: {self.saved_model_file} has all {self.epochs} epochs.")
+                self.logger.info(
+                    f"Nothing left to train: {self.saved_model_file} has {self.start_epoch} epochs, epochs is {self.epochs}."
+                )
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
         if dist.is_initialized():

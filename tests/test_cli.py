@@ -53,8 +53,12 @@ def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
     assert f"  python -m recbole_vae run --model=EASE {kept}" in done.stdout
     assert f"  python -m recbole_vae run --model=MultDAE {kept}" in done.stdout
     (line,) = (line for line in done.stdout.splitlines() if "--resume=" in line)
+    Path("saved/MultVAE-other-99999.pth").write_bytes(b"of somebody else, and newer")
     again = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
+    file = shlex.split(line)[4].removeprefix("--resume=")
+    assert f"Checkpoint  {file}\n" in again.stdout
+    assert "--model=EASE" not in again.stdout  # its split would need the options that are in the checkpoint
 
 
 def test_version() -> None:
@@ -82,7 +86,11 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     ),
     "model": (["--model=MultVEA"], 2, "model: there is no model 'MultVEA'; did you mean MultVAE?"),
     "case": (["--model=multvae"], 2, "model: there is no model 'multvae'; did you mean MultVAE?"),
-    "metric": ([*FAST, "--metrics=['NDGC']"], 2, "metrics: there is no metric 'ndgc'; did you mean ndcg?"),
+    "metric": (
+        [*FAST, "--metrics=['NDGC']"],
+        2,
+        "metrics (command line): there is no metric 'ndgc'; did you mean ndcg?",
+    ),
     "config file": (
         ["--config_files=gone.yaml"],
         2,
@@ -101,12 +109,12 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "field": (
         [*FAST, "--USER_ID_FIELD=person"],
         1,
-        "USER_ID_FIELD: the .inter file of data set 'tiny' in data/tiny has no field 'person'",
+        "data/tiny/tiny.inter: there is no column 'person', which load_col, USER_ID_FIELD, ITEM_ID_FIELD or",
     ),
     "value field": (
         [*FAST, "--value_field=rating"],
         1,
-        "value_field: data set 'tiny' has no field 'rating' in its .inter file",
+        "data/tiny/tiny.inter: there is no column 'rating', which",
     ),
     "no checkpoint": (["--resume=gone.pth"], 1, "gone.pth: there is no such checkpoint."),
     "bad checkpoint": (["--resume=bad.pth"], 1, "bad.pth: truncated or not a checkpoint"),
@@ -131,7 +139,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "all filtered": (
         [*FAST, "--user_inter_num_interval=[99,inf)"],
         1,
-        "Some feat is empty, please check the filtering settings.",
+        "data set 'tiny': no interaction is left after filtering (user_inter_num_interval: [99,inf), item_inter",
     ),
 }
 

@@ -14,7 +14,7 @@ from recbole_vae.config import Allowed, near
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model.base import MLPConfig
 from recbole_vae.model.multvae import MultVAEConfig
-from tests.conftest import Builder
+from tests.conftest import Builder, random_rows, write_inter
 
 BAD = [
     ("latent_dimension", 0, "an integer >= 1"),
@@ -149,20 +149,20 @@ def test_a_bad_config_file_is_named(content: str | None, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": ["Recall", "NDGC"]}, "metrics: there is no metric 'ndgc'; did you mean ndcg?"),
-        ({"metrics": ["xyz"]}, "metrics: there is no metric 'xyz'. There are: .*recall"),
-        ({"metrics": ["GiniIndex"]}, "metrics: RecBole cannot compute 'giniindex'. There are: .*recall"),
+        ({"metrics": ["Recall", "NDGC"]}, "metrics .config_dict.: there is no metric 'ndgc'; did you mean ndcg?"),
+        ({"metrics": ["xyz"]}, "metrics .config_dict.: there is no metric 'xyz'. There are: .*recall"),
+        ({"metrics": ["GiniIndex"]}, "metrics .config_dict.: RecBole cannot compute 'giniindex'. There are: .*recall"),
         (
             {"valid_metric": "NDCG@7"},
-            "valid_metric: 'NDCG@7' is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
+            "valid_metric: 'NDCG@7' .config_dict. is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
         ),
         (
             {"valid_metric": "NDCG"},
-            "valid_metric: 'NDCG' is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
+            "valid_metric: 'NDCG' .config_dict. is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
         ),
-        ({"valid_metric": "MAP@10"}, "valid_metric: 'MAP@10' is not measured"),
-        ({"topk": 0}, "topk: 0 is not allowed; it must be an integer >= 1, or a list"),
-        ({"topk": "x"}, "topk: 'x' is not allowed"),
+        ({"valid_metric": "MAP@10"}, "valid_metric: 'MAP@10' .config_dict. is not measured"),
+        ({"topk": 0}, "topk: 0 .config_dict. is not allowed; it must be an integer >= 1, or a list"),
+        ({"topk": "x"}, "topk: 'x' .config_dict. is not allowed"),
         ({"topk": []}, "topk: .* is not allowed"),
     ],
 )
@@ -174,23 +174,31 @@ def test_metrics_that_cannot_be_measured_are_refused(build: Builder, options: di
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("full", r"eval_args: 'full' is not allowed; it must be a mapping such as \{split"),
-        ({"splt": {}}, "eval_args: the key 'splt' is not allowed; it must be one of split, group_by, order, mode"),
-        ({"split": None}, r"eval_args: split: None is not allowed; it must be \{RS"),
+        ("full", r"eval_args: 'full' \(config_dict\) is not allowed; it must be a mapping such as \{split"),
+        (
+            {"splt": {}},
+            "eval_args: the key 'splt' .config_dict. is not allowed; it must be one of split, group_by, order, mode",
+        ),
+        ({"split": None}, r"eval_args: split: None .config_dict. is not allowed; it must be \{RS"),
         (
             {"split": {"RS": [0.8, 0.2]}},
-            r"eval_args: split: RS: \[0.8, 0.2\] is not allowed; it must be a list of three",
+            r"eval_args: split: RS: \[0.8, 0.2\] .config_dict. is not allowed; it must be three",
         ),
         ({"split": {"RS": [0, 0.5, 0.5]}}, "eval_args: split: RS: .* the first > 0"),
         ({"split": {"RS": [0.8, 0.1, "x"]}}, "eval_args: split: RS: "),
-        ({"split": {"LS": "all"}}, "eval_args: split: LS: 'all' is not allowed; it must be valid_and_test"),
+        (
+            {"split": {"LS": "all"}},
+            "eval_args: split: LS: 'all' .config_dict. is not allowed; it must be valid_and_test",
+        ),
         ({"split": {"XS": [1, 1, 1]}}, "eval_args: split: .* is not allowed"),
         ({"split": {"RS": [8, 1, 1], "LS": "test_only"}}, "eval_args: split: .* is not allowed"),
-        ({"group_by": "item"}, "eval_args: group_by: 'item' is not allowed; it must be user or none"),
-        ({"order": "random"}, r"eval_args: order: 'random' is not allowed; it must be RO"),
-        ({"mode": "ful"}, "eval_args: mode: 'ful' is not allowed; it must be full, labeled, uniN"),
-        ({"mode": "uni"}, "eval_args: mode: 'uni' is not allowed"),
+        ({"group_by": "item"}, "eval_args: group_by: 'item' .config_dict. is not allowed; it must be user or none"),
+        ({"order": "random"}, r"eval_args: order: 'random' .config_dict. is not allowed; it must be RO"),
+        ({"mode": "ful"}, "eval_args: mode: 'ful' .config_dict. is not allowed; it must be full, uniN"),
+        ({"mode": "uni"}, "eval_args: mode: 'uni' .config_dict. is not allowed"),
         ({"mode": {"valid": "full", "test": "x"}}, "eval_args: mode: .* is not allowed"),
+        ({"mode": "labeled"}, "eval_args: mode: 'labeled' .*; it must be full, uniN or popN for metrics of a ranking"),
+        ({"split": {"RS": [float("inf"), 1, 1]}}, "eval_args: split: RS: "),
     ],
 )
 def test_eval_args_that_recbole_cannot_use_are_refused(build: Builder, value: Any, message: str) -> None:
@@ -204,18 +212,73 @@ def test_eval_args_that_recbole_cannot_use_are_refused(build: Builder, value: An
         {"split": {"RS": [8, 1, 1]}, "group_by": "none", "order": "RO", "mode": "uni5"},
         {"split": {"LS": "valid_and_test"}, "mode": {"valid": "uni5", "test": "full"}},
         {"mode": "full"},
+        {"group_by": "None"},
     ],
 )
 def test_eval_args_that_recbole_can_use_are_taken(build: Builder, value: Any) -> None:
     build(eval_args=value).fit()
 
 
-@pytest.mark.parametrize("value", ["inter", {"inter": "user_id"}, {"inter": [1]}, [["user_id"]]])
+@pytest.mark.parametrize(
+    "value", ["inter", {"inter": "user_id"}, {"inter": [1]}, [["user_id"]], {"inter": None}, {"itner": ["user_id"]}]
+)
 def test_a_malformed_load_col_is_refused(build: Builder, value: Any) -> None:
-    with pytest.raises(
-        ConfigError, match="load_col: .* is not allowed; it must name the columns to load from each file"
-    ):
+    with pytest.raises(ConfigError, match="load_col: .* is not allowed; it must be the columns of each file"):
         build(dataset="not-there", load_col=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"user_inter_num_interval": 17},
+            r"user_inter_num_interval: 17 \(config_dict\) is not .* such as \"\[5,inf\)\"",
+        ),
+        ({"item_inter_num_interval": "[5,1]"}, "item_inter_num_interval: .* is not allowed"),
+        ({"val_interval": "[3,inf)"}, "val_interval: .* must be a mapping such as"),
+        ({"val_interval": {"rating": "3,inf"}}, "val_interval: rating: '3,inf' .* is not allowed"),
+        ({"val_interval": {"rating": "[a,b]"}}, "val_interval: rating: .* is not allowed"),
+        ({"metrics": []}, "metrics: .* must be a list of metrics"),
+        ({"metrics": ["AUC", "NDCG"]}, "metrics: .* either metrics of a ranking or metrics of values"),
+        ({"metrics": ["AUC"], "valid_metric": "AUC"}, "eval_args: mode: 'full' is not allowed; it must be uniN"),
+        ({"benchmark_filename": "train"}, "benchmark_filename: 'train' .* the three parts"),
+        ({"benchmark_filename": ["train", "test"]}, "benchmark_filename: .* the three parts"),
+        (
+            {"benchmark_filename": ["a", "b", "c"], "val_interval": {"rating": "[3,inf)"}},
+            r"val_interval \(config_dict\): RecBole filters nothing where benchmark_filename is given",
+        ),
+    ],
+)
+def test_options_of_the_data_that_recbole_ignores_or_crashes_on_are_refused(
+    build: Builder, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(dataset="not-there", **options)
+
+
+def test_a_place_is_named_for_mistakes_inside_of_recboles_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.config import Config
+
+    Path("e.yaml").write_text("epochs: 1\neval_args: {splt: 1}\n")
+    with pytest.raises(ConfigError, match=r"^eval_args: the key 'splt' \(e.yaml, line 2\) is not allowed"):
+        Config(model="MultVAE", dataset="x", config_file_list=["e.yaml"])
+    monkeypatch.setattr(sys, "argv", ["run", "--topk=0"])
+    with pytest.raises(ConfigError, match=r"^topk: 0 \(command line\) is not allowed"):
+        Config(model="MultVAE", dataset="x")
+
+
+def test_the_columns_that_are_used_are_loaded(build: Builder) -> None:
+    rows = [(*row, 4.0, n) for n, row in enumerate(random_rows())]
+    path = write_inter(rows, columns="who:token\twhat:token\tstars:float\twhen:float", folder="other")
+    config = build(
+        data_path=path, dataset="tiny", USER_ID_FIELD="who", ITEM_ID_FIELD="what", TIME_FIELD="when", value_field="stars",
+        eval_args={"order": "TO"},
+    ).config  # fmt: skip
+    assert config["load_col"] == {"inter": ["who", "what", "stars", "when"]}
+
+
+def test_a_tuple_of_k_is_a_list(build: Builder) -> None:
+    assert build(topk=(5, 10)).config["topk"] == [5, 10]
 
 
 def test_a_missing_checkpoint_is_named(build: Builder) -> None:
@@ -227,7 +290,7 @@ def test_whole_floats_and_tuples_are_taken() -> None:
     values: dict[str, Any] = {
         "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
         "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
-        "activation": "tanh", "dropout_prob": 0, "enable_amp": False, "enable_scaler": False,
+        "activation": "tanh", "dropout_prob": 0, "precision": "auto", "enable_amp": False, "enable_scaler": False,
         "use_gpu": False, "show_progress": True, "reproducibility": True,
     }  # fmt: skip
     options = MLPConfig.read(values)
@@ -236,7 +299,7 @@ def test_whole_floats_and_tuples_are_taken() -> None:
     assert options.mlp_hidden_size == [600, 100]
     assert options.value_field is None
     assert all(type(size) is int for size in options.mlp_hidden_size)
-    with pytest.raises(ConfigError, match="^anneal_cap: None is not allowed"):
+    with pytest.raises(ConfigError, match="^anneal_cap: this option has no default"):
         MultVAEConfig.read(values)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from recbole_vae.errors import DataError
 
 _KINDS = ", ".join(kind.value for kind in FeatureType)
 # What pandas reads as a missing value where a number is expected.
-_MISSING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "n/a", "<NA>", "#N/A", "-NaN", "-nan"}
+_MISSING = {
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
+    "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
 
 
-def read_header(path: str | Path, separator: str, encoding: str | None) -> dict[str, FeatureType]:
+def read_header(path: str | Path, separator: str, encoding: str) -> dict[str, FeatureType]:
     """Read the first line of an atomic file: the columns, each ``name:type``.
 
     Raises:
@@ -25,12 +30,14 @@ def read_header(path: str | Path, separator: str, encoding: str | None) -> dict[
     example = separator.join(("user_id:token", "item_id:token"))
     expected = f"columns 'name:type' separated by {separator!r}, such as {example!r}; the types are {_KINDS}"
     try:
-        with Path(path).open(encoding=encoding) as file:
-            line = file.readline().rstrip("\r\n")
+        with Path(path).open("rb") as file:
+            line = file.readline().decode(encoding).rstrip("\r\n").removeprefix("\ufeff")
     except OSError as error:
         raise DataError(f"{path}: cannot read this file: {error.strerror}.") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text of encoding {encoding} ({error.reason} at byte {error.start}).") from None
+        raise DataError(_not_text(path, 1, error)) from None
+    except LookupError:
+        raise DataError(f"encoding: Python knows no encoding '{encoding}'; most files are utf-8.") from None
     if not line:
         raise DataError(f"{path}, line 1: the file is empty or begins with an empty line; there must be {expected}.")
     columns: dict[str, FeatureType] = {}
@@ -45,7 +52,7 @@ def read_header(path: str | Path, separator: str, encoding: str | None) -> dict[
 
 
 def read_columns(
-    path: str | Path, columns: dict[str, FeatureType], wanted: list[str], separator: str, encoding: str | None
+    path: str | Path, columns: dict[str, FeatureType], wanted: list[str], separator: str, encoding: str
 ) -> pd.DataFrame:
     """Read some columns of an atomic file: tokens as strings, numbers as float64, missing values as NaN.
 
@@ -56,11 +63,10 @@ def read_columns(
         columns: all its columns, from :func:`read_header`.
         wanted: those to read, of type ``token`` or ``float``, in the order of the file.
         separator: between columns, one character.
-        encoding: of the file, or None for the locale's.
+        encoding: of the file.
 
     Raises:
-        DataError: a line has another number of columns than the first, or no number where there must be one; or there is
-            no line but the first.
+        DataError: a line has another number of columns than the first, or no number where there must be one.
     """
     kinds: dict[str, Any] = {name: np.float64 if columns[name] is FeatureType.FLOAT else str for name in wanted}
     try:
@@ -69,20 +75,21 @@ def read_columns(
             index_col=False, float_precision="round_trip",
         )  # fmt: skip
     except (ValueError, OverflowError) as error:  # a ParserError, a UnicodeDecodeError, or one of a number
-        raise DataError(_what_is_wrong(path, columns, wanted, separator, encoding) or f"{path}: {error}.") from None
-    if data.empty:
-        raise DataError(f"{path}: there is no interaction in this file, only its first line.")
+        numbers = [name for name in wanted if columns[name] is FeatureType.FLOAT]
+        message = _what_is_wrong(path, list(columns), numbers, separator, encoding)
+        raise DataError(message or f"{path}: {error}.") from None
     # pandas fills up a line that is too short with missing values, and cuts one that is too long.
-    if _count(path, separator, encoding) != (len(columns) - 1) * (len(data) + 1):
-        message = _what_is_wrong(path, columns, wanted, separator, encoding)
+    whole = _count(path, separator, encoding) == (len(columns) - 1) * (len(data) + 1)
+    if not whole or data[wanted].isna().to_numpy().any():
+        message = _what_is_wrong(path, list(columns), [], separator, encoding)
         if message:
             raise DataError(message)
     return data[wanted]
 
 
-def _count(path: str | Path, separator: str, encoding: str | None) -> int:
+def _count(path: str | Path, separator: str, encoding: str) -> int:
     """Count the separators in a file."""
-    total, mark = 0, separator.encode(encoding or "utf-8")
+    total, mark = 0, separator.encode(encoding)
     with Path(path).open("rb") as file:
         while chunk := file.read(2**24):
             total += chunk.count(mark)
@@ -90,32 +97,40 @@ def _count(path: str | Path, separator: str, encoding: str | None) -> int:
 
 
 def _what_is_wrong(
-    path: str | Path, columns: dict[str, FeatureType], wanted: list[str], separator: str, encoding: str | None
+    path: str | Path, columns: list[str], numbers: list[str], separator: str, encoding: str
 ) -> str | None:
     """Return a message that names the first bad line, or None if there is none."""
-    numbers = [
-        (place, name) for place, name in enumerate(columns) if name in wanted and columns[name] is FeatureType.FLOAT
-    ]
     number = 1
-    try:
-        with Path(path).open(encoding=encoding) as file:
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        with Path(path).open("rb") as file:
             next(file)
-            for number, line in enumerate(file, start=2):
-                cells = line.rstrip("\r\n").split(separator)
-                if cells == [""]:
-                    continue
-                if len(cells) != len(columns) and '"' not in line:
-                    return (
-                        f"{path}, line {number}: {len(cells)} column{'s' * (len(cells) != 1)} instead of {len(columns)} "
-                        f"({', '.join(columns)}), separated by {separator!r}."
-                    )
-                for place, name in numbers:
-                    cell = cells[place].strip() if place < len(cells) else ""
-                    if cell not in _MISSING and not _is_number(cell):
-                        return f"{path}, line {number}: {cell[:80]!r} in column '{name}:float' is no number."
+            for number, line in enumerate(file, start=2):  # noqa: B007 - for the messages
+                yield line.decode(encoding)
+
+    try:
+        for cells in csv.reader(lines(), delimiter=separator, strict=True):
+            if not cells or (len(cells) == 1 and not cells[0].strip()):
+                continue
+            if len(cells) != len(columns):
+                return (
+                    f"{path}, line {number}: {len(cells)} column{'s' * (len(cells) != 1)} instead of {len(columns)} "
+                    f"({', '.join(columns)}), separated by {separator!r}."
+                )
+            for name in numbers:
+                cell = cells[columns.index(name)]
+                if cell not in _MISSING and not _is_number(cell):
+                    return f"{path}, line {number}: {cell[:80]!r} in column '{name}:float' is no number."
     except UnicodeDecodeError as error:
-        return f"{path}, after line {number}: not text of encoding {error.encoding} ({error.reason})."
+        return _not_text(path, number, error)
+    except csv.Error as error:
+        return f"{path}, line {number}: {error}; a cell that begins with a quotation mark must end with one."
     return None
+
+
+def _not_text(path: str | Path, line: int, error: UnicodeDecodeError) -> str:
+    return f"{path}, line {line}: not text of encoding {error.encoding} ({error.reason}); set the option encoding."
 
 
 def _is_number(text: str) -> bool:

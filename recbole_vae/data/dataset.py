@@ -30,11 +30,17 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
 
     def _load_feat(self, filepath: str, source: Any) -> Any:
         """Load an atomic file as RecBole does: interactions by a faster parser, with errors that name the line."""
-        if source is not FeatureSource.INTERACTION:
+        separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
+        if source is not FeatureSource.INTERACTION or len(separator) != 1:
             return super()._load_feat(filepath, source)
-        separator, encoding = self.config["field_separator"], self.config["encoding"]
         columns = read_header(filepath, separator, encoding)
         load, unload = self._get_load_and_unload_col(source)
+        unknown = sorted((load or set()) - columns.keys())
+        if unknown:
+            raise DataError(
+                f"{filepath}: there is no column '{unknown[0]}', which load_col, USER_ID_FIELD, ITEM_ID_FIELD or another option "
+                f"names; there are: {', '.join(columns)}."
+            )
         wanted = [name for name in columns if (load is None or name in load) and name not in (unload or ())]
         if any(columns[name].value.endswith("seq") for name in wanted) or not wanted:
             return super()._load_feat(filepath, source)
@@ -46,6 +52,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         parts = self.benchmark_filename_list
+        where = f"data set '{self.dataset_name}' in {dataset_path}"
         for part in [""] if parts is None else [f".{part}" for part in parts]:
             file = Path(dataset_path) / f"{token}{part}.inter"
             if not file.is_file():
@@ -54,22 +61,44 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                 )
         super()._load_inter_feat(token, dataset_path)
         loaded = [] if self.inter_feat is None else list(map(str, self.inter_feat.columns))
-        for key in ("USER_ID_FIELD", "ITEM_ID_FIELD"):
-            field = self.config[key]
+        args = self.config["eval_args"]
+        needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
+        if parts is None and (args["order"] == "TO" or "TS" in args["split"]):
+            needed["TIME_FIELD"] = self.time_field
+        for key, field in needed.items():
             if field not in loaded:
                 raise DataError(
-                    f"{key}: the .inter file of data set '{self.dataset_name}' in {dataset_path} has no field '{field}', or it "
-                    f"is not loaded; loaded are: {', '.join(loaded) or 'none'}. Set {key} and load_col: {{inter: [...]}}."
+                    f"{key}: {where} has no field '{field}' for the interactions, or it is not loaded; loaded are: "
+                    f"{', '.join(loaded) or 'none'}. Set {key}, and load_col: {{inter: [...]}}."
                 )
+        for field in self.config["val_interval"] or {}:
+            if field not in self.field2type and field not in loaded:
+                raise DataError(
+                    f"val_interval: {where} has no field '{field}', or it is not loaded; loaded are: {', '.join(loaded)}. "
+                    "Name one of these, or set load_col: {inter: [...]}."
+                )
+        if not len(self.inter_feat):
+            raise DataError(f"{where}: there is no interaction in its file, only the first line.")
+        if parts is not None:  # RecBole filters nothing then
+            for field in (self.uid_field, self.iid_field):
+                if self.inter_feat[field].isna().any():
+                    raise DataError(f"{where}: '{field}' is missing in some interactions of {', '.join(parts)}.")
+
+    def _data_filtering(self) -> None:
+        try:
+            super()._data_filtering()
+        except ValueError as error:
+            if "feat is empty" not in str(error):
+                raise
+            names = ("val_interval", "user_inter_num_interval", "item_inter_num_interval")
+            filters = ", ".join(f"{name}: {self.config[name]}" for name in names if self.config[name])
+            raise DataError(
+                f"data set '{self.dataset_name}': no interaction is left after filtering ({filters})."
+            ) from None
 
     def _fill_nan(self) -> None:
-        field = self.config["value_field"]
-        missing = int(self.inter_feat[field].isna().sum()) if field in self.inter_feat else 0
-        if missing:  # RecBole would put the mean there
-            raise DataError(
-                f"value_field: '{field}' of data set '{self.dataset_name}' is missing in {missing} of {len(self.inter_feat)} "
-                f'interactions. Drop such rows, for example with val_interval: {{{field}: "(0,inf)"}}.'
-            )
+        # RecBole puts the mean in their place; check_value_field has to know.
+        self.missing_values = {name: int(number) for name, number in self.inter_feat.isna().sum().items() if number}
         super()._fill_nan()
 
     def build(self) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,8 +73,19 @@ class Histories:
 
     @classmethod
     def from_lists(cls, histories: Iterable[Sequence[int]]) -> Histories:
-        """Build histories of weight 1 from lists of internal item ids; repetitions count once."""
-        rows = [sorted(set(map(int, history))) for history in histories]
+        """Build histories of weight 1 from lists of internal item ids; repetitions count once.
+
+        Raises:
+            DataError: something is no internal id, which is an integer from 1 up.
+        """
+        try:
+            rows = [sorted({index(item) for item in history}) for history in histories]
+        except TypeError:
+            rows = [[0]]
+        if any(row and row[0] < 1 for row in rows):
+            raise DataError(
+                "histories must hold RecBole's internal item ids, integers from 1 up; dataset.token2id gives those of tokens."
+            )
         lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
         return cls(lengths.cumsum(0), torch.tensor([item for row in rows for item in row], dtype=torch.int64))
 
@@ -133,6 +145,12 @@ def check_value_field(dataset: Dataset, value_field: str | None) -> None:
         raise DataError(
             f"value_field: data set '{dataset.dataset_name}' has no field '{value_field}' in its .inter file, or it is not "
             f"loaded; loaded are {', '.join(fields)}. Name one of these, or add it to load_col: {{inter: [...]}}."
+        )
+    missing = getattr(dataset, "missing_values", {}).get(value_field)
+    if missing:
+        raise DataError(
+            f"value_field: '{value_field}' of data set '{dataset.dataset_name}' is missing in {missing} interactions. Drop such "
+            f'rows, for example with val_interval: {{{value_field}: "(0,inf)"}}.'
         )
     values = torch.as_tensor(feat[value_field])
     if values.ndim != 1 or not values.is_floating_point():

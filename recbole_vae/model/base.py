@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import ACTIVATIONS
-from recbole_vae.nn.precision import PRECISIONS
 
 SCORES_PER_CHUNK = 2**22
 """Scores that ``predict`` holds at once (16 MiB in float32)."""
@@ -30,7 +29,6 @@ class MLPConfig(ModelConfig):
     latent_dimension: int = option(int, minimum=1)
     activation: str = option(str, choices=tuple(ACTIVATIONS))
     dropout_prob: float = option(float, minimum=0, below=1)
-    precision: str = option(str, choices=PRECISIONS)
 
 
 @dataclass

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import torch
 
-PRECISIONS = ("auto", "float32", "bfloat16")
-"""The names that a configuration may have."""
-
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype of the output layer's products in training, or None for that of its weights.
@@ -17,7 +14,7 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     Weights, optimiser, sums over items and all that is smaller stay in float32, whatever this is.
 
     Args:
-        precision: one of :data:`PRECISIONS`; ``auto`` is bfloat16 where the device multiplies it faster than float32.
+        precision: ``float32``, ``bfloat16`` or ``auto``, which is bfloat16 where the device multiplies it faster than float32.
         device: where the model lies.
     """
     if precision == "auto":

@@ -95,7 +95,7 @@ def test_a_longer_ranking_than_there_are_items_is_refused(build: Builder) -> Non
 
 def test_a_missing_id_field_is_named(build: Builder) -> None:
     path = write_inter(random_rows(), columns="person:token\titem_id:token")
-    with pytest.raises(DataError, match="USER_ID_FIELD: .* no field 'user_id'.* loaded are: item_id"):
+    with pytest.raises(DataError, match="there is no column 'user_id', .*USER_ID_FIELD.*; there are: person, item_id"):
         build(data_path=path, dataset="tiny")
 
 
@@ -123,7 +123,13 @@ def write(text: str, encoding: str = "utf-8") -> Path:
             "line 1: 'item_id:int' is no column; .* the types are token, float, token_seq",
         ),
         ("user_id:token\tuser_id:token\n", "line 1: there are two columns 'user_id'"),
-        (f"{COLUMNS}\n", "bad.inter: there is no interaction in this file, only its first line"),
+        (f"{COLUMNS}\n", "there is no interaction in its file, only the first line"),
+        (
+            f'{COLUMNS}\nu1\ti1\t"4"\nu2\ti2\t#NA\n  \nu3\ti3\tx\n',
+            "bad.inter, line 5: 'x' in column 'rating:float' is no number",
+        ),
+        (f'{COLUMNS}\n"u1\ti1\t4\nu2\ti1\t4\n"u3\ti1\t4\n', "bad.inter, line 4: .* must end with one"),
+        (f'{COLUMNS}\nu1\ti1\t4\na"b\n', "bad.inter, line 3: 1 column instead of 3"),
         (f"{COLUMNS}\nu1\ti1\t4\n\nu1\ti2\tfour\n", "bad.inter, line 4: 'four' in column 'rating:float' is no number"),
         (f"{COLUMNS}\nu1\ti1\t4\nu1\n", "bad.inter, line 3: 1 column instead of 3"),
         (f"{COLUMNS}\nu1\ti1\t4\nu1\ti2\t1\t7\n", "bad.inter, line 3: 4 columns instead of 3"),
@@ -139,10 +145,57 @@ def test_a_bad_line_of_an_atomic_file_is_named(build: Builder, text: str, messag
             build(data_path=".", dataset="bad", load_col=load_col)
 
 
+def test_quoted_cells_may_hold_the_separator(build: Builder) -> None:
+    rows = random_rows()
+    lines = [f'"Doe, {user}",{item},3' for user, item in rows]
+    write("\n".join([COLUMNS.replace("\t", ","), *lines, ""]))
+    data = build(data_path=".", dataset="bad", field_separator=",", load_col=None).dataset
+    assert data.inter_num == len(rows)
+    assert "Doe, u0" in data.field2token_id["user_id"]
+
+
+def test_other_separators_and_byte_order_marks_are_read(build: Builder) -> None:
+    rows = random_rows()
+    write("\n".join(["user_id:token|item_id:token", *("|".join(row) for row in rows), ""]))
+    assert build(data_path=".", dataset="bad", field_separator="|").dataset.inter_num == len(rows)
+    write("\n".join(["user_id:token::item_id:token", *("::".join(row) for row in rows), ""]))
+    assert build(data_path=".", dataset="bad", field_separator="::").dataset.inter_num == len(rows)
+    write("\ufeff" + "\n".join(["user_id:token\titem_id:token", *("\t".join(row) for row in rows), ""]))
+    assert build(data_path=".", dataset="bad").dataset.inter_num == len(rows)
+
+
+def test_a_column_that_is_not_there_is_named(build: Builder) -> None:
+    write_inter(random_rows())
+    with pytest.raises(DataError, match="there is no column 'ratin', .*; there are: user_id, item_id"):
+        build(data_path="data", dataset="tiny", load_col={"inter": ["user_id", "item_id", "ratin"]})
+    with pytest.raises(DataError, match="there is no column 'timestamp', .*; there are: user_id, item_id"):
+        build(data_path="data", dataset="tiny", eval_args={"order": "TO"})
+    with pytest.raises(DataError, match="TIME_FIELD: .* has no field 'timestamp'"):
+        build(data_path="data", dataset="tiny", eval_args={"order": "TO"}, load_col={"inter": ["user_id", "item_id"]})
+
+
+def test_filters_that_leave_nothing_are_named(build: Builder) -> None:
+    write_inter(random_rows())
+    with pytest.raises(
+        DataError, match=r"no interaction is left after filtering \(user_inter_num_interval: \[99,inf\)"
+    ):
+        build(data_path="data", dataset="tiny", user_inter_num_interval="[99,inf)")
+
+
+def test_missing_ids_in_a_fixed_split_are_refused(build: Builder) -> None:
+    rows = random_rows()
+    for part, chosen in (("train", [*rows[:-40], ("u1", "")]), ("valid", rows[-40:-20]), ("test", rows[-20:])):
+        write_inter(chosen, name="bench", part=part)
+    with pytest.raises(DataError, match="'item_id' is missing in some interactions of train, valid, test"):
+        build(data_path="data", dataset="bench", benchmark_filename=["train", "valid", "test"])
+
+
 def test_a_file_of_another_encoding_is_named(build: Builder) -> None:
     write(f"{COLUMNS}\nu1\ti1\t4\nu1\tcaf\u00e9\t1\n", "latin-1")
-    with pytest.raises(DataError, match="bad.inter.*: not text of encoding utf-8"):
-        build(data_path=".", dataset="bad", encoding="utf-8")
+    with pytest.raises(DataError, match="bad.inter, line 3: not text of encoding utf-8"):
+        build(data_path=".", dataset="bad")
+    with pytest.raises(DataError, match="encoding: Python knows no encoding 'utf-9'"):
+        build(data_path=".", dataset="bad", encoding="utf-9")
 
 
 def test_a_missing_data_set_is_named_with_the_file_that_it_needs(build: Builder) -> None:
@@ -153,7 +206,7 @@ def test_a_missing_data_set_is_named_with_the_file_that_it_needs(build: Builder)
         build(data_path="here", dataset="empty")
     write_inter(random_rows(), name="bench", part="train")
     with pytest.raises(DataError, match="dataset: there is no file data/bench/bench.valid.inter"):
-        build(data_path="data", dataset="bench", benchmark_filename=["train", "valid"])
+        build(data_path="data", dataset="bench", benchmark_filename=["train", "valid", "test"])
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -179,7 +232,7 @@ def test_a_missing_weight_is_refused_not_filled(build: Builder) -> None:
     rows = [(*row, "" if number == 7 else "2") for number, row in enumerate(random_rows())]
     path = write_inter(rows, columns=COLUMNS)
     load = {"inter": ["user_id", "item_id", "rating"]}
-    with pytest.raises(DataError, match="value_field: 'rating' of data set 'tiny' is missing in 1 of"):
+    with pytest.raises(DataError, match="value_field: 'rating' of data set 'tiny' is missing in 1 interactions"):
         build(data_path=path, dataset="tiny", value_field="rating", load_col=load)
     build(data_path=path, dataset="tiny", load_col=load)
     build(data_path=path, dataset="tiny", value_field="rating", load_col=load, val_interval={"rating": "(0,inf)"})

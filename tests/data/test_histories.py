@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -122,3 +123,9 @@ def test_fields_that_cannot_weigh_are_refused(build: Builder, field: str, messag
     load = {"inter": ["user_id", "item_id", "rating", "word"]}
     with pytest.raises(DataError, match=message):
         build(data_path=path, dataset="tiny", load_col=load, value_field=field)
+
+
+@pytest.mark.parametrize("history", [["50"], [1.5], [0], [3, -1]])
+def test_only_internal_ids_are_histories(history: list[Any]) -> None:
+    with pytest.raises(DataError, match="internal item ids, integers from 1 up; dataset.token2id"):
+        Histories.from_lists([[1, 2], history])
