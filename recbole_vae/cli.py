@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from recbole_vae.register import model_names, options_in, recbole_model_names
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
+       recbole-vae bench [--preset=ml-1m] [--models=MultVAE,MultDAE] [--OPTION=VALUE ...]
        recbole-vae --version
 
 run      Train a model by RecBole, evaluate its best epoch on the test part, and print a summary.
@@ -30,6 +32,17 @@ run      Train a model by RecBole, evaluate its best epoch on the test part, and
   --resume=CHECKPOINT    go on training from a checkpoint of recbole_vae, with its settings
   --nproc=N              share the work between N processes
   --OPTION=VALUE         any other option of RecBole or of the model; it comes above the files
+
+bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
+
+  --preset=NAME          shape of the data: {shapes} (default ml-1m);
+                         or --users=N --items=N --interactions=N
+  --models=A,B           models to compare, RecBole's too (default MultVAE,MultDAE)
+  --repeats=N            measurements of each, which take turns (default 3)
+  --seconds=N            least length of each measurement (default 5)
+  --train_batch_size=N   users in a training step, for all (default 500)
+  --memory_limit=GB      of each process on a CPU (default: what is free now)
+  --json=FILE            write all that was measured
 
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
 """
@@ -44,13 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(" ".join(f"{name} {number}" for name, number in versions().items()))
         return 0
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE.format(models=", ".join(model_names())), end="")
+        from recbole_vae.bench import SHAPES
+
+        print(USAGE.format(models=", ".join(model_names()), shapes=", ".join(SHAPES)), end="")
         return 0 if arguments else 2
     argv = sys.argv
     try:
-        if arguments[0] != "run":
-            raise ConfigError(f"'{arguments[0]}' is no command; there is: run. See recbole-vae --help.")
+        if arguments[0] not in ("run", "bench"):
+            raise ConfigError(f"'{arguments[0]}' is no command; there are: run, bench. See recbole-vae --help.")
         options = parse_options(arguments[1:])
+        if arguments[0] == "bench":
+            _bench(options)
+            return 0
         # RecBole reads its options from here, in this process and in its children.
         sys.argv = [argv[0], *(f"--{name}={value}" for name, value in options.items())]
         with warnings.catch_warnings():
@@ -114,13 +132,7 @@ def _run(options: dict[str, str]) -> None:
         in_files = _in_files(config_files)
         model, dataset = model or in_files.get("model"), dataset or in_files.get("dataset")
     model, dataset = model or "MultVAE", dataset or "ml-100k"
-    known = [*model_names(), *recbole_model_names()]
-    if model not in known:
-        meant = near(model, known)
-        raise ConfigError(
-            f"model: there is no model '{model}'{f'; did you mean {meant}?' if meant else '.'} "
-            f"Of recbole_vae: {', '.join(model_names())}; or any of RecBole's."
-        )
+    _check_model(model)
     if "resume" in options and model not in model_names():
         raise ConfigError(f"resume: {model} is RecBole's; its own models cannot be resumed from the command line.")
 
@@ -138,6 +150,57 @@ def _run(options: dict[str, str]) -> None:
     }
     result = run(model, dataset, config_file_list=config_files, **distributed)
     _summarise(config, result, time.time() - started, options)
+
+
+def _check_model(model: str) -> None:
+    known = [*model_names(), *recbole_model_names()]
+    if model not in known:
+        meant = near(model, known)
+        raise ConfigError(
+            f"model: there is no model '{model}'{f'; did you mean {meant}?' if meant else '.'} "
+            f"Of recbole_vae: {', '.join(model_names())}; or any of RecBole's."
+        )
+
+
+_BENCH_OPTIONS = (
+    "preset", "users", "items", "interactions", "models", "repeats", "seconds", "train_batch_size", "memory_limit", "json",
+)  # fmt: skip
+
+
+def _bench(options: dict[str, str]) -> None:
+    from recbole_vae import bench
+
+    for name in options:
+        if name not in _BENCH_OPTIONS:
+            meant = near(name, _BENCH_OPTIONS)
+            raise ConfigError(
+                f"--{name} (command line): bench has no such option{f'; did you mean --{meant}?' if meant else '.'} "
+                f"It has {', '.join(_BENCH_OPTIONS)}."
+            )
+    shape = bench.shape_of(options)
+    models = options.get("models", "MultVAE,MultDAE").split(",")
+    for model in models:
+        _check_model(model)
+    free = 0
+    if "memory_limit" not in options:
+        import psutil  # type: ignore[import-untyped]
+
+        free = psutil.virtual_memory().available // 10**9
+    output = Path(options["json"]) if "json" in options else None
+    if output and not output.parent.is_dir():
+        raise ConfigError(f"--json={output} (command line): there is no folder {output.parent}.")
+    report = bench.run(
+        models,
+        model_names(),
+        shape,
+        repeats=_number(options, "repeats", 3),
+        seconds=_number(options, "seconds", 5),
+        batch_size=_number(options, "train_batch_size", 500),
+        memory_limit=_number(options, "memory_limit", max(1, free)),
+    )
+    print(bench.table(report))
+    if output:
+        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) -> int:

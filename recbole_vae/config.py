@@ -125,6 +125,7 @@ class ModelConfig:
     enable_scaler: bool = option(bool, choices=(False,))
     seed: int = option(int, minimum=0, below=2**32)
     precision: str = option(str, choices=("auto", "float32", "bfloat16"))
+    fast_evaluation: bool = option(bool)
     value_field: str | None = option(str, optional=True)
     resume: str | None = option(str, optional=True)
 

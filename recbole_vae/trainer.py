@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from recbole.evaluator import Evaluator
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 from torch import Tensor
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from recbole_vae import checkpoint
 from recbole_vae.errors import CheckpointError, TrainingError
+from recbole_vae.evaluator.metrics import FastEvaluator
 from recbole_vae.model.base import HistoryRecommender
 
 _trainers = count()
@@ -277,8 +277,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         return dist.get_rank() if dist.is_initialized() else 0
 
 
-class _GatheringEvaluator(Evaluator):  # type: ignore[misc]
-    """RecBole's ``Evaluator`` on the users of all processes.
+class _GatheringEvaluator(FastEvaluator):
+    """The evaluator on the users of all processes.
 
     RecBole averages the rounded metrics of the processes, weighted by their number of batches, with users counted twice
     where they do not divide evenly. Here the rows of all users come together first, in the order of one process.

@@ -151,7 +151,10 @@ def test_a_bad_config_file_is_named(content: str | None, message: str) -> None:
     [
         ({"metrics": ["Recall", "NDGC"]}, "metrics .config_dict.: there is no metric 'ndgc'; did you mean ndcg?"),
         ({"metrics": ["xyz"]}, "metrics .config_dict.: there is no metric 'xyz'. There are: .*recall"),
-        ({"metrics": ["GiniIndex"]}, "metrics .config_dict.: RecBole cannot compute 'giniindex'. There are: .*recall"),
+        (
+            {"metrics": ["GiniIndex"], "fast_evaluation": False},
+            "metrics .config_dict.: RecBole cannot compute 'giniindex'. There are: .*recall",
+        ),
         (
             {"valid_metric": "NDCG@7"},
             "valid_metric: 'NDCG@7' .config_dict. is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
@@ -290,7 +293,8 @@ def test_whole_floats_and_tuples_are_taken() -> None:
     values: dict[str, Any] = {
         "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
         "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
-        "activation": "tanh", "dropout_prob": 0, "precision": "auto", "enable_amp": False, "enable_scaler": False,
+        "activation": "tanh", "dropout_prob": 0,
+        "precision": "auto", "fast_evaluation": True, "enable_amp": False, "enable_scaler": False,
         "use_gpu": False, "show_progress": True, "reproducibility": True,
     }  # fmt: skip
     options = MLPConfig.read(values)

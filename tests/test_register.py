@@ -90,7 +90,8 @@ def test_defaults_lie_between_recboles_and_the_users(build: Builder) -> None:
     assert config["anneal_cap"] == 0.2
     assert config["eval_batch_size"] == 4194304
     assert config["stopping_step"] == 10  # RecBole's
-    assert build("BPR").config["eval_batch_size"] == 4096
+    assert build("BPR").config["stopping_step"] == 10
+    assert build("BPR").config["anneal_cap"] is None
 
 
 class MyVAE(MultVAE):

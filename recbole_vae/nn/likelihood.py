@@ -58,7 +58,7 @@ def linear_multinomial_log_likelihood(
         logits_per_chunk: how many logits are held at once.
 
     Returns:
-        Shape [batch]; 0 for a history of no items. It can be differentiated once, with respect to the first three.
+        Shape [batch]; 0 for a history of no items. It has first derivatives, with respect to the first three arguments.
     """
     arguments = (features, weight, bias, histories, dtype or features.dtype, logits_per_chunk)
     result: Tensor = _LinearMultinomial.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -115,9 +115,10 @@ class _LinearMultinomial(torch.autograd.Function):
         entry_gradient = gradient[rows] * values
         low = features.to(ctx.dtype)
         if ctx.chunks is None:
-            if ctx.logs is None:
-                raise RuntimeError("the fused likelihood can be differentiated only once")
-            delta, ctx.logs = ctx.logs.exp_().mul_(scale.to(ctx.dtype)), None
+            logs, ctx.logs = ctx.logs, None
+            if logs is None:  # turned into the gradient already
+                logs = torch.log_softmax(_logits(features, weight, bias, ctx.dtype), 1)
+            delta = logs.exp_().mul_(scale.to(ctx.dtype))
             delta[rows, columns] += entry_gradient.to(ctx.dtype)
             return *_products(delta, low, weight, features), None, None, None
         in_features = torch.zeros_like(features)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from recbole_vae.nn.annealing import linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask, normalise
 from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, mlp
-from recbole_vae.nn.likelihood import multinomial_log_likelihood
+from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood, multinomial_log_likelihood
+from recbole_vae.nn.precision import has_fast_bfloat16, training_dtype
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise
 
 N_ITEMS = 7
@@ -64,6 +67,104 @@ def test_multinomial_log_likelihood_is_torchs_without_the_constant() -> None:
 def test_likelihood_gradient_against_finite_differences(histories: Histories) -> None:
     logits = torch.randn(4, N_ITEMS, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: multinomial_log_likelihood(x, histories), (logits,))
+
+
+def output_layer(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = (4, 3), (N_ITEMS, 3), (N_ITEMS,)
+    layer = [torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype) for shape in shapes]
+    return tuple(each.requires_grad_() for each in layer)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("logits_per_chunk", [1, 8, 12, 27, 28, 1000])
+def test_fused_likelihood_equals_the_plain_one(histories: Histories, logits_per_chunk: int) -> None:
+    """Values and gradients, where one item, some, all but one, or all fit into a chunk."""
+    features, weight, bias = layer = output_layer(torch.float64)
+    rows = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    plain = multinomial_log_likelihood(features @ weight.t() + bias, histories)
+    fused = linear_multinomial_log_likelihood(*layer, histories, logits_per_chunk=logits_per_chunk)
+    torch.testing.assert_close(fused, plain, rtol=0, atol=1e-9)
+    for ours, expected in zip(
+        torch.autograd.grad((rows * fused).sum(), layer), torch.autograd.grad((rows * plain).sum(), layer), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("logits_per_chunk", [8, 1000])
+def test_fused_likelihood_gradient_against_finite_differences(histories: Histories, logits_per_chunk: int) -> None:
+    assert torch.autograd.gradcheck(
+        lambda x, w, b: linear_multinomial_log_likelihood(x, w, b, histories, logits_per_chunk=logits_per_chunk),
+        output_layer(torch.float64),
+    )
+
+
+@pytest.mark.parametrize("logits_per_chunk", [8, 1000])
+def test_fused_likelihood_in_bfloat16_is_off_by_its_rounding(histories: Histories, logits_per_chunk: int) -> None:
+    """bfloat16 has 8 bits: a logit l is off by at most |l| / 256, its probability by about as much; sums are in float32."""
+    layer = output_layer(torch.float32)
+    plain = multinomial_log_likelihood(layer[0] @ layer[1].t() + layer[2], histories)
+    fused = linear_multinomial_log_likelihood(*layer, histories, torch.bfloat16, logits_per_chunk)
+    assert fused.dtype == torch.float32
+    counts = torch.zeros(4).index_add(0, histories.rows(), histories.entry_values())
+    largest = 3 * (layer[0].abs() @ layer[1].abs().t() + layer[2].abs()).max() / 256
+    assert ((fused - plain).abs() <= 2 * counts * largest).all()
+    for ours, expected in zip(
+        torch.autograd.grad(fused.sum(), layer), torch.autograd.grad(plain.sum(), layer), strict=True
+    ):
+        assert ours.dtype == torch.float32
+        assert (ours - expected).norm() <= 0.03 * expected.norm()
+
+
+def test_fused_likelihood_is_finite_where_softmax_underflows() -> None:
+    layer = torch.ones(1, 1), torch.tensor([[0.0], [-2000.0], [500.0]]), torch.zeros(3)
+    for chunk in (1, 100):
+        result = linear_multinomial_log_likelihood(*layer, Histories.from_lists([[2]]), logits_per_chunk=chunk)
+        assert result.item() == pytest.approx(-2500.0)
+
+
+def test_fused_likelihood_holds_no_more_than_a_chunk() -> None:
+    """No tensor of the function is larger than a chunk of logits or the layer itself."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                self.size = max(self.size, result.numel())
+            return result
+
+    layer = torch.randn(64, 4, requires_grad=True), torch.randn(5000, 4, requires_grad=True), torch.randn(5000)
+    histories = Histories.from_lists([[1, 17, 4999]] * 64)
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        linear_multinomial_log_likelihood(*layer, histories, logits_per_chunk=20_000).sum().backward()
+    assert largest.size == 5000 * 4
+
+
+def test_precision() -> None:
+    cpu = torch.device("cpu")
+    assert training_dtype("float32", cpu) is None
+    assert training_dtype("bfloat16", cpu) is torch.bfloat16
+    assert training_dtype("auto", cpu) is (torch.bfloat16 if has_fast_bfloat16(cpu) else None)
+    assert not has_fast_bfloat16(torch.device("meta"))
+
+
+def test_sparse_layers_gradient_is_that_of_a_dense_one(histories: Histories) -> None:
+    layer = SparseLinear(N_ITEMS, 5).double()
+    dense_input = torch.from_numpy(dense(histories))
+    entries = histories.entry_values().double()
+    scale = torch.arange(1.0, 21.0, dtype=torch.float64).view(4, 5)
+    output = layer(histories.indices - 1, entries, histories.indptr)
+    expected = dense_input @ layer.weight + layer.bias
+    torch.testing.assert_close(output, expected)
+    parameters = list(layer.parameters())
+    for ours, plain in zip(
+        torch.autograd.grad((scale * output).sum(), parameters),
+        torch.autograd.grad((scale * expected).sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
 
 
 def test_kl_equals_numpy_and_torch() -> None:

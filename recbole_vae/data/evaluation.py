@@ -1,0 +1,97 @@
+"""The dataloader of evaluations that rank all items: users, their seen items and the relevant ones, as sparse rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
+
+
+@dataclass
+class SeenItems:
+    """Takes the place of RecBole's ``Sampler`` where nothing is sampled: that one builds a Python set for each user and phase.
+
+    Attributes:
+        phases: ``train``, ``valid``, ``test``.
+        datasets: the parts of the split, in that order.
+        phase: the phase that is evaluated; items of it and of those before it are seen.
+    """
+
+    phases: list[str]
+    datasets: list[Any]
+    phase: str
+
+
+class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
+    """RecBole's ``FullSortEvalDataLoader``, which holds sparse rows and loops over no interaction.
+
+    Each item is what RecBole's gives: the users, (row, item) of what they have seen, and row and item of what is relevant.
+    """
+
+    def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False) -> None:
+        self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
+        self.is_sequential = False
+        dataset.sort(by=self.uid_field, ascending=True)
+        n_users, n_items = dataset.user_num, dataset.item_num
+
+        def keys(parts: Iterable[Any]) -> Tensor:
+            pairs = [part.inter_feat[self.uid_field] * n_items + part.inter_feat[self.iid_field] for part in parts]
+            return torch.unique(torch.cat(pairs)) if pairs else torch.empty(0, dtype=torch.int64)
+
+        relevant = keys([dataset])
+        # A RepeatableSampler has no parts: nothing counts as seen, for it may be recommended again.
+        parts = getattr(sampler, "datasets", [])
+        seen = keys(parts[: sampler.phases.index(sampler.phase) + 1] if parts else [])
+        places = torch.searchsorted(relevant, seen).clamp_(max=len(relevant) - 1)
+        seen = seen[relevant[places] != seen] if len(relevant) else seen
+        self.relevant = Histories.from_interactions(relevant // n_items, relevant % n_items, None, n_users)
+        self.seen = Histories.from_interactions(seen // n_items, seen % n_items, None, n_users)
+        self.uid_list = self.relevant.lengths().nonzero().squeeze(1)
+        self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
+        self.sample_size = len(self.uid_list)
+        AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
+
+    def collate_fn(self, index: list[int]) -> tuple[Any, tuple[Tensor, Tensor], Tensor, Tensor]:
+        """Make the batch of the users at the given positions."""
+        users = self.uid_list[index]
+        seen, relevant = self.seen[users], self.relevant[users]
+        return self.user_df[np.array(index)], (seen.rows(), seen.indices), relevant.rows(), relevant.indices
+
+    # What RecBole's has, and its case studies use.
+
+    @property
+    def uid2history_item(self) -> _Rows:
+        """The seen items of users."""
+        return _Rows(self.seen)
+
+    @property
+    def uid2positive_item(self) -> _Rows:
+        """The relevant items of users."""
+        return _Rows(self.relevant)
+
+    @property
+    def uid2items_num(self) -> Any:
+        """The number of relevant items of each user."""
+        return self.relevant.lengths().numpy()
+
+
+class _Rows:
+    """Rows of histories, as a list of tensors."""
+
+    def __init__(self, histories: Histories) -> None:
+        self.histories = histories
+
+    def __getitem__(self, users: Any) -> list[Tensor] | Tensor:
+        chosen = torch.as_tensor(users)
+        rows = self.histories[chosen.reshape(-1)]
+        parts = list(rows.indices.split(rows.lengths().tolist()))
+        return parts if chosen.ndim else parts[0]

@@ -1,0 +1,76 @@
+"""Collects what the metrics need from the scores of each batch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from recbole.evaluator import Collector
+from recbole.evaluator.collector import DataStruct
+from torch import Tensor
+
+
+class _Parts(DataStruct):  # type: ignore[misc]
+    """RecBole's ``DataStruct``, which keeps the parts of a tensor until all are there instead of copying all for each."""
+
+    def update_tensor(self, name: str, value: Tensor) -> None:
+        """Append to the tensor of this name."""
+        self._data_dict.setdefault(name, []).append(value.detach().clone())
+
+
+class FastCollector(Collector):  # type: ignore[misc]
+    """RecBole's ``Collector`` with one search for the best items, and without a table of all users and items.
+
+    RecBole searches twice, marks the relevant items in an integer for each user and item, copies all that it has with each
+    batch and at the end, and fails for the metrics that need the items' counts. The results are the same, bit for bit.
+    """
+
+    register: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.data_struct = _Parts()
+        self._others = copy.copy(self.register)
+        for name in ("rec.items", "rec.topk"):
+            self._others.__dict__.pop(name, None)
+
+    def eval_batch_collect(
+        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+    ) -> None:
+        """Collect from a batch; see RecBole's.
+
+        Args:
+            scores_tensor: shape [batch, n_items].
+            interaction: the users of the batch.
+            positive_u: row of each relevant item, int64, shape [positives].
+            positive_i: the item, int64, shape [positives].
+        """
+        if self.register.need("rec.items") or self.register.need("rec.topk"):
+            rows, width = scores_tensor.shape
+            best = torch.topk(scores_tensor, max(self.topk), dim=-1).indices
+            self.data_struct.update_tensor("rec.items", best)
+            if self.register.need("rec.topk"):
+                device = best.device
+                keys = torch.unique(positive_u.to(device) * width + positive_i.to(device))
+                wanted = best + width * torch.arange(rows, device=device).unsqueeze(1)
+                places = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+                counts = torch.bincount(keys // width, minlength=rows)
+                hits = (keys[places] == wanted).long()
+                self.data_struct.update_tensor("rec.topk", torch.cat((hits, counts.unsqueeze(1)), dim=1))
+        register, self.register = self.register, self._others
+        try:
+            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        finally:
+            self.register = register
+
+    def get_data_struct(self) -> DataStruct:
+        """Return what was collected, on the CPU, and forget what is of this evaluation only."""
+        result = DataStruct()
+        for name, value in list(self.data_struct._data_dict.items()):
+            if isinstance(value, list):
+                result.set(name, torch.cat([part.cpu() for part in value]))
+                del self.data_struct[name]
+            else:  # a number, or the items' counts
+                result.set(name, value)
+        return result
