@@ -276,7 +276,13 @@ def run(
             if measured[side.name] and measured[side.name][-1].error:
                 continue  # it cannot run, and would not the next time
             options = {**side.options, "data_path": str(place), "checkpoint_dir": str(place), "state": "ERROR"}
-            measured[side.name].append(_in_a_process(side, options, place, seconds, memory_limit))
+            try:
+                measured[side.name].append(_in_a_process(side, options, place, seconds, memory_limit))
+            except KeyboardInterrupt:
+                if not measured[rows[0].name]:
+                    raise
+                print("interrupted: the table has what was measured so far", file=sys.stderr)
+                break
     return {
         "machine": {
             "processor": _processor(),
@@ -288,7 +294,7 @@ def run(
         "versions": versions(),
         "data": {"users": shape[0], "items": shape[1], "interactions": len(users)},
         "train_batch_size": batch_size,
-        "measured": {name: [asdict(each) for each in repeated] for name, repeated in measured.items()},
+        "measured": {name: [asdict(each) for each in repeated] for name, repeated in measured.items() if repeated},
     }
 
 

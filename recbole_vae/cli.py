@@ -42,6 +42,7 @@ bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
   --seconds=N            least length of each measurement (default 5)
   --train_batch_size=N   users in a training step, for all (default 500)
   --memory_limit=GB      of each process on a CPU (default: what is free now)
+  --threads=N            of torch in each process (default: torch's own)
   --json=FILE            write all that was measured
 
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
@@ -163,7 +164,8 @@ def _check_model(model: str) -> None:
 
 
 _BENCH_OPTIONS = (
-    "preset", "users", "items", "interactions", "models", "repeats", "seconds", "train_batch_size", "memory_limit", "json",
+    "preset", "users", "items", "interactions", "models", "repeats", "seconds", "train_batch_size", "memory_limit", "threads",
+    "json",
 )  # fmt: skip
 
 
@@ -189,6 +191,11 @@ def _bench(options: dict[str, str]) -> None:
     output = Path(options["json"]) if "json" in options else None
     if output and not output.parent.is_dir():
         raise ConfigError(f"--json={output} (command line): there is no folder {output.parent}.")
+    threads = _number(options, "threads", 0, minimum=1)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     report = bench.run(
         models,
         model_names(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource
 
@@ -95,6 +97,24 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             raise DataError(
                 f"data set '{self.dataset_name}': no interaction is left after filtering ({filters})."
             ) from None
+
+    def split_by_ratio(self, ratios: list[float], group_by: str | None = None) -> list[Any]:
+        """Split as RecBole does, without its loop over all interactions; arguments and result are those of RecBole's."""
+        if group_by is None:
+            return list(super().split_by_ratio(ratios, group_by))
+        ratios = [ratio / sum(ratios) for ratio in ratios]
+        codes, _ = pd.factorize(self.inter_feat[group_by].numpy())  # groups in the order in which they appear
+        order, lengths = np.argsort(codes, kind="stable"), np.bincount(codes)
+        # How a group is divided depends on its length only.
+        kinds, kind = np.unique(lengths, return_inverse=True)
+        bounds = np.array([[0, *self._calcu_split_ids(tot=int(length), ratios=ratios), length] for length in kinds])
+        of_entry = np.repeat(kind, lengths)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self._drop_unused_col()
+        return [
+            self.copy(self.inter_feat[order[(place >= bounds[of_entry, part]) & (place < bounds[of_entry, part + 1])]])
+            for part in range(len(ratios))
+        ]
 
     def _fill_nan(self) -> None:
         # RecBole puts the mean in their place; check_value_field has to know.
