@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import mlp
+from recbole_vae.nn.layers import mlp, wide_linear
 from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood
 
 
@@ -44,5 +44,10 @@ class MLPDecoder(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""
-        logits: Tensor = self.layers(latent)
+        output = cast(nn.Linear, self.layers[-1])
+        features: Tensor = self.layers[:-1](latent)
+        # The same, but faster where no gradient is asked for.
+        logits: Tensor = (
+            output(features) if torch.is_grad_enabled() else wide_linear(features, output.weight, output.bias)
+        )
         return logits

