@@ -8,7 +8,8 @@ RecBole's place                                            what is changed
 ``utils.ensure_dir``                                       several processes may make a folder together
 ``Config._load_config_files``                              errors in a file name it and the line
 ``Config._load_internal_config_dict``                      for these models: their defaults from ``properties/``, above RecBole's
-                                                           and below the user's; names and values of options are checked
+                                                           and below the user's; names and values of options are checked;
+                                                           for all models: the columns that options name are loaded
 ``Config._init_device``                                    several processes without a GPU talk through gloo
 ``quick_start.init_logger``                                the first line of a log says whose class runs
 ``quick_start.run_recboles``                               a child process imports recbole_vae before it does anything
@@ -235,6 +236,7 @@ def _load_internal_config_dict(original: Any) -> Any:
                 and _ranks_all(model_class)
             ):
                 internal.update(eval_batch_size=_read_properties(self, "overall.yaml")["eval_batch_size"])
+            _load_what_is_used(self)
         else:
             from recbole_vae import checkpoint
 
@@ -245,6 +247,7 @@ def _load_internal_config_dict(original: Any) -> Any:
             resumed = _resumed_options(self, model, dataset)
             self.internal_config_dict.update(resumed)
             _check_options(self, model, model_class)
+            _load_what_is_used(self)
             if resumed:  # what is known already; the trainer checks the rest
                 given = self.external_config_dict
                 now = {name: given[name] for name in model_class.config_class.names() if name in given}
@@ -307,18 +310,23 @@ def _check_options(config: Any, model: str, model_class: Any) -> None:
     check_data_options(values, where)
     if isinstance(values["topk"], tuple):  # --topk=5,10
         given["topk"] = list(values["topk"])
-    if "load_col" not in given and values.get("load_col") == {"inter": ["user_id", "item_id"]}:
-        # RecBole's default, whatever USER_ID_FIELD is. Load what is used.
-        needed = [
-            values["USER_ID_FIELD"],
-            values["ITEM_ID_FIELD"],
-            values["value_field"],
-            *(values.get("val_interval") or ()),
-        ]
-        args = values["eval_args"]
-        if args.get("order") == "TO" or "TS" in (args.get("split") or ()):
-            needed.append(values["TIME_FIELD"])
-        config.internal_config_dict["load_col"] = {"inter": [name for name in dict.fromkeys(needed) if name]}
+
+
+def _load_what_is_used(config: Any) -> None:
+    """Load the columns that the options name where ``load_col`` is not given: RecBole's default is always the same two."""
+    values = {**config.internal_config_dict, **config.external_config_dict}
+    if values.get("load_col") != {"inter": ["user_id", "item_id"]} or "load_col" in config.external_config_dict:
+        return
+    needed = [
+        values["USER_ID_FIELD"],
+        values["ITEM_ID_FIELD"],
+        values.get("value_field"),
+        *(values.get("val_interval") or ()),
+    ]
+    args = values["eval_args"]
+    if isinstance(args, dict) and (args.get("order") == "TO" or "TS" in (args.get("split") or ())):
+        needed.append(values["TIME_FIELD"])
+    config.internal_config_dict["load_col"] = {"inter": [name for name in dict.fromkeys(needed) if name]}
 
 
 # Options of RecBole that stand in none of its files.

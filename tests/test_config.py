@@ -270,11 +270,12 @@ def test_a_place_is_named_for_mistakes_inside_of_recboles_options(monkeypatch: p
         Config(model="MultVAE", dataset="x")
 
 
-def test_the_columns_that_are_used_are_loaded(build: Builder) -> None:
+@pytest.mark.parametrize("model", ["MultVAE", "EASE"])
+def test_the_columns_that_are_used_are_loaded(build: Builder, model: str) -> None:
     rows = [(*row, 4.0, n) for n, row in enumerate(random_rows())]
     path = write_inter(rows, columns="who:token\twhat:token\tstars:float\twhen:float", folder="other")
     config = build(
-        data_path=path, dataset="tiny", USER_ID_FIELD="who", ITEM_ID_FIELD="what", TIME_FIELD="when", value_field="stars",
+        model, data_path=path, dataset="tiny", USER_ID_FIELD="who", ITEM_ID_FIELD="what", TIME_FIELD="when", value_field="stars",
         eval_args={"order": "TO"},
     ).config  # fmt: skip
     assert config["load_col"] == {"inter": ["who", "what", "stars", "when"]}
