@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from recbole_vae.errors import ConfigError
+from recbole_vae.errors import ConfigError, is_out_of_memory
 
 SHAPES = {
     "ml-100k": (943, 1_682, 100_000),
@@ -200,10 +200,7 @@ def child(specification: str) -> None:
         result = measure(wanted["model"], wanted["options"], wanted["eval_batch_sizes"], wanted["seconds"])
     except Exception as error:
         text = " ".join(str(error).split())
-        memory = isinstance(error, MemoryError) or any(
-            each in text.lower() for each in ("out of memory", "allocate memory")
-        )
-        result.error = "out of memory" if memory else f"{text[:200]} ({type(error).__name__})"
+        result.error = "out of memory" if is_out_of_memory(error) else f"{text[:200]} ({type(error).__name__})"
     Path(wanted["result"]).write_text(json.dumps(asdict(result)), encoding="utf-8")
 
 
@@ -245,9 +242,8 @@ def run(
     seconds: float,
     batch_size: int,
     memory_limit: float,
-    folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure models beside the peer and return everything: the machine, the data, each repeat, and the ratios.
+    """Measure models beside the peer and return everything: the machine, the data, and each repeat.
 
     Args:
         models: names of models, RecBole's or registered.
@@ -257,15 +253,14 @@ def run(
         seconds: least length of each measurement.
         batch_size: ``train_batch_size`` of all.
         memory_limit: of each process on the CPU, in GB; 0 for none.
-        folder: where the data are written, by default a temporary one.
     """
     import torch
 
     from recbole_vae.checkpoint import versions
 
     with tempfile.TemporaryDirectory() as temporary:
-        place = folder or Path(temporary)
-        (place / "bench").mkdir(parents=True, exist_ok=True)
+        place = Path(temporary)
+        (place / "bench").mkdir()
         users, items = generate(*shape)
         write(place / "bench" / "bench.inter", users, items)
         rows = sides(models, batch_size, own)

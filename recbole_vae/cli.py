@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_vae.config import near
-from recbole_vae.errors import ConfigError, RecBoleVAEError
+from recbole_vae.errors import ConfigError, RecBoleVAEError, is_out_of_memory
 from recbole_vae.register import model_names, options_in, recbole_model_names
 
 USAGE = """\
@@ -321,7 +321,7 @@ def _describe(error: BaseException) -> str:
         # Of a child process; the last line of its traceback is "module.Class: message".
         kind, _, message = text.splitlines()[-1].partition(": ")
         return _one_line(message if kind.startswith("recbole_vae.") else f"{message} ({kind}, in a child process)")
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+    if is_out_of_memory(error):
         return f"out of memory; lower train_batch_size or eval_batch_size ({_one_line(text)})"
     return f"{_one_line(text) or 'no message'} ({type(error).__name__}; RECBOLE_VAE_TRACEBACK=1 shows where)"
 

@@ -7,6 +7,14 @@ class RecBoleVAEError(Exception):
     """Base class; the command line prints the message of one of these as a single line."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory, of the machine or of a GPU, did not suffice."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        each in text for each in ("out of memory", "allocate memory", "can't allocate")
+    )
+
+
 class ConfigError(RecBoleVAEError, ValueError):
     """An option has a wrong name, type or value."""
 

@@ -470,24 +470,17 @@ def _expose(model_class: type) -> None:
 
 
 def _hook_trainer(trainer: ModuleType) -> None:
-    def collector(original: Any) -> Any:
-        def choose(config: Any) -> Any:
-            from recbole_vae.evaluator.collector import FastCollector
+    def faster(module: str, name: str) -> Any:
+        def wrap(original: Any) -> Any:
+            def choose(config: Any) -> Any:
+                return (getattr(import_module(module), name) if _is_fast(config) else original)(config)
 
-            return (FastCollector if _is_fast(config) else original)(config)
+            return choose
 
-        return choose
+        return wrap
 
-    def evaluator(original: Any) -> Any:
-        def choose(config: Any) -> Any:
-            from recbole_vae.evaluator.metrics import FastEvaluator
-
-            return (FastEvaluator if _is_fast(config) else original)(config)
-
-        return choose
-
-    _replace(trainer, "Collector", collector)
-    _replace(trainer, "Evaluator", evaluator)
+    _replace(trainer, "Collector", faster("recbole_vae.evaluator.collector", "FastCollector"))
+    _replace(trainer, "Evaluator", faster("recbole_vae.evaluator.metrics", "FastEvaluator"))
 
     def wrap(original: Any) -> Any:
         def data_parallel(module: Any, device_ids: Any = None, **kwargs: Any) -> Any:

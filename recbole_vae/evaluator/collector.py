@@ -49,7 +49,8 @@ class FastCollector(Collector):  # type: ignore[misc]
         if self.register.need("rec.items") or self.register.need("rec.topk"):
             rows, width = scores_tensor.shape
             best = torch.topk(scores_tensor, max(self.topk), dim=-1).indices
-            self.data_struct.update_tensor("rec.items", best)
+            if self.register.need("rec.items"):
+                self.data_struct.update_tensor("rec.items", best)
             if self.register.need("rec.topk"):
                 device = best.device
                 keys = torch.unique(positive_u.to(device) * width + positive_i.to(device))

@@ -127,7 +127,8 @@ class _LinearMultinomial(torch.autograd.Function):
         for start, stop, entries in ctx.chunks:
             part = weight[start:stop]
             logits = wide_linear(features, part, bias[start:stop], ctx.dtype)
-            delta = logits.sub_(ctx.normaliser.unsqueeze(1).to(ctx.dtype)).exp_().mul_(scale.to(ctx.dtype))
+            # In the dtype of the features: a normaliser rounded to bfloat16 would scale the gradient of a whole history.
+            delta = logits.to(features.dtype).sub_(ctx.normaliser.unsqueeze(1)).exp_().mul_(scale).to(ctx.dtype)
             delta[rows[entries], columns[entries] - start] += entry_gradient[entries].to(ctx.dtype)
             for_features, in_weight[start:stop], in_bias[start:stop] = _products(delta, low, part, features)
             in_features += for_features
