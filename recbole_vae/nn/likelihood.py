@@ -97,10 +97,8 @@ class _LinearMultinomial(torch.autograd.Function):
                 picked = logits[rows[entries], columns[entries] - start].to(values.dtype)
                 result.index_add_(0, rows[entries], values[entries] * picked)
                 # log_softmax is the fastest way to a log-sum-exp: one pass over the chunk.
-                first = logits[:, 0].to(normaliser.dtype)
-                normaliser = torch.logaddexp(
-                    normaliser, first - torch.log_softmax(logits, 1)[:, 0].to(normaliser.dtype)
-                )
+                in_full = logits.to(normaliser.dtype)
+                normaliser = torch.logaddexp(normaliser, in_full[:, 0] - torch.log_softmax(in_full, 1)[:, 0])
             # A history of no items has 0 whatever its normaliser.
             result -= counts * normaliser
             ctx.normaliser = normaliser
