@@ -21,6 +21,7 @@ from recbole_vae import checkpoint
 from recbole_vae.errors import CheckpointError, TrainingError
 from recbole_vae.evaluator.metrics import FastEvaluator
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.optimizer import LazyAdam
 
 _trainers = count()
 
@@ -63,7 +64,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         weights = [parameter for name, parameter in named if not name.endswith("bias")]
         biases = [parameter for name, parameter in named if name.endswith("bias")]
         groups = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
-        fused = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(self.learner)
+        fused = {"adam": LazyAdam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(self.learner)
         if fused is None:
             return super()._build_optimizer(params=groups, **kwargs)
         # The same as RecBole's, but all in one pass over the parameters, which takes a fraction of the time.

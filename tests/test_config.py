@@ -27,6 +27,7 @@ BAD = [
     ("activation", "tanhh", "one of tanh, relu, gelu, silu, sigmoid, elu"),
     ("dropout_prob", 1.0, "a number >= 0 and < 1"),
     ("dropout_prob", float("nan"), "a number >= 0 and < 1"),
+    ("n_negatives", -1, "an integer >= 0"),
     ("anneal_cap", -0.1, "a number >= 0"),
     ("anneal_cap", float("inf"), "a number >= 0"),
     ("total_anneal_steps", -1, "an integer >= 0"),
@@ -54,6 +55,17 @@ def test_a_bad_value_is_refused_before_the_data_are_read(build: Builder, name: s
     with pytest.raises(ConfigError) as error:
         build(dataset="not-there", **{name: value})
     assert str(error.value) == f"{name}: {value!r} (config_dict) is not allowed; it must be {allowed}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [("weight_decay", 0.1, "0.0"), ("learner", "sgd", "adam"), ("clip_grad_norm", {"max_norm": 1.0}, "~")],
+)
+def test_what_needs_all_items_cannot_go_with_negatives(build: Builder, name: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(dataset="not-there", n_negatives=5, **{name: value})
+    assert str(error.value).startswith(f"{name}: {value!r} cannot go with n_negatives: 5, which updates only")
+    assert str(error.value).endswith(f"set {name}: {wanted}, or n_negatives: 0.")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +306,7 @@ def test_whole_floats_and_tuples_are_taken() -> None:
     values: dict[str, Any] = {
         "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
         "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
-        "activation": "tanh", "dropout_prob": 0,
+        "activation": "tanh", "dropout_prob": 0, "n_negatives": 0,
         "precision": "auto", "fast_evaluation": True, "enable_amp": False, "enable_scaler": False,
         "use_gpu": False, "show_progress": True, "reproducibility": True,
     }  # fmt: skip

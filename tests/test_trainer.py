@@ -36,9 +36,13 @@ def final_state(run: Run) -> dict[str, Any]:
     return {"model": run.model.state_dict(), "optimizer": run.trainer.optimizer.state_dict(), "step": run.model.step}
 
 
-@pytest.mark.parametrize("learner", ["adam", "sgd", "rmsprop"])
-def test_a_resumed_run_ends_as_one_that_was_never_stopped(build: Builder, model_name: str, learner: str) -> None:
-    options = {**LEARN, "learner": learner}
+@pytest.mark.parametrize(
+    "training", [{}, {"learner": "sgd"}, {"learner": "rmsprop"}, {"n_negatives": 8, "weight_decay": 0.0}], ids=str
+)
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(
+    build: Builder, model_name: str, training: dict[str, Any]
+) -> None:
+    options = {**LEARN, **training}
     whole = build(model_name, **options)
     result = whole.fit()
     best = checkpoint.load(whole.trainer.saved_model_file)
@@ -288,7 +292,11 @@ def test_load_data_and_model_refuses_other_data(build: Builder) -> None:
         load_data_and_model(run.trainer.saved_model_file)
 
 
-def test_several_processes_give_what_one_gives(model_name: str) -> None:
+@pytest.mark.parametrize(
+    ("model_name", "training"),
+    [("MultVAE", ""), ("MultDAE", ""), ("MultVAE", "n_negatives=8, weight_decay=0.0")],
+)
+def test_several_processes_give_what_one_gives(model_name: str, training: str) -> None:
     write_inter(random_rows(41))
     script = f"""
 import sys
@@ -299,7 +307,7 @@ from recbole.quick_start import run
 
 if __name__ == "__main__":
     options = dict(data_path="data", epochs=4, show_progress=False, train_batch_size=15, mlp_hidden_size=[12],
-                   latent_dimension=6, learning_rate=0.01, state="ERROR")
+                   latent_dimension=6, learning_rate=0.01, state="ERROR", {training})
     one = run({model_name!r}, "tiny", config_dict=dict(options))
     with socket.socket() as free:
         free.bind(("localhost", 0))

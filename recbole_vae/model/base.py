@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
 from recbole_vae.nn.layers import ACTIVATIONS
 
 SCORES_PER_CHUNK = 2**22
@@ -29,6 +30,17 @@ class MLPConfig(ModelConfig):
     latent_dimension: int = option(int, minimum=1)
     activation: str = option(str, choices=tuple(ACTIVATIONS))
     dropout_prob: float = option(float, minimum=0, below=1)
+    n_negatives: int = option(int, minimum=0)
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for what would need the parameters of all items in each step."""
+        if self.n_negatives:
+            for name, needed in (("learner", "adam"), ("weight_decay", 0.0), ("clip_grad_norm", None)):
+                if getattr(self, name) != needed:
+                    raise ConfigError(
+                        f"{name}: {getattr(self, name)!r} cannot go with n_negatives: {self.n_negatives}, which updates only "
+                        f"the items that a step touches; set {name}: {'~' if needed is None else needed}, or n_negatives: 0."
+                    )
 
 
 @dataclass

@@ -16,6 +16,7 @@ from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
+from recbole_vae.nn.sampling import NegativeSampler
 
 
 class MultDAE(HistoryRecommender):
@@ -31,13 +32,15 @@ class MultDAE(HistoryRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         options, items = self.options, self.n_items - 1
+        sampler = NegativeSampler(self.histories, items, options.n_negatives) if options.n_negatives else None
         self.encoder = MLPEncoder(
-            items, options.mlp_hidden_size, options.latent_dimension, options.activation, activate_last=True
-        )
-        dtype = training_dtype(options.precision, self.device)
+            items, options.mlp_hidden_size, options.latent_dimension, options.activation,
+            activate_last=True, sparse=sampler is not None,
+        )  # fmt: skip
         self.decoder = MLPDecoder(
-            options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation, dtype
-        )
+            options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
+            training_dtype(options.precision, self.device), sampler,
+        )  # fmt: skip
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the negative log-likelihood; arguments: see the base class."""

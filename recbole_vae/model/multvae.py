@@ -20,6 +20,7 @@ from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise
+from recbole_vae.nn.sampling import NegativeSampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,15 @@ class MultVAE(HistoryRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         options, items = self.options, self.n_items - 1
+        sampler = NegativeSampler(self.histories, items, options.n_negatives) if options.n_negatives else None
         self.encoder = MLPEncoder(
-            items, options.mlp_hidden_size, 2 * options.latent_dimension, options.activation, activate_last=False
-        )
-        dtype = training_dtype(options.precision, self.device)
+            items, options.mlp_hidden_size, 2 * options.latent_dimension, options.activation,
+            activate_last=False, sparse=sampler is not None,
+        )  # fmt: skip
         self.decoder = MLPDecoder(
-            options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation, dtype
-        )
+            options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
+            training_dtype(options.precision, self.device), sampler,
+        )  # fmt: skip
 
     def beta(self) -> float:
         """Return the weight of the KL term at the current step."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import mlp, wide_linear
 from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood
+from recbole_vae.nn.sampling import NegativeSampler, sampled_multinomial_log_likelihood
 
 
 class MLPDecoder(nn.Module):
@@ -22,6 +23,7 @@ class MLPDecoder(nn.Module):
         n_items: number of items (without RecBole's padding item).
         activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
         dtype: of the output layer's products in training; see :func:`~recbole_vae.nn.precision.training_dtype`.
+        sampler: of the items that the likelihood is estimated from in training; None for the exact one.
     """
 
     def __init__(
@@ -31,15 +33,22 @@ class MLPDecoder(nn.Module):
         n_items: int,
         activation: str,
         dtype: torch.dtype | None = None,
+        sampler: NegativeSampler | None = None,
     ) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.sampler = dtype, sampler
         self.layers = mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False)
 
     def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
-        """Return the multinomial log-likelihood of histories, shape [batch], without making their logits all at once."""
+        """Return the multinomial log-likelihood of histories, shape [batch], without making their logits all at once.
+
+        With a sampler, an estimate of it while the module is in training mode.
+        """
         output = cast(nn.Linear, self.layers[-1])
         features = self.layers[:-1](latent)
+        if self.sampler is not None and self.training:
+            negatives = self.sampler.draw()
+            return sampled_multinomial_log_likelihood(features, output.weight, output.bias, histories, negatives)
         return linear_multinomial_log_likelihood(features, output.weight, output.bias, histories, self.dtype)
 
     def forward(self, latent: Tensor) -> Tensor:

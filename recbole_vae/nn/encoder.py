@@ -38,14 +38,22 @@ class MLPEncoder(nn.Module):
         n_features: width of the output.
         activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
         activate_last: whether the activation follows the output, too (the code of Mult-DAE).
+        sparse: whether the gradient of the first layer's weights is sparse.
     """
 
     def __init__(
-        self, n_items: int, hidden_sizes: Sequence[int], n_features: int, activation: str, *, activate_last: bool
+        self,
+        n_items: int,
+        hidden_sizes: Sequence[int],
+        n_features: int,
+        activation: str,
+        *,
+        activate_last: bool,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         first, *rest = [*hidden_sizes, n_features]
-        self.input = SparseLinear(n_items, first)
+        self.input = SparseLinear(n_items, first, sparse=sparse)
         activated = bool(rest) or activate_last
         self.activation: nn.Module = ACTIVATIONS[activation]() if activated else nn.Identity()
         self.layers = mlp([first, *rest], activation, activate_last=activate_last)

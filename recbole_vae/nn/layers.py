@@ -35,10 +35,12 @@ class SparseLinear(nn.Module):
     Args:
         in_features: width of the sparse rows.
         out_features: width of the output.
+        sparse: whether the gradient of ``weight`` is a sparse tensor, with the rows of the columns that occur.
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, *, sparse: bool = False) -> None:
         super().__init__()
+        self.sparse = sparse
         self.weight = nn.Parameter(torch.empty(in_features, out_features))
         self.bias = nn.Parameter(torch.empty(out_features))
         init_linear(self.weight, self.bias)
@@ -59,7 +61,9 @@ class SparseLinear(nn.Module):
         Returns:
             Shape [batch, out_features]. A row with no entries gives the bias.
         """
-        product: Tensor = _SparseProduct.apply(indices, values, offsets, self.weight)  # type: ignore[no-untyped-call]
+        product: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
+            indices, values, offsets, self.weight, self.sparse
+        )
         return product + self.bias
 
 
@@ -70,23 +74,48 @@ class _SparseProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, indices: Tensor, values: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, indices: Tensor, values: Tensor, offsets: Tensor, weight: Tensor, sparse: bool) -> Tensor:
         ctx.save_for_backward(indices, values, offsets)
-        ctx.in_features = len(weight)
-        return _bag(indices, values, offsets, weight)
+        ctx.in_features, ctx.sparse = len(weight), sparse
+        return bag(indices, values, offsets, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         indices, values, offsets = ctx.saved_tensors
-        ordered, order = indices.sort()
         rows = torch.repeat_interleave(offsets.diff(), output_size=len(indices))
+        if ctx.sparse:
+            columns, rows, values, offsets = by_column(indices, rows, values)
+            in_rows = bag(rows, values, offsets, gradients[0])
+            return None, None, None, row_gradient(columns, in_rows, ctx.in_features), None
+        ordered, order = indices.sort()
         bounds = torch.arange(ctx.in_features + 1, dtype=indices.dtype, device=indices.device)
         offsets = torch.searchsorted(ordered, bounds)
-        return None, None, None, _bag(rows[order], values[order], offsets.to(rows.dtype), gradients[0])
+        return None, None, None, bag(rows[order], values[order], offsets.to(rows.dtype), gradients[0]), None
 
 
-def _bag(indices: Tensor, values: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+def bag(indices: Tensor, values: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+    """Return the product of sparse rows (see :meth:`SparseLinear.forward`) and a dense matrix."""
     return F.embedding_bag(indices, weight, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
+
+
+def by_column(columns: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Transpose the entries of a sparse matrix, each of shape [nnz].
+
+    Returns:
+        The columns that occur, ascending, and in their order: row and value of each entry, and where those of each column
+        start and, last, ``nnz``.
+    """
+    ordered, order = columns.sort(stable=True)
+    occurring, lengths = torch.unique_consecutive(ordered, return_counts=True)
+    offsets = torch.zeros(len(occurring) + 1, dtype=rows.dtype, device=rows.device)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    return occurring, rows[order], values[order], offsets
+
+
+def row_gradient(rows: Tensor, values: Tensor, length: int) -> Tensor:
+    """Return a sparse tensor of ``length`` rows of which ``rows``, ascending and none twice, have ``values``."""
+    shape = (length, *values.shape[1:])
+    return torch.sparse_coo_tensor(rows.unsqueeze(0), values, shape, is_coalesced=True, check_invariants=False)
 
 
 _COLUMNS = 1024

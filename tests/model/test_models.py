@@ -243,8 +243,8 @@ def test_a_permutation_of_items_permutes_the_scores(build: Builder, model_name: 
     torch.testing.assert_close(after[:, 1:][:, order], before[:, 1:], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("hidden", [[], [16]])
-def test_checker_board(build: Builder, model_name: str, hidden: list[int]) -> None:
+@pytest.mark.parametrize(("hidden", "n_negatives"), [([], 0), ([16], 0), ([16], 10)])
+def test_checker_board(build: Builder, model_name: str, hidden: list[int], n_negatives: int) -> None:
     """Even users have all even items but one, odd users the odd ones: that one must come first."""
     size = 12
     rows = [
@@ -255,7 +255,7 @@ def test_checker_board(build: Builder, model_name: str, hidden: list[int]) -> No
     ]
     run = build(
         model_name, dataset="tiny", data_path=write_inter(rows), mlp_hidden_size=hidden, epochs=120, learning_rate=0.02,
-        eval_step=0, eval_args={"split": {"RS": [1, 0, 0]}}, weight_decay=0.0,
+        eval_step=0, eval_args={"split": {"RS": [1, 0, 0]}}, weight_decay=0.0, n_negatives=n_negatives,
     )  # fmt: skip
     run.trainer.fit(run.train, None, verbose=False, saved=False)
     model, data = run.model.eval(), run.dataset
