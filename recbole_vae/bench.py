@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +83,18 @@ class Measured:
 
     Attributes:
         load: seconds from the ``.inter`` file to the first batch of training and a model that can take it.
-        train: users per second of training.
+        train: users per second of training, by the number of users in a batch; the one that all have first.
         evaluate: users per second of a ranking of all items, metrics included, by the number of users in a batch; the
             default first.
-        memory: peak memory of the process, in GB: the resident set, or what torch took from a GPU.
+        memory: peak memory of the process, in GB, after loading, training and evaluating: the resident set, or what torch
+            took from a GPU.
         error: why there is nothing, or "".
     """
 
     load: float | None = None
-    train: float | None = None
+    train: dict[str, float] | None = None
     evaluate: dict[str, float] | None = None
-    memory: float | None = None
+    memory: list[float] | None = None
     error: str = ""
 
 
@@ -128,8 +130,18 @@ def _rate(run: Callable[[int], int], seconds: float) -> float:
         batches = max(2 * batches, int(1.2 * batches * seconds / max(took, 1e-3)))
 
 
-def measure(model: str, options: dict[str, Any], eval_batch_sizes: Sequence[int], seconds: float) -> Measured:
-    """Measure a model on the data set that the options name, in this process."""
+def measure(
+    model: str, options: dict[str, Any], batch_sizes: Sequence[int], eval_batch_sizes: Sequence[int], seconds: float
+) -> Measured:
+    """Measure a model on the data set that the options name, in this process.
+
+    Args:
+        model: its name.
+        options: RecBole's.
+        batch_sizes: users in a batch of training.
+        eval_batch_sizes: user-item pairs in a batch of evaluation, beside the option ``eval_batch_size``.
+        seconds: least length of each measurement.
+    """
     import torch
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
@@ -158,11 +170,19 @@ def measure(model: str, options: dict[str, Any], eval_batch_sizes: Sequence[int]
         wait()
         return batches * size if batches < len(loader) else -loader.sample_size
 
+    def peak() -> float:
+        return (torch.cuda.max_memory_allocated() if on_gpu else _peak()) / 1e9
+
+    result.memory = [peak()]
     of_users = set(first.columns) == {config["USER_ID_FIELD"]}
     if config["MODEL_TYPE"] != ModelType.TRADITIONAL and of_users:
-        result.train = _rate(
-            lambda n: a_part(train, n, len(first), lambda loader: trainer._train_epoch(loader, 0)), seconds
-        )
+        result.train = {}
+        for size in batch_sizes:
+            users = min(size, train.sample_size)
+            train.step = train.batch_sampler.batch_size = users
+            train_a_part = partial(a_part, train, size=users, run=lambda loader: trainer._train_epoch(loader, 0))
+            result.train[str(size)] = _rate(train_a_part, seconds)
+    result.memory.append(peak())
     trainer.eval_collector.data_collect(train)
     result.evaluate = {}
     for pairs in (config["eval_batch_size"], *eval_batch_sizes):
@@ -171,7 +191,7 @@ def measure(model: str, options: dict[str, Any], eval_batch_sizes: Sequence[int]
             lambda n: a_part(valid, n, valid.step, lambda loader: trainer.evaluate(loader, load_best_model=False)),
             seconds,
         )
-    result.memory = (torch.cuda.max_memory_allocated() if on_gpu else _peak()) / 1e9
+    result.memory.append(peak())
     return result
 
 
@@ -197,7 +217,9 @@ def child(specification: str) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     result = Measured()
     try:
-        result = measure(wanted["model"], wanted["options"], wanted["eval_batch_sizes"], wanted["seconds"])
+        result = measure(
+            wanted["model"], wanted["options"], wanted["batch_sizes"], wanted["eval_batch_sizes"], wanted["seconds"]
+        )
     except Exception as error:
         text = " ".join(str(error).split())
         result.error = "out of memory" if is_out_of_memory(error) else f"{text[:200]} ({type(error).__name__})"
@@ -214,44 +236,56 @@ class Side:
     eval_batch_sizes: tuple[int, ...] = ()
 
 
-def sides(models: Sequence[str], batch_size: int, own: Sequence[str]) -> list[Side]:
+def sides(
+    models: Sequence[str], own: Sequence[str], hidden: Sequence[int] = (600,), latents: int = 200, n_negatives: int = 0
+) -> list[Side]:
     """Return what is measured: the peer as RecBole runs it, evaluated with larger batches, too; then the models.
 
-    All autoencoders get the same architecture: 600-200, with twice the ``latent_dimension`` for RecBole's MultiVAE, which
-    takes half of it.
+    All autoencoders get the same architecture, with twice the ``latent_dimension`` for RecBole's MultiVAE, which takes half
+    of it.
+
+    Args:
+        models: names of models, RecBole's or registered.
+        own: those that recbole_vae has.
+        hidden: ``mlp_hidden_size``.
+        latents: number of latent variables.
+        n_negatives: if not 0, each of recbole_vae's models is measured with so many, too.
     """
-    common = {"train_batch_size": batch_size, "show_progress": False, "load_col": {"inter": ["user_id", "item_id"]}}
+    common = {"show_progress": False, "load_col": {"inter": ["user_id", "item_id"]}}
 
     def options(model: str) -> dict[str, Any]:
         if model in own or model in ("MultiVAE", "MultiDAE"):
-            latents = 400 if model == "MultiVAE" else 200
-            return {**common, "mlp_hidden_size": [600], "latent_dimension": latents, "dropout_prob": 0.5}
+            width = 2 * latents if model == "MultiVAE" else latents
+            return {**common, "mlp_hidden_size": list(hidden), "latent_dimension": width, "dropout_prob": 0.5}
         return dict(common)
 
     peer = {**options(PEER), "fast_evaluation": False}
-    first = Side(f"RecBole's {PEER}", PEER, {**peer, "eval_batch_size": 4096}, _EVAL_BATCH_SIZES)
-    return [first, *(Side(model, model, options(model)) for model in models)]
+    rows = [Side(f"RecBole's {PEER}", PEER, {**peer, "eval_batch_size": 4096}, _EVAL_BATCH_SIZES)]
+    for model in models:
+        rows.append(Side(model, model, options(model)))
+        if n_negatives and model in own:
+            sampled = {**options(model), "n_negatives": n_negatives, "weight_decay": 0.0}
+            rows.append(Side(f"{model}, {n_negatives} sampled", model, sampled))
+    return rows
 
 
 def run(
-    models: Sequence[str],
-    own: Sequence[str],
+    rows: Sequence[Side],
     shape: tuple[int, int, int],
     *,
     repeats: int,
     seconds: float,
-    batch_size: int,
+    batch_sizes: Sequence[int],
     memory_limit: float,
 ) -> dict[str, Any]:
     """Measure models beside the peer and return everything: the machine, the data, and each repeat.
 
     Args:
-        models: names of models, RecBole's or registered.
-        own: those that recbole_vae has.
+        rows: what is measured; the peer first.
         shape: users, items and interactions.
         repeats: how often each is measured; the models take turns.
         seconds: least length of each measurement.
-        batch_size: ``train_batch_size`` of all.
+        batch_sizes: of training, in users.
         memory_limit: of each process on the CPU, in GB; 0 for none.
     """
     import torch
@@ -263,16 +297,20 @@ def run(
         (place / "bench").mkdir()
         users, items = generate(*shape)
         write(place / "bench" / "bench.inter", users, items)
-        rows = sides(models, batch_size, own)
         measured: dict[str, list[Measured]] = {side.name: [] for side in rows}
         turns = [side for _ in range(repeats) for side in rows]
         for side in (bar := tqdm(turns, desc="Bench", ncols=100)):
             bar.set_postfix_str(side.name[:40])
             if measured[side.name] and measured[side.name][-1].error:
                 continue  # it cannot run, and would not the next time
-            options = {**side.options, "data_path": str(place), "checkpoint_dir": str(place), "state": "ERROR"}
+            common = {"data_path": str(place), "checkpoint_dir": str(place), "state": "ERROR"}
+            specification = {
+                "model": side.model, "options": {**side.options, **common, "train_batch_size": batch_sizes[0]},
+                "batch_sizes": batch_sizes, "eval_batch_sizes": side.eval_batch_sizes, "seconds": seconds,
+                "memory_limit": memory_limit, "result": str(place / "result.json"), "threads": torch.get_num_threads(),
+            }  # fmt: skip
             try:
-                measured[side.name].append(_in_a_process(side, options, place, seconds, memory_limit))
+                measured[side.name].append(_in_a_process(specification))
             except KeyboardInterrupt:
                 if not measured[rows[0].name]:
                     raise
@@ -288,24 +326,17 @@ def run(
         },
         "versions": versions(),
         "data": {"users": shape[0], "items": shape[1], "interactions": len(users)},
-        "train_batch_size": batch_size,
         "measured": {name: [asdict(each) for each in repeated] for name, repeated in measured.items() if repeated},
     }
 
 
-def _in_a_process(side: Side, options: dict[str, Any], place: Path, seconds: float, memory_limit: float) -> Measured:
-    import torch
-
-    result = place / "result.json"
+def _in_a_process(specification: dict[str, Any]) -> Measured:
+    result = Path(specification["result"])
     result.unlink(missing_ok=True)
-    specification = {
-        "model": side.model, "options": options, "eval_batch_sizes": side.eval_batch_sizes, "seconds": seconds,
-        "memory_limit": memory_limit, "result": str(result), "threads": torch.get_num_threads(),
-    }  # fmt: skip
     code = "import sys; from recbole_vae.bench import child; child(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, json.dumps(specification)],
-        cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
+        cwd=result.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if result.is_file():
         return Measured(**json.loads(result.read_text(encoding="utf-8")))
@@ -333,37 +364,46 @@ def ratios(report: dict[str, Any], name: str) -> dict[str, list[float]]:
             continue
         found.setdefault("load", []).append(theirs["load"] / ours["load"])
         if ours["train"] and theirs["train"]:
-            found.setdefault("train", []).append(ours["train"] / theirs["train"])
+            sizes = list(ours["train"])
+            found.setdefault("train", []).append(ours["train"][sizes[0]] / theirs["train"][sizes[0]])
+            if len(sizes) > 1:
+                fastest = max(ours["train"].values()) / max(theirs["train"].values())
+                found.setdefault("train, each at its best batch", []).append(fastest)
         best = max(ours["evaluate"].values())
         default, *_ = theirs["evaluate"].values()
         found.setdefault("eval, its default", []).append(best / default)
         found.setdefault("eval, its best", []).append(best / max(theirs["evaluate"].values()))
-        found.setdefault("memory", []).append(theirs["memory"] / ours["memory"])
+        found.setdefault("memory", []).append(theirs["memory"][-1] / ours["memory"][-1])
     return found
+
+
+def _median(repeated: Sequence[dict[str, Any]], key: str, part: Any = None) -> float | None:
+    """Return the median over repeats of a measurement, or of a part of one; None where there is none."""
+    values = [each[key] if part is None else each[key][part] for each in repeated if each[key] is not None]
+    return statistics.median(values) if values else None
 
 
 def table(report: dict[str, Any]) -> str:
     """Return the report as text: medians, and ratios with their smallest and largest."""
     machine, data = report["machine"], report["data"]
+    width = max(map(len, report["measured"]))
     lines = [
         f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads; "
         + ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
-        f"{data['users']} users, {data['items']} items, {data['interactions']} interactions; batches of "
-        f"{report['train_batch_size']} users",
+        f"{data['users']} users, {data['items']} items, {data['interactions']} interactions",
         "",
-        f"{'':<22} {'load s':>8} {'train users/s':>14} {'peak GB':>8}   evaluated users/s, by batches of so many users",
+        f"{'':<{width}} {'load s':>8} {'peak GB':>8}   users/s by users in a batch: training; evaluation",
     ]
     for name, repeated in report["measured"].items():
         if repeated[-1]["error"]:
-            lines.append(f"{name:<22} {repeated[-1]['error']}")
+            lines.append(f"{name:<{width}} {repeated[-1]['error']}")
             continue
-        cells = []
-        for key, width, digits in (("load", 8, 2), ("train", 14, 0), ("memory", 8, 2)):
-            values = [each[key] for each in repeated if each[key] is not None]
-            cells.append(f"{statistics.median(values):>{width}.{digits}f}" if values else f"{'-':>{width}}")
-        for size in repeated[0]["evaluate"]:
-            cells.append(f"{statistics.median(each['evaluate'][size] for each in repeated):.0f} by {size}")
-        lines.append(f"{name:<22} {' '.join(cells[:3])}   {', '.join(cells[3:])}")
+        rates = [
+            ", ".join(f"{_median(repeated, key, size):.0f} by {size}" for size in repeated[0][key] or ()) or "-"
+            for key in ("train", "evaluate")
+        ]
+        load, memory = _median(repeated, "load"), _median(repeated, "memory", -1)
+        lines.append(f"{name:<{width}} {load:>8.2f} {memory:>8.2f}   {'; '.join(rates)}")
     peer, *others = report["measured"]
     lines += ["", f"times better than {peer}: median (smallest to largest) of {len(report['measured'][peer])} repeats"]
     for name in others:
@@ -371,30 +411,79 @@ def table(report: dict[str, Any]) -> str:
             f"{label} {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
             for label, found in ratios(report, name).items()
         ]
-        lines.append(f"{name:<12} {'; '.join(parts) or 'nothing to compare'}")
+        lines.append(f"{name:<{width}} {'; '.join(parts) or 'nothing to compare'}")
     return "\n".join(lines)
 
 
-def shape_of(options: dict[str, str]) -> tuple[int, int, int]:
-    """Read the shape of the data from command-line options: ``preset``, or ``users``, ``items`` and ``interactions``.
+def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw time and memory of a training step against the number of items.
+
+    Args:
+        reports: of :func:`run`, for different numbers of items.
+        path: the picture, whose format is what its name ends with.
+
+    Raises:
+        ConfigError: matplotlib is missing or cannot write such a file.
+    """
+    plt = pyplot(path)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    names = list(dict.fromkeys(name for report in reports for name in report["measured"]))
+    for position, name in enumerate(names):
+        points = []
+        for report in reports:
+            repeated = [each for each in report["measured"].get(name, ()) if not each["error"]]
+            for size in list(repeated[0]["train"] or ())[:1] if repeated else ():
+                rate, memory = _median(repeated, "train", size), _median(repeated, "memory", 1)
+                points.append((report["data"]["items"], int(size) / (rate or 1), memory))
+        for axis, values in zip(axes, list(zip(*points, strict=True))[1:], strict=False):
+            axis.plot([items for items, *_ in points], values, marker="os^Dv*"[position % 6], label=name)
+    for axis, label in zip(axes, ("seconds of a training step", "peak memory after training, GB"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="items", ylabel=label)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def pyplot(path: Path) -> Any:
+    """Return matplotlib's ``pyplot`` for a picture of this name; a ConfigError says what is wrong."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError(f"--plot={path} (command line): pip install 'recbole_vae[plot]' first.") from None
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    formats = plt.figure().canvas.get_supported_filetypes()
+    plt.close("all")
+    if path.suffix.removeprefix(".") not in formats:
+        raise ConfigError(
+            f"--plot={path} (command line): the name must end with one of .{', .'.join(sorted(formats))}."
+        )
+    return plt
+
+
+def shapes_of(options: dict[str, str]) -> list[tuple[int, int, int]]:
+    """Read the shape of the data from command-line options: ``preset``, or ``users``, ``items`` (several) and ``interactions``.
 
     Raises:
         ConfigError: there is no such preset, or a number is missing or out of range.
     """
-    numbers = [options.get(name) for name in ("users", "items", "interactions")]
-    if any(numbers):
-        if "preset" in options or not all(text and text.isdecimal() and int(text) > 1 for text in numbers):
+    numbers = [options.get(name, "") for name in ("users", "interactions")]
+    items = options.get("items", "").split(",")
+    if any([*numbers, *items]):
+        if "preset" in options or not all(text.isdecimal() and int(text) > 1 for text in [*numbers, *items]):
             raise ConfigError(
                 "--users, --items and --interactions (command line) must be given together, without --preset, as integers > 1."
             )
-        users, items, interactions = (int(str(text)) for text in numbers)
-        if interactions > users * items // 4 or interactions < 5 * users:
+        users, interactions = map(int, numbers)
+        most = users * min(map(int, items)) // 4
+        if interactions > most or interactions < 5 * users:
             raise ConfigError(
                 f"--interactions={interactions} (command line) must be from 5 times the users ({5 * users}) to a quarter of all "
-                f"pairs ({users * items // 4})."
+                f"pairs ({most})."
             )
-        return users, items, interactions
+        return [(users, int(each), interactions) for each in items]
     preset = options.get("preset", "ml-1m")
     if preset not in SHAPES:
         raise ConfigError(f"--preset={preset} (command line) is unknown; there are {', '.join(SHAPES)}.")
-    return SHAPES[preset]
+    return [SHAPES[preset]]

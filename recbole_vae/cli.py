@@ -36,14 +36,17 @@ run      Train a model by RecBole, evaluate its best epoch on the test part, and
 bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
 
   --preset=NAME          shape of the data: {shapes} (default ml-1m);
-                         or --users=N --items=N --interactions=N
+                         or --users=N --items=N[,N...] --interactions=N
   --models=A,B           models to compare, RecBole's too (default MultVAE,MultDAE)
   --repeats=N            measurements of each, which take turns (default 3)
   --seconds=N            least length of each measurement (default 5)
-  --train_batch_size=N   users in a training step, for all (default 500)
+  --train_batch_size=N[,N...]  users in a training step, for all (default 500)
+  --mlp_hidden_size=[N]  hidden layers of all autoencoders (default [600]; []: none), --latent_dimension=N (default 200)
+  --n_negatives=N        measure the models with a sampled softmax, too
   --memory_limit=GB      of each process on a CPU (default: what is free now)
   --threads=N            of torch in each process (default: torch's own)
   --json=FILE            write all that was measured
+  --plot=FILE            draw time and memory of a training step against the numbers of --items
 
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
 """
@@ -63,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE.format(models=", ".join(model_names()), shapes=", ".join(SHAPES)), end="")
         return 0 if arguments else 2
     argv = sys.argv
+    # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         if arguments[0] not in ("run", "bench"):
             raise ConfigError(f"'{arguments[0]}' is no command; there are: run, bench. See recbole-vae --help.")
@@ -164,8 +169,8 @@ def _check_model(model: str) -> None:
 
 
 _BENCH_OPTIONS = (
-    "preset", "users", "items", "interactions", "models", "repeats", "seconds", "train_batch_size", "memory_limit", "threads",
-    "json",
+    "preset", "users", "items", "interactions", "models", "repeats", "seconds", "train_batch_size", "mlp_hidden_size",
+    "latent_dimension", "n_negatives", "memory_limit", "threads", "json", "plot",
 )  # fmt: skip
 
 
@@ -179,7 +184,7 @@ def _bench(options: dict[str, str]) -> None:
                 f"--{name} (command line): bench has no such option{f'; did you mean --{meant}?' if meant else '.'} "
                 f"It has {', '.join(_BENCH_OPTIONS)}."
             )
-    shape = bench.shape_of(options)
+    shapes = bench.shapes_of(options)
     models = options.get("models", "MultVAE,MultDAE").split(",")
     for model in models:
         _check_model(model)
@@ -188,26 +193,49 @@ def _bench(options: dict[str, str]) -> None:
         import psutil  # type: ignore[import-untyped]
 
         free = psutil.virtual_memory().available // 10**9
-    output = Path(options["json"]) if "json" in options else None
-    if output and not output.parent.is_dir():
-        raise ConfigError(f"--json={output} (command line): there is no folder {output.parent}.")
+    files = {name: Path(options[name]) for name in ("json", "plot") if name in options}
+    for name, file in files.items():
+        if not file.parent.is_dir():
+            raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
+    if "plot" in files:
+        bench.pyplot(files["plot"])
     threads = _number(options, "threads", 0, minimum=1)
     if threads:
         import torch
 
         torch.set_num_threads(threads)
-    report = bench.run(
+    batch_sizes = _numbers(options, "train_batch_size", "500")
+    hidden = [] if options.get("mlp_hidden_size") == "[]" else _numbers(options, "mlp_hidden_size", "600")
+    rows = bench.sides(
         models,
         model_names(),
-        shape,
-        repeats=_number(options, "repeats", 3),
-        seconds=_number(options, "seconds", 5),
-        batch_size=_number(options, "train_batch_size", 500),
-        memory_limit=_number(options, "memory_limit", max(1, free)),
+        hidden,
+        _number(options, "latent_dimension", 200),
+        _number(options, "n_negatives", 0, minimum=0),
     )
-    print(bench.table(report))
-    if output:
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    reports: list[dict[str, Any]] = []
+    for shape in shapes:
+        reports.append(
+            bench.run(
+                rows,
+                shape,
+                repeats=_number(options, "repeats", 3),
+                seconds=_number(options, "seconds", 5),
+                batch_sizes=batch_sizes,
+                memory_limit=_number(options, "memory_limit", max(1, free)),
+            )
+        )
+        print(bench.table(reports[-1]), end="\n\n" if len(shapes) > 1 else "\n")
+        if "json" in files:
+            files["json"].write_text(json.dumps(reports if len(shapes) > 1 else reports[0], indent=1) + "\n")
+    if "plot" in files:
+        bench.plot(reports, files["plot"])
+
+
+def _numbers(options: dict[str, str], name: str, default: str) -> list[int]:
+    """Read a list like ``500,2000`` or ``[600]``."""
+    texts = options.get(name, default).strip("[]").split(",")
+    return [_number({name: text.strip()}, name, 0) for text in texts]
 
 
 def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) -> int:
@@ -322,7 +350,10 @@ def _describe(error: BaseException) -> str:
         kind, _, message = text.splitlines()[-1].partition(": ")
         return _one_line(message if kind.startswith("recbole_vae.") else f"{message} ({kind}, in a child process)")
     if is_out_of_memory(error):
-        return f"out of memory; lower train_batch_size or eval_batch_size ({_one_line(text)})"
+        return (
+            "out of memory; lower eval_batch_size, train_batch_size, mlp_hidden_size or latent_dimension, or set n_negatives "
+            f"({_one_line(text)})"
+        )
     return f"{_one_line(text) or 'no message'} ({type(error).__name__}; RECBOLE_VAE_TRACEBACK=1 shows where)"
 
 
