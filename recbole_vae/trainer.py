@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -112,7 +113,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         """Train for one epoch and return the mean loss of a user."""
         self.model.train()
         totals: dict[str, Tensor] = {}
-        users, beta = 0, 0.0
+        users, beta, next_shown = 0, 0.0, 0.0
         batches = tqdm(
             train_data, ncols=100, desc=set_color(f"Train {epoch_idx:>5}", "pink"), disable=not show_progress
         )
@@ -135,7 +136,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             users, beta = users + len(interaction), terms.beta
             for name, part in parts.items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + part * len(interaction)
-            if show_progress:
+            if show_progress and time.monotonic() >= next_shown:  # not each time, for it waits for a GPU to get there
+                next_shown = time.monotonic() + 0.5
                 shown = {"rec": f"{float(totals['reconstruction']) / users:.4g}"}
                 if "kl" in totals:
                     shown |= {"kl": f"{float(totals['kl']) / users:.3g}", "beta": f"{beta:.3g}"}

@@ -45,7 +45,7 @@ class MultDAE(HistoryRecommender):
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the negative log-likelihood; arguments: see the base class."""
         mask = dropout_mask(len(histories.indices), self.options.dropout_prob, self.encoder.input.weight)
-        first, last = int(histories.indptr[start]), int(histories.indptr[stop])
+        first, last = histories.span(start, stop)
         share = histories.slice(start, stop)
         code = self.encoder(share, mask[first:last])
         return LossTerms(reconstruction=-self.decoder.log_likelihood(code, share).mean())

@@ -78,7 +78,7 @@ class MultVAE(HistoryRecommender):
         like = self.encoder.input.weight
         mask = dropout_mask(len(histories.indices), self.options.dropout_prob, like)
         noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
-        first, last = int(histories.indptr[start]), int(histories.indptr[stop])
+        first, last = histories.span(start, stop)
         share = histories.slice(start, stop)
         mu, logvar = self.posterior(share, mask[first:last])
         latent = reparameterise(mu, logvar, noise[start:stop])
