@@ -45,4 +45,4 @@ class LazyAdam(torch.optim.Adam):
             state["exp_avg"].index_copy_(0, places, first)
             state["exp_avg_sq"].index_copy_(0, places, second)
             change = first.div_(second.sqrt_().div_(correction).add_(group["eps"])).mul_(size)
-            parameter.index_copy_(0, places, parameter.index_select(0, places).add_(change))
+            parameter.index_add_(0, places, change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import bag, by_column, row_gradient
 
-_ENTRY_FEATURES = 2**24
-"""Features of entries that are gathered at once: 64 MiB in float32."""
+# What is used of it below is tested against dense tables.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 @dataclass(frozen=True)
@@ -29,27 +30,45 @@ class Negatives:
 
 
 class NegativeSampler:
-    """Draws items in proportion to how often they occur, plus 1.
+    """Draws different items, each with a probability in proportion to how often it occurs (plus 1), but at most 1.
+
+    The most frequent items are thus always there, and add no noise. The draw is systematic (Madow, "On the Theory of
+    Systematic Sampling", 1949): the probabilities lie side by side on a line, and a comb of unit spacing falls on it.
 
     Args:
         histories: the training histories; item ids from 1 up.
         n_items: number of items (without RecBole's padding item).
-        n_negatives: how many are drawn, with replacement.
+        n_negatives: how many are drawn; at least 1.
     """
 
     def __init__(self, histories: Histories, n_items: int, n_negatives: int) -> None:
-        counts = torch.bincount(histories.indices.long() - 1, minlength=n_items).double() + 1
-        self.probabilities = counts / counts.sum()
-        # A draw looks up a random number here, at a cost that hardly grows with the number of items.
+        sizes = torch.bincount(histories.indices.long() - 1, minlength=n_items).double() + 1
+        self.n_negatives = min(n_negatives, n_items)
+        self.probabilities = _inclusion_probabilities(sizes, self.n_negatives)
+        # A draw looks up numbers here, at a cost that hardly grows with the number of items.
         self.cumulated = self.probabilities.cumsum(0)
-        self.n_negatives = n_negatives
 
     def draw(self) -> Negatives:
-        """Draw; an item drawn ``c`` times with probability ``q`` each stands for ``c / (n_negatives * q)`` items."""
-        numbers = torch.rand(self.n_negatives, dtype=torch.float64, device=self.cumulated.device)
-        drawn = torch.searchsorted(self.cumulated, numbers * self.cumulated[-1], right=True)
-        items, times = torch.unique(drawn.clamp_(max=len(self.cumulated) - 1), return_counts=True)
-        return Negatives(items, (times / (self.n_negatives * self.probabilities[items])).log())
+        """Draw ``n_negatives`` items; one that is drawn with probability ``p`` stands for ``1 / p`` items."""
+        comb = torch.arange(self.n_negatives, device=self.cumulated.device)
+        comb = comb + torch.rand((), dtype=torch.float64, device=comb.device)
+        # The last tooth may fall beyond the end, by a rounding of the sum.
+        items = torch.searchsorted(self.cumulated, comb, right=True).clamp_(max=len(self.cumulated) - 1)
+        items = torch.unique_consecutive(items)
+        return Negatives(items, -self.probabilities[items].log())
+
+
+def _inclusion_probabilities(sizes: Tensor, number: int) -> Tensor:
+    """Return probabilities in proportion to ``sizes``, cut at 1, that sum to ``number``; float64, shape [n]."""
+    ordered, order = sizes.sort(descending=True)
+    # With the first k at 1, the next has (number - k) * size / (sum of the sizes from it on): take the least k for which that
+    # is at most 1.
+    rest = ordered.flip(0).cumsum(0).flip(0)
+    certain = int((torch.arange(number, 0, -1, device=sizes.device) * ordered[:number] > rest[:number]).sum())
+    probabilities = torch.ones_like(sizes)
+    share = (number - certain) / rest[certain] if certain < len(sizes) else 1.0
+    probabilities[order[certain:]] = ordered[certain:] * share
+    return probabilities
 
 
 def sampled_multinomial_log_likelihood(
@@ -87,9 +106,11 @@ class _SampledMultinomial(torch.autograd.Function):
     ) -> Tensor:
         rows, columns = histories.rows(), histories.indices.long() - 1
         values = histories.entry_values().to(features.dtype)
-        own = bias[columns]
-        for part in torch.arange(len(columns), device=rows.device).split(max(1, _ENTRY_FEATURES // weight.shape[1])):
-            own[part] += (weight[columns[part]] * features[rows[part]]).sum(1)
+        # The logits of the entries alone.
+        places = torch.sparse_csr_tensor(
+            histories.indptr, columns, torch.zeros_like(values), (len(features), len(weight)), check_invariants=False
+        )
+        own = torch.sparse.sampled_addmm(places, features, weight.t(), beta=0.0).values() + bias[columns]
         offsets = bias[negatives.items] + negatives.log_weights.to(bias.dtype)
         others = torch.addmm(offsets, features, weight[negatives.items].t())
         places = torch.searchsorted(negatives.items, columns).clamp_(max=len(negatives.items) - 1)

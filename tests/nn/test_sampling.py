@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import SparseLinear
@@ -77,29 +77,52 @@ def test_only_the_rows_that_occur_have_a_gradient() -> None:
         assert gradient.indices().tolist() == [[0, 2, 3, 5]]
 
 
-def test_the_normaliser_is_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The expectation of a sample's sum of exp(logits) is that over all items: here over all samples of two, each weighed."""
-    sampler = NegativeSampler(Histories.from_lists([[1, 2], [2], [2, 3]]), 4, 2)
-    np.testing.assert_allclose(sampler.probabilities, np.array([2, 4, 2, 1]) / 9)
+def test_items_are_drawn_with_their_probabilities_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all places of the comb; so the expectation of the sample's weights, and of the normaliser, is that of all items."""
+    sampler = NegativeSampler(Histories.from_lists([[1, 2], [2], [2, 3]]), 4, 3)
+    np.testing.assert_allclose(sampler.probabilities, [0.8, 1, 0.8, 0.4])  # sizes 2, 4, 2, 1, the second cut
     terms = torch.tensor([0.5, 1.5, 3.0, 7.0], dtype=torch.float64)
-    expectation = 0.0
-    for pair in itertools.product(range(4), repeat=2):
-        middles = torch.tensor([sampler.cumulated[item] - sampler.probabilities[item] / 2 for item in pair])
-        monkeypatch.setattr(torch, "rand", lambda *size, middles=middles, **kwargs: middles)
+    times, total, places = torch.zeros(4), 0.0, (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    for place in places:
+        monkeypatch.setattr(torch, "rand", lambda *size, place=place, **kwargs: place)
         drawn = sampler.draw()
-        assert drawn.items.tolist() == sorted(set(pair))
-        probability = float(np.prod(sampler.probabilities[list(pair)].numpy()))
-        expectation += probability * float((terms[drawn.items] * drawn.log_weights.exp()).sum())
-    assert expectation == pytest.approx(float(terms.sum()))
+        assert len(drawn.items) == 3
+        assert (drawn.items.diff() > 0).all()
+        times[drawn.items] += 1
+        total += float((terms[drawn.items] * drawn.log_weights.exp()).sum())
+    np.testing.assert_allclose(times / 1000, sampler.probabilities, atol=2e-3)
+    assert total / 1000 == pytest.approx(float(terms.sum()), rel=2e-3)
 
 
-def test_items_are_drawn_as_often_as_they_should_be() -> None:
-    torch.manual_seed(0)
-    sampler = NegativeSampler(Histories.from_lists([[1, 2], [2], [2, 3]]), 4, 9000)
+@given(
+    counts=st.lists(st.integers(0, 1000), min_size=1, max_size=30),
+    number=st.integers(1, 40),
+)
+def test_inclusion_probabilities(counts: list[int], number: int) -> None:
+    histories = Histories.from_lists([[item + 1] for item, count in enumerate(counts) for _ in range(count)])
+    sampler = NegativeSampler(histories, len(counts), number)
+    number = min(number, len(counts))
+    probabilities = sampler.probabilities
+    assert probabilities.sum().item() == pytest.approx(number)
+    assert (probabilities > 0).all()
+    assert (probabilities <= 1 + 1e-12).all()
+    ratios = probabilities / (torch.tensor(counts) + 1)
+    cut = probabilities > 1 - 1e-9
+    assert torch.allclose(ratios[~cut], ratios[~cut][:1])  # in proportion
+    assert cut.all() or (ratios[cut] <= ratios[~cut].max() * (1 + 1e-9)).all()
     drawn = sampler.draw()
-    times = drawn.log_weights.exp() * 9000 * sampler.probabilities
-    np.testing.assert_allclose(times.sum(), 9000)
-    np.testing.assert_allclose(times, [2000, 4000, 2000, 1000], atol=4 * 9000**0.5 / 2)
+    assert len(set(drawn.items.tolist())) == len(drawn.items) >= number - 1
+    assert set(cut.nonzero().flatten().tolist()) <= set(drawn.items.tolist())
+
+
+def test_draws_are_repeated_with_the_seed() -> None:
+    sampler = NegativeSampler(Histories.from_lists([list(range(1, 200))]), 300, 20)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(sampler.draw().items)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 @both_kinds
