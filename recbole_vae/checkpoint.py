@@ -249,6 +249,8 @@ def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -
     """Raise a CheckpointError unless a checkpoint is of a data set with the same users and items."""
     for kind, field in (("users", dataset.uid_field), ("items", dataset.iid_field)):
         saved, now = state[kind], list(map(str, dataset.field2id_token[field]))
+        if kind == "users" and hasattr(dataset, "n_training_users"):  # those who are held out come after them
+            now = now[: dataset.n_training_users + 1]
         if saved != now:
             what = f"{len(saved) - 1} against {len(now) - 1}" if len(saved) != len(now) else "as many, but not the same"
             raise CheckpointError(

@@ -276,9 +276,14 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
     ours = model in model_names()
     newest = (config["resume"] if ours else None) or _written(config, seconds)
     best = f"best epoch by {config['valid_metric']}" if int(config["eval_step"]) > 0 else "last epoch"
-    print(f"\n{model} on {dataset}, test part, {best}:")
-    for name, value in ((result or {}).get("test_result") or {}).items():
-        print(f"  {name:<16} {value:.{config['metric_decimal_place'] or 4}f}")
+    measured = (result or {}).get("test_result") or {}
+    errors = measured.standard_errors() if hasattr(measured, "standard_errors") else {}
+    decimals, width = config["metric_decimal_place"] or 4, max(16, *map(len, measured))
+    of_users = " (standard error over users)" * bool(errors)
+    print(f"\n{model} on {dataset}, test part, {best}{of_users}:")
+    for name, value in measured.items():
+        error = f" ({errors[name]:.{decimals}f})" if name in errors else ""
+        print(f"  {name:<{width}} {value:.{decimals}f}{error}")
     print(f"Time        {seconds:.1f} s, from the start of the command")
     print(f"Checkpoint  {newest or 'none was written'}")
     print("Try next:")

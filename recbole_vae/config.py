@@ -248,8 +248,76 @@ def check_metrics(
 
 
 _SPLIT = (
-    "{RS: [0.8, 0.1, 0.1]} (shares of training, validation and test), {LS: valid_and_test} or {TS: [0.8, 0.1, 0.1]}"
+    "{RS: [0.8, 0.1, 0.1]} (shares of training, validation and test), {LS: valid_and_test}, {TS: [0.8, 0.1, 0.1]} or "
+    "{HU: [0.1, 0.1]} (users held out for validation and test: shares, or numbers)"
 )
+
+
+@dataclass(frozen=True)
+class HeldOutUsers:
+    """The part of ``eval_args`` that says how users are held out.
+
+    Attributes:
+        users: of validation and test: numbers, or shares of all; of no meaning where ``benchmark_filename`` gives them.
+        fold_in: share of a held-out user's items that is given to the model.
+        min_items: held-out users have at least so many.
+        seed: of the draw; None for the option ``seed``.
+        by_time: whether the fold-in is what a user had first, or else drawn.
+    """
+
+    users: tuple[float, float]
+    fold_in: float
+    min_items: int
+    seed: int | None
+    by_time: bool
+
+    @classmethod
+    def read(cls, eval_args: Mapping[str, Any]) -> HeldOutUsers:
+        """Read checked ``eval_args``."""
+        users = eval_args["split"]["HU"]
+        return cls(
+            users=(0, 0) if users == "files" else tuple(users),
+            fold_in=eval_args.get("fold_in", 0.8),
+            min_items=eval_args.get("min_items", 5),
+            seed=eval_args.get("seed"),
+            by_time=eval_args.get("order") == "TO",
+        )
+
+
+def holds_out_users(values: Any) -> bool:
+    """Tell whether options ask for users that are held out."""
+    args = values["eval_args"]
+    return isinstance(args, dict) and isinstance(args.get("split"), dict) and "HU" in args["split"]
+
+
+def _check_held_out(value: Mapping[str, Any], in_files: bool, where: Where) -> None:
+    how = value["split"]["HU"]
+    if in_files or how == "files":
+        if not (in_files and how == "files"):
+            _refuse("eval_args", "split: HU: ", how, where, "files if benchmark_filename is given, and only then")
+        how = [1, 1]
+    if not isinstance(how, list | tuple):
+        how = [how]
+    a_number = [isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in how if _is_share(each)]
+    if not (
+        len(how) == 2
+        and all(map(_is_share, how))
+        and (all(a_number) or (not any(a_number) and min(how) > 0 and sum(how) < 1))
+    ):
+        _refuse(
+            "eval_args", "split: HU: ", how, where,
+            "two numbers of users, such as [750, 750], or two shares of them that sum to less than 1, such as [0.1, 0.1]",
+        )  # fmt: skip
+    fold_in, least, seed = value.get("fold_in", 0.8), value.get("min_items", 5), value.get("seed", 0)
+    if not (_is_share(fold_in) and 0 < fold_in < 1):
+        _refuse(
+            "eval_args", "fold_in: ", fold_in, where, "a number > 0 and < 1: the share of a user's items that is given"
+        )
+    for name, number, minimum in (("min_items", least, 2), ("seed", seed, 0)):
+        if not isinstance(number, int) or isinstance(number, bool) or not minimum <= number < 2**32:
+            _refuse("eval_args", f"{name}: ", number, where, f"an integer >= {minimum}")
+    if value.get("mode", "full") not in ("full", {"valid": "full", "test": "full"}):
+        _refuse("eval_args", "mode: ", value["mode"], where, "full where users are held out")
 
 
 def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) -> None:
@@ -264,9 +332,18 @@ def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) ->
     if not isinstance(value, dict):
         example = "{split: {RS: [0.8, 0.1, 0.1]}, group_by: user, order: RO, mode: full}"
         _refuse("eval_args", "", value, where, f"a mapping such as {example}")
+    known = ["split", "group_by", "order", "mode"]
+    held_out = holds_out_users(values)
+    if held_out:
+        known += ["fold_in", "min_items", "seed"]
     for key in value:
-        if key not in ("split", "group_by", "order", "mode"):
-            _refuse("eval_args", "the key ", key, where, "one of split, group_by, order, mode")
+        if key not in known:
+            _refuse("eval_args", "the key ", key, where, f"one of {', '.join(known)}")
+    if held_out:
+        _check_held_out(value, parts is not None, where)
+        for name, only in (("save_dataset", False), ("save_dataloaders", False), ("fast_evaluation", True)):
+            if values.get(name, only) not in (only, None):
+                _refuse(name, "", values[name], where, f"{only} where users are held out")
     modes = value.get("mode", "full")
     for mode in modes.values() if isinstance(modes, dict) and set(modes) <= {"valid", "test"} else [modes]:
         if not isinstance(mode, str) or not re.fullmatch(r"full|labeled|(uni|pop)\d+", mode):
@@ -290,9 +367,9 @@ def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) ->
     if kind == "LS":
         if how not in ("valid_and_test", "valid_only", "test_only"):
             _refuse("eval_args", "split: LS: ", how, where, "valid_and_test, valid_only or test_only")
-    elif kind not in ("RS", "TS"):
+    elif kind not in ("RS", "TS", "HU"):
         _refuse("eval_args", "split: ", split, where, _SPLIT)
-    elif not (isinstance(how, list) and len(how) == 3 and all(map(_is_share, how)) and how[0] > 0):
+    elif kind != "HU" and not (isinstance(how, list) and len(how) == 3 and all(map(_is_share, how)) and how[0] > 0):
         _refuse(
             "eval_args", f"split: {kind}: ", how, where, "three numbers >= 0, the first > 0, such as [0.8, 0.1, 0.1]"
         )

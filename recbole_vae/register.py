@@ -16,6 +16,10 @@ RecBole's place                                            what is changed
 ``data.utils.get_dataloader``                              for these models: batches of users for training; for all models:
                                                            rankings of all items evaluated from sparse rows
 ``data.utils.create_samplers``                             none where nothing is sampled
+``data.utils.create_dataset``                              users that are held out, where ``eval_args`` says so
+``trainer.trainer.Trainer.evaluate``                       held-out users are scored by their fold-in
+``NCEPLRec.__init__``                                      keeps what a new user's vector is made by
+``evaluator.register``                                     has the metric TruncatedRecall, too
 ``trainer.trainer.Collector``, ``Evaluator``               faster ones with the same results, unless ``fast_evaluation`` is False
 ``data.dataset.<Name>Dataset``, ``trainer.<Name>Trainer``  for these models: their data set and trainer
 ``trainer.trainer.DistributedDataParallel``                no GPU ids where there is no GPU
@@ -121,6 +125,8 @@ def _hook_recbole() -> None:
     after_import("recbole.quick_start.quick_start", _hook_quick_start)
     after_import("recbole.data.utils", _hook_dataloader)
     after_import("recbole.trainer.trainer", _hook_trainer)
+    after_import("recbole.evaluator.register", _hook_metrics)
+    after_import("recbole.model.general_recommender.nceplrec", _hook_nceplrec)
 
 
 def _check_recbole(recbole: ModuleType) -> None:
@@ -237,6 +243,7 @@ def _load_internal_config_dict(original: Any) -> Any:
             ):
                 internal.update(eval_batch_size=_read_properties(self, "overall.yaml")["eval_batch_size"])
             _load_what_is_used(self)
+            _check_held_out(self, model)
         else:
             from recbole_vae import checkpoint
 
@@ -310,6 +317,22 @@ def _check_options(config: Any, model: str, model_class: Any) -> None:
     check_data_options(values, where)
     if isinstance(values["topk"], tuple):  # --topk=5,10
         given["topk"] = list(values["topk"])
+
+
+def _check_held_out(config: Any, model: str) -> None:
+    """Check the options of one of RecBole's models where users are held out."""
+    from recbole_vae.config import check_eval_args, holds_out_users, place_of
+
+    values = {**config.internal_config_dict, **config.external_config_dict}
+    if not holds_out_users(values):
+        return
+    from recbole_vae.fold_in import why_not
+
+    reason = why_not(model, values.get("knn_method"))
+    if reason:
+        raise ConfigError(f"model: {reason}")
+    where = place_of(config, config.config_file_list)
+    check_eval_args(values, False, where)
 
 
 def _load_what_is_used(config: Any) -> None:
@@ -409,6 +432,8 @@ def _init_logger(original: Any) -> Any:
 
 
 def _hook_dataloader(utils: ModuleType) -> None:
+    from recbole_vae.config import holds_out_users
+
     def wrap(original: Any) -> Any:
         def get_dataloader(config: Any, phase: str) -> Any:
             if phase == "train" and _is_ours(config.model_class):
@@ -416,7 +441,8 @@ def _hook_dataloader(utils: ModuleType) -> None:
 
                 return UserBatchDataLoader
             loader = original(config, phase)
-            if loader is utils.FullSortEvalDataLoader and _is_fast(config) and _is_general(config.model_class):
+            fast = _is_fast(config) or holds_out_users(config)
+            if loader is utils.FullSortEvalDataLoader and fast and _is_general(config.model_class):
                 from recbole_vae.data.evaluation import FullSortDataLoader
 
                 return FullSortDataLoader
@@ -424,8 +450,31 @@ def _hook_dataloader(utils: ModuleType) -> None:
 
         return get_dataloader
 
+    def wrap_dataset(original: Any) -> Any:
+        def create_dataset(config: Any) -> Any:
+            if not holds_out_users(config):
+                return original(config)
+            from recbole_vae.data.held_out import HeldOutDataset
+
+            return HeldOutDataset(config)
+
+        return create_dataset
+
     def wrap_samplers(original: Any) -> Any:
         def create_samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> Any:
+            if holds_out_users(config):
+                from recbole.sampler import Sampler
+
+                from recbole_vae.data.evaluation import SeenItems
+
+                how = config["train_neg_sample_args"]
+                of_training = None
+                if (
+                    how["distribution"] != "none"
+                ):  # for RecBole's models that are not trained, but whose dataloader samples
+                    of_training = Sampler(["train"], built_datasets[:1], how["distribution"], how["alpha"])
+                    of_training = of_training.set_phase("train")
+                return of_training, *(SeenItems([], [], phase) for phase in ("valid", "test"))
             nothing = config["train_neg_sample_args"]["distribution"] == "none" and not config["repeatable"]
             ranks_all = set(config["eval_args"]["mode"].values()) == {"full"}
             if nothing and ranks_all and _is_fast(config) and _is_general(config.model_class):
@@ -437,6 +486,7 @@ def _hook_dataloader(utils: ModuleType) -> None:
 
         return create_samplers
 
+    _replace(utils, "create_dataset", wrap_dataset)
     _replace(utils, "get_dataloader", wrap)
     _replace(utils, "create_samplers", wrap_samplers)
 
@@ -482,6 +532,17 @@ def _hook_trainer(trainer: ModuleType) -> None:
     _replace(trainer, "Collector", faster("recbole_vae.evaluator.collector", "FastCollector"))
     _replace(trainer, "Evaluator", faster("recbole_vae.evaluator.metrics", "FastEvaluator"))
 
+    def wrap_evaluate(original: Any) -> Any:
+        def evaluate(self: Any, eval_data: Any, *args: Any, **kwargs: Any) -> Any:
+            from recbole_vae.fold_in import evaluated_on
+
+            with evaluated_on(self.model, getattr(eval_data, "fold_in", None)):
+                return original(self, eval_data, *args, **kwargs)
+
+        return evaluate
+
+    _replace(trainer.Trainer, "evaluate", wrap_evaluate)
+
     def wrap(original: Any) -> Any:
         def data_parallel(module: Any, device_ids: Any = None, **kwargs: Any) -> Any:
             on_gpu = next(module.parameters()).is_cuda
@@ -490,3 +551,35 @@ def _hook_trainer(trainer: ModuleType) -> None:
         return data_parallel
 
     _replace(trainer, "DistributedDataParallel", wrap)
+
+
+def _hook_metrics(register: ModuleType) -> None:
+    from recbole_vae.evaluator.truncated import TruncatedRecall
+
+    name = TruncatedRecall.__name__.lower()
+    register.metrics_dict[name] = TruncatedRecall
+    register.metric_types[name] = TruncatedRecall.metric_type
+    register.metric_information[name] = TruncatedRecall.metric_need
+
+
+def _hook_nceplrec(module: ModuleType) -> None:
+    def wrap(original: Any) -> Any:
+        def init(self: Any, config: Any, dataset: Any) -> None:
+            decompose, kept = module.randomized_svd, []
+
+            def randomized_svd(*args: Any, **kwargs: Any) -> Any:
+                kept.append(decompose(*args, **kwargs))
+                return kept[-1]
+
+            module.randomized_svd = randomized_svd  # type: ignore[attr-defined]
+            try:
+                original(self, config, dataset)
+            finally:
+                module.randomized_svd = decompose  # type: ignore[attr-defined]
+            # By which it makes the vectors of its users; it keeps only those.
+            _, sizes, directions = kept[-1]
+            self.item_projection = directions.T * sizes**0.5
+
+        return init
+
+    _replace(module.NCEPLRec, "__init__", wrap)

@@ -65,7 +65,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
         loaded = [] if self.inter_feat is None else list(map(str, self.inter_feat.columns))
         args = self.config["eval_args"]
         needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
-        if parts is None and (args["order"] == "TO" or "TS" in args["split"]):
+        if (parts is None or "HU" in args["split"]) and (args["order"] == "TO" or "TS" in args["split"]):
             needed["TIME_FIELD"] = self.time_field
         for key, field in needed.items():
             if field not in loaded:
@@ -121,6 +121,10 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
         self.missing_values = {name: int(number) for name, number in self.inter_feat.isna().sum().items() if number}
         super()._fill_nan()
 
+    def _parts(self) -> list[Any]:
+        """Return the parts for training, validation and test."""
+        return list(super().build())
+
     def build(self) -> list[Any]:
         """Check and split the data.
 
@@ -140,7 +144,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             raise DataError(
                 f"topk: {topk} is more than the {self.item_num - 1} items of data set '{self.dataset_name}' after filtering."
             )
-        parts: list[Any] = super().build()
+        parts = self._parts()
         if not len(parts[0]):
             raise DataError(
                 f"data set '{self.dataset_name}': the split leaves no interaction for training; see eval_args: {{split: ...}}."

@@ -35,6 +35,12 @@ class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
     """RecBole's ``FullSortEvalDataLoader``, which holds sparse rows and loops over no interaction.
 
     Each item is what RecBole's gives: the users, (row, item) of what they have seen, and row and item of what is relevant.
+
+    Attributes:
+        fold_in: histories to score users by, rows by internal id, where the users are held out; else None.
+        seen: what is not to be recommended, rows by internal id.
+        relevant: what is to be found, rows by internal id.
+        uid_list: the users, internal ids, in the order of evaluation.
     """
 
     def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False) -> None:
@@ -48,13 +54,17 @@ class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
             return torch.unique(torch.cat(pairs)) if pairs else torch.empty(0, dtype=torch.int64)
 
         relevant = keys([dataset])
-        # A RepeatableSampler has no parts: nothing counts as seen, for it may be recommended again.
-        parts = getattr(sampler, "datasets", [])
-        seen = keys(parts[: sampler.phases.index(sampler.phase) + 1] if parts else [])
-        places = torch.searchsorted(relevant, seen).clamp_(max=len(relevant) - 1)
-        seen = seen[relevant[places] != seen] if len(relevant) else seen
         self.relevant = Histories.from_interactions(relevant // n_items, relevant % n_items, None, n_users)
-        self.seen = Histories.from_interactions(seen // n_items, seen % n_items, None, n_users)
+        self.fold_in: Histories | None = getattr(dataset, "fold_in", None)
+        if self.fold_in is not None:
+            self.seen = Histories(self.fold_in.indptr, self.fold_in.indices)
+        else:
+            # A RepeatableSampler has no parts: nothing counts as seen, for it may be recommended again.
+            parts = getattr(sampler, "datasets", [])
+            seen = keys(parts[: sampler.phases.index(sampler.phase) + 1] if parts else [])
+            places = torch.searchsorted(relevant, seen).clamp_(max=len(relevant) - 1)
+            seen = seen[relevant[places] != seen] if len(relevant) else seen
+            self.seen = Histories.from_interactions(seen // n_items, seen % n_items, None, n_users)
         self.uid_list = self.relevant.lengths().nonzero().squeeze(1)
         self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
         self.sample_size = len(self.uid_list)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from recbole.evaluator import Evaluator, metrics
+from recbole.evaluator.base_metric import TopkMetric
 
 Table = NDArray[Any]
 """One row for each user, one column for each rank."""
@@ -97,11 +100,45 @@ class TailPercentage(metrics.TailPercentage):  # type: ignore[misc]
 _FAST = (MRR, MAP, NDCG, AveragePopularity, ShannonEntropy, GiniIndex, TailPercentage)
 
 
+class Result(OrderedDict[str, float]):
+    """The metrics, each a mean over users, as RecBole gives them; and what they are the means of.
+
+    Attributes:
+        per_user: values of the users in the order of evaluation (``uid_list`` of the dataloader), float64, shape [users], by
+            the name of the metric; of those that are means over users.
+    """
+
+    per_user: dict[str, Table]
+
+    def standard_errors(self) -> dict[str, float]:
+        """Return the standard errors of the means; 0 for a single user."""
+        return {
+            name: float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+            for name, values in self.per_user.items()
+        }
+
+
 class FastEvaluator(Evaluator):  # type: ignore[misc]
-    """RecBole's ``Evaluator`` with the metrics above in the place of its own."""
+    """RecBole's ``Evaluator`` with the metrics above in the place of its own; the result is a :class:`Result`."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        self._per_user: dict[str, Table] = {}
         for metric in _FAST:
             if metric.__name__.lower() in self.metric_class:
                 self.metric_class[metric.__name__.lower()] = metric(config)
+        for metric in self.metric_class.values():
+            if isinstance(metric, TopkMetric):
+                metric.topk_result = partial(self._keep, metric.topk_result)
+
+    def _keep(self, average: Any, metric: str, value: Table) -> Any:
+        for k in self.config["topk"]:
+            self._per_user[f"{metric}@{k}"] = value[:, k - 1].astype(np.float64)
+        return average(metric, value)
+
+    def evaluate(self, dataobject: Any) -> Result:
+        """Compute all metrics from what was collected."""
+        self._per_user = {}
+        result = Result(super().evaluate(dataobject))
+        result.per_user = self._per_user
+        return result

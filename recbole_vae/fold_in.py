@@ -1,0 +1,143 @@
+"""Scores for histories that a model was not trained on: of this package's models, and of RecBole's that can."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
+from recbole_vae.model.base import HistoryRecommender
+
+
+def score_histories(model: Any, histories: Histories) -> Tensor:
+    """Score all items for histories of any users.
+
+    RecBole's models do the work by their own ``full_sort_predict``, with the histories in the place of their training data.
+
+    Args:
+        model: a trained model.
+        histories: batch of histories; item ids of the model's vocabulary. Their weights count for this package's models only,
+            as in RecBole's training.
+
+    Returns:
+        Shape [batch, n_items].
+
+    Raises:
+        ConfigError: the model cannot score a history (see :func:`why_not`).
+    """
+    if isinstance(model, HistoryRecommender):
+        return model.score(histories.to(model.device))
+    reason = why_not(type(model).__name__, getattr(model, "method", None))
+    if reason:
+        raise ConfigError(reason)
+    users = {model.USER_ID: torch.arange(len(histories), device=model.device)}
+    with _ADAPTERS[type(model).__name__](model, histories):
+        scores: Tensor = type(model).full_sort_predict(model, users)  # not what evaluated_on puts before it
+    return scores.view(len(histories), -1)
+
+
+@contextlib.contextmanager
+def evaluated_on(model: Any, fold_in: Histories | None) -> Iterator[None]:
+    """Let a model's ``full_sort_predict`` score users by other histories than those of training, for a while.
+
+    Args:
+        model: a model of this package, or of RecBole.
+        fold_in: histories, rows by internal user id; None to change nothing.
+    """
+    if fold_in is None:
+        yield
+        return
+    histories = fold_in
+
+    def full_sort_predict(interaction: Any) -> Tensor:
+        users = interaction[model.USER_ID].to(histories.indptr.device)
+        return score_histories(model, histories[users]).view(-1)
+
+    with _replaced(model, full_sort_predict=full_sort_predict):
+        yield
+
+
+def why_not(model: str, knn_method: str | None = None) -> str | None:
+    """Return why a model of RecBole cannot score a history of a user it was not trained on, or None if it can."""
+    if model == "ItemKNN" and knn_method == "user":
+        return "ItemKNN with knn_method: user compares training users; held-out users need knn_method: item."
+    if model in _ADAPTERS:
+        return None
+    return (
+        f"{model} cannot score users who were not in the training data: it learns a vector or a list for each training user. "
+        f"Of RecBole's models, these can: {', '.join(_ADAPTERS)}. Choose one, or another split in eval_args."
+    )
+
+
+@contextlib.contextmanager
+def _replaced(model: Any, **values: Any) -> Iterator[None]:
+    """Replace attributes for a while, also such as are methods."""
+    before = {name: model.__dict__[name] for name in values if name in model.__dict__}
+    model.__dict__.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            del model.__dict__[name]
+        model.__dict__.update(before)
+
+
+def _matrix(model: Any, histories: Histories) -> Any:
+    """Return histories as SciPy's sparse rows, as RecBole's ``inter_matrix`` has them."""
+    indptr, indices = histories.indptr.cpu().numpy(), histories.indices.cpu().numpy()
+    return sp.csr_matrix(
+        (np.ones(len(indices), dtype=np.float32), indices, indptr), shape=(len(histories), model.n_items)
+    )
+
+
+def _as_it_is(model: Any, histories: Histories) -> Any:
+    return contextlib.nullcontext()  # Pop: the same for all
+
+
+def _by_matrix(model: Any, histories: Histories) -> Any:
+    return _replaced(model, interaction_matrix=_matrix(model, histories))
+
+
+def _by_neighbours(model: Any, histories: Histories) -> Any:
+    return _replaced(model, pred_mat=_matrix(model, histories).dot(model.w).tocsr())
+
+
+def _by_projection(model: Any, histories: Histories) -> Any:
+    # Kept when the model was made; see register.py.
+    embeddings = torch.from_numpy(_matrix(model, histories) @ model.item_projection).to(model.device)
+    return _replaced(model, user_embeddings=embeddings)
+
+
+def _by_rows(model: Any, histories: Histories) -> Any:
+    def get_rating_matrix(user: Tensor) -> Tensor:
+        batch = histories[user.to(histories.indptr.device)]
+        rows = torch.zeros(len(batch), model.n_items)
+        rows[batch.rows().cpu(), batch.indices.cpu()] = 1.0
+        return rows.to(model.device)
+
+    return _replaced(model, get_rating_matrix=get_rating_matrix)
+
+
+_ADAPTERS: dict[str, Callable[[Any, Histories], Any]] = {
+    "Pop": _as_it_is,
+    "ItemKNN": _by_neighbours,
+    "EASE": _by_matrix,
+    "SLIMElastic": _by_matrix,
+    "ADMMSLIM": _by_matrix,
+    "NCEPLRec": _by_projection,
+    "MultiVAE": _by_rows,
+    "MultiDAE": _by_rows,
+    "RecVAE": _by_rows,
+    "MacridVAE": _by_rows,
+    "RaCT": _by_rows,
+    "DiffRec": _by_rows,
+    "LDiffRec": _by_rows,
+}
+"""RecBole's models that can score a history, and how they are given one."""
