@@ -5,7 +5,7 @@ libraries. It imports neither RecBole nor torch by itself; the changes are made 
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_vae import compat
 from recbole_vae.errors import (
@@ -22,11 +22,16 @@ from recbole_vae.version import __version__
 compat.mend()
 register()
 
+if TYPE_CHECKING:
+    from recbole_vae.recommend import Recommender
+
 _MODELS = tuple(model_names())
 
 
 def __getattr__(name: str) -> Any:
-    """Import a model when it is first asked for."""
+    """Import a model or the Recommender when it is first asked for."""
+    if name == "Recommender":
+        return import_module("recbole_vae.recommend").Recommender
     if name in _MODELS:
         return getattr(import_module(f"recbole_vae.model.{name.lower()}"), name)
     raise AttributeError(f"module 'recbole_vae' has no attribute '{name}'")
@@ -38,6 +43,7 @@ __all__ = [
     "DataError",
     "RecBoleVAEError",
     "RecBoleVersionError",
+    "Recommender",
     "TrainingError",
     "__version__",
     "register",

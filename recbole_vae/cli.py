@@ -10,9 +10,11 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from recbole_vae.config import near
 from recbole_vae.errors import ConfigError, RecBoleVAEError, is_out_of_memory
@@ -20,6 +22,7 @@ from recbole_vae.register import model_names, options_in, recbole_model_names
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
+       recbole-vae recommend --checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]
        recbole-vae bench [--preset=ml-1m] [--models=MultVAE,MultDAE] [--OPTION=VALUE ...]
        recbole-vae --version
 
@@ -32,6 +35,17 @@ run      Train a model by RecBole, evaluate its best epoch on the test part, and
   --resume=CHECKPOINT    go on training from a checkpoint of recbole_vae, with its settings
   --nproc=N              share the work between N processes
   --OPTION=VALUE         any other option of RecBole or of the model; it comes above the files
+
+recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item_id,score.
+
+  --checkpoint=FILE      written by training; nothing else is needed
+  --users=A,B            users of the training data (default: all of them)
+  --histories=FILE       other histories: CSV with the columns user_id,item_id, or an atomic file of RecBole; - reads
+                         standard input. All lines of a user stand together
+  -k=N                   items for each (default 10)
+  --candidates=FILE      the only items that may be recommended, one in a line
+  --keep_seen=True       items of the history may be recommended, too
+  --out=FILE             where to write (default: standard output)
 
 bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
 
@@ -69,11 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        if arguments[0] not in ("run", "bench"):
-            raise ConfigError(f"'{arguments[0]}' is no command; there are: run, bench. See recbole-vae --help.")
-        options = parse_options(arguments[1:])
-        if arguments[0] == "bench":
-            _bench(options)
+        command, *rest = arguments
+        if command not in ("run", "recommend", "bench"):
+            raise ConfigError(f"'{command}' is no command; there are: run, recommend, bench. See recbole-vae --help.")
+        if command == "recommend":
+            rest = [re.sub(r"^-k(?=$|=)", "--k", argument) for argument in rest]
+        options = parse_options(rest)
+        if command != "run":
+            {"recommend": _recommend, "bench": _bench}[command](options)
             return 0
         # RecBole reads its options from here, in this process and in its children.
         sys.argv = [argv[0], *(f"--{name}={value}" for name, value in options.items())]
@@ -84,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Exception, SystemExit) as error:
         if os.environ.get("RECBOLE_VAE_TRACEBACK"):
             raise
@@ -174,16 +194,83 @@ _BENCH_OPTIONS = (
 )  # fmt: skip
 
 
+_RECOMMEND_OPTIONS = ("checkpoint", "users", "histories", "k", "candidates", "keep_seen", "out")
+
+
+def _check_options(command: str, options: dict[str, str], known: Sequence[str]) -> None:
+    for name in options:
+        if name not in known:
+            meant = near(name, known)
+            raise ConfigError(
+                f"--{name} (command line): {command} has no such option{f'; did you mean --{meant}?' if meant else '.'} "
+                f"It has {', '.join(known)}."
+            )
+
+
+def _recommend(options: dict[str, str]) -> None:
+    from recbole_vae import recommend
+
+    _check_options("recommend", options, _RECOMMEND_OPTIONS)
+    if "checkpoint" not in options:
+        raise ConfigError(
+            "--checkpoint (command line) is missing: a file that training wrote, such as saved/MultVAE-....pth."
+        )
+    if "users" in options and "histories" in options:
+        raise ConfigError("--users and --histories (command line) cannot be given together.")
+    if options.get("keep_seen", "False") not in ("True", "False"):
+        raise ConfigError(
+            f"keep_seen: '{options['keep_seen']}' (command line) is not allowed; it must be True or False."
+        )
+    k = _number(options, "k", 10)
+    out = Path(options["out"]) if "out" in options else None
+    if out and not out.parent.is_dir():
+        raise ConfigError(f"--out={out} (command line): there is no folder {out.parent}.")
+    model = recommend.Recommender.load(options["checkpoint"])
+    candidates = None
+    if "candidates" in options:
+        with recommend.open_text(options["candidates"]) as file:
+            candidates = [line.strip() for line in file if line.strip()]
+    total: int | None = None
+    pairs: Iterable[tuple[str, Iterable[str]]]
+    if "histories" in options:
+        fields = model.model.USER_ID, model.model.ITEM_ID
+        name = options["histories"]
+        pairs = recommend.read_histories(recommend.open_text(name), "standard input" if name == "-" else name, *fields)
+    else:
+        users = options["users"].split(",") if "users" in options else model.users[1:]
+        known = [(user, model.history(user)) for user in users] if "users" in options else None
+        pairs, total = known or ((user, model.history(user)) for user in users), len(users)
+    # Standard output is for the result, and a terminal shows one of the two.
+    bar = tqdm(pairs, total=total, unit=" users", ncols=100, disable=None if out else True)
+    rankings = model.stream(bar, k, options.get("keep_seen") != "True", candidates)
+    if out is None:
+        recommend.write_rankings(rankings, sys.stdout)
+    else:
+        temporary = out.with_name(f".{out.name}.tmp")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                count = recommend.write_rankings(rankings, file)
+            temporary.replace(out)
+        except KeyboardInterrupt:
+            partial = temporary.replace(out.with_name(f"{out.name}.partial"))
+            print(f"{partial}: what there was until then", file=sys.stderr)
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        print(f"{out}: {count} users", file=sys.stderr)
+    if model.unknown:
+        (item, _), *_ = model.unknown.most_common(1)
+        print(
+            f"{sum(model.unknown.values())} entries of histories were left out: {len(model.unknown)} items are not among those "
+            f"of the training data, such as '{item}'.",
+            file=sys.stderr,
+        )
+
+
 def _bench(options: dict[str, str]) -> None:
     from recbole_vae import bench
 
-    for name in options:
-        if name not in _BENCH_OPTIONS:
-            meant = near(name, _BENCH_OPTIONS)
-            raise ConfigError(
-                f"--{name} (command line): bench has no such option{f'; did you mean --{meant}?' if meant else '.'} "
-                f"It has {', '.join(_BENCH_OPTIONS)}."
-            )
+    _check_options("bench", options, _BENCH_OPTIONS)
     shapes = bench.shapes_of(options)
     models = options.get("models", "MultVAE,MultDAE").split(",")
     for model in models:

@@ -94,6 +94,13 @@ def model_names() -> list[str]:
     return [*_BUILT_IN, *(place.__name__ for place in _places.values() if isinstance(place, type))]
 
 
+def model_class(name: str) -> type[HistoryRecommender] | None:
+    """Return the class of a registered model, or None if there is no such model."""
+    place = _places.get(name.lower())
+    found = getattr(import_module(place), name, None) if isinstance(place, str) else place
+    return found if found is not None and found.__name__ == name else None
+
+
 def recbole_model_names() -> list[str]:
     """Return the names of RecBole's own models, from its folder of defaults."""
     return sorted(path.stem for path in (_recbole_folder() / "properties" / "model").glob("*.yaml"))

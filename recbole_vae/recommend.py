@@ -1,0 +1,273 @@
+"""Recommendations from a checkpoint alone: for users of its data set, and for any history."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from recbole_vae import checkpoint
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.register import model_class
+
+_SCORES = 2**22
+"""Scores that are held at once (16 MiB in float32)."""
+
+Ranking = list[tuple[str, float]]
+"""Items with their scores, best first."""
+
+
+@dataclass
+class _Vocabulary:
+    """As much of a RecBole data set as a model reads when it is made."""
+
+    users: list[str]
+    items: list[str]
+    uid_field: str
+    iid_field: str
+    inter_feat: dict[str, Tensor]
+    dataset_name: str
+
+    @property
+    def user_num(self) -> int:
+        return len(self.users)
+
+    def num(self, field: str) -> int:
+        return len(self.users if field == self.uid_field else self.items)
+
+
+class Recommender:
+    """A trained model that ranks items, by the data set's own ids. Make one with :meth:`load`.
+
+    Attributes:
+        model: the model, in evaluation mode.
+        users: ids of the users of the training data; position = row in ``model.histories``; the first is RecBole's padding.
+        items: ids of the items; the first is RecBole's padding.
+        unknown: how often each id that the model does not know stood in a history so far.
+    """
+
+    def __init__(self, model: Any, users: Sequence[str], items: Sequence[str], dataset: str) -> None:
+        self.model, self.users, self.items, self.dataset = model.eval(), list(users), list(items), dataset
+        self.unknown: Counter[str] = Counter()
+        self._item_ids = {item: number for number, item in enumerate(self.items) if number}
+        self._user_ids: dict[str, int] | None = None
+        counts = torch.bincount(model.histories.indices.long(), minlength=len(self.items)).float()
+        self._popularity = counts / max(1, len(self.users) - 1)
+        self._popularity[0] = -torch.inf
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Recommender:
+        """Load a model from a checkpoint of recbole_vae; neither its data nor RecBole's settings are needed.
+
+        Args:
+            path: the file that training wrote.
+            device: where to compute.
+
+        Raises:
+            CheckpointError: it is no checkpoint, or of a model that is not registered here.
+        """
+        state = checkpoint.load(path)
+        kind = model_class(state["model"])
+        if kind is None:
+            raise CheckpointError(
+                f"{path}: a checkpoint of {state['model']}, which is not registered; import the module that registers it first."
+            )
+        options = state["config"]
+        rows = Histories(*(state["histories"][name] for name in ("indptr", "indices", "values")))
+        user, item = options["USER_ID_FIELD"], options["ITEM_ID_FIELD"]
+        feat = {user: rows.rows(), item: rows.indices.long()}
+        if rows.values is not None:
+            feat[options["value_field"]] = rows.values
+        data = _Vocabulary(state["users"], state["items"], user, item, feat, state["dataset"])
+        # A sample of the items is for training only.
+        model = kind({**options, "device": torch.device(device), "n_negatives": 0}, data)
+        model.load_state_dict(state["state_dict"])
+        return cls(model.to(device), state["users"], state["items"], state["dataset"])
+
+    def recommend(
+        self,
+        histories: Iterable[Iterable[str]],
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Iterable[str] | None = None,
+    ) -> list[Ranking]:
+        """Rank items for histories, each a collection of item ids.
+
+        Unknown items are left out, and counted in ``unknown``. For a history of no known items the ranking is that of the
+        most popular items, with the share of the training users who have each as its score.
+
+        Args:
+            histories: the items that each user has; order and repetitions do not matter.
+            k: how many items; fewer where there are not so many.
+            exclude_seen: whether items of the history are left out.
+            candidates: ids of the only items that may be recommended; None for all.
+
+        Returns:
+            A ranking for each history.
+
+        Raises:
+            DataError: no candidate is known, ``k`` is less than 1, or a history is a string.
+        """
+        return [
+            ranking for _, ranking in self.stream(((None, each) for each in histories), k, exclude_seen, candidates)
+        ]
+
+    def recommend_users(self, users: Iterable[str], k: int = 10, **options: Any) -> list[Ranking]:
+        """Rank items for users of the training data, given by their ids; arguments, result: see :meth:`recommend`.
+
+        Raises:
+            DataError: a user is not in the training data.
+        """
+        return self.recommend((self.history(user) for user in users), k, **options)
+
+    def history(self, user: str) -> list[str]:
+        """Return the items that a user has in the training data; a DataError if there is no such user."""
+        if self._user_ids is None:
+            self._user_ids = {name: number for number, name in enumerate(self.users) if number}
+        row = self._user_ids.get(str(user))
+        if row is None:
+            raise DataError(
+                f"user '{user}' is not among the {len(self.users) - 1} users of the training data; give a history instead."
+            )
+        start, stop = self.model.histories.indptr[row : row + 2].tolist()
+        return [self.items[item] for item in self.model.histories.indices[start:stop].tolist()]
+
+    def stream(
+        self,
+        histories: Iterable[tuple[Any, Iterable[str]]],
+        k: int = 10,
+        exclude_seen: bool = True,
+        candidates: Iterable[str] | None = None,
+    ) -> Iterator[tuple[Any, Ranking]]:
+        """Rank items for pairs of a key and a history, as they come, in constant memory; see :meth:`recommend`."""
+        if k < 1:
+            raise DataError(f"k: {k} is not allowed; it must be an integer >= 1.")
+        barred = self._barred(candidates)
+        pairs = iter(histories)
+        size = max(1, _SCORES // len(self.items))
+        while batch := list(islice(pairs, size)):
+            lists = [self._known(history) for _, history in batch]
+            for (key, _), ranking in zip(batch, self._rank(lists, k, exclude_seen, barred), strict=True):
+                yield key, ranking
+
+    def _barred(self, candidates: Iterable[str] | None) -> Tensor | None:
+        """Return where items must not be recommended, bool, shape [n_items]."""
+        if candidates is None:
+            return None
+        names = list(map(str, candidates))
+        known = [self._item_ids[name] for name in names if name in self._item_ids]
+        if not known:
+            raise DataError(
+                f"candidates: the model knows none of the {len(names)} items; its data set is {self.dataset}."
+            )
+        return torch.ones(len(self.items), dtype=torch.bool).index_fill_(0, torch.tensor(known), False)
+
+    def _known(self, history: Iterable[str]) -> list[int]:
+        if isinstance(history, str):
+            raise DataError(f"a history must be a collection of item ids, and '{history[:40]}' is a string.")
+        found = []
+        for item in map(str, history):
+            number = self._item_ids.get(item)
+            if number is None:
+                self.unknown[item] += 1
+            else:
+                found.append(number)
+        return found
+
+    @torch.inference_mode()
+    def _rank(self, lists: list[list[int]], k: int, exclude_seen: bool, barred: Tensor | None) -> Iterator[Ranking]:
+        batch = Histories.from_lists(lists)
+        scores = self.model.score(batch.to(self.model.device)).float()
+        empty = batch.lengths() == 0
+        if empty.any():
+            scores[empty.to(scores.device)] = self._popularity.to(scores.device)
+        if exclude_seen:
+            scores[batch.rows(), batch.indices] = -torch.inf
+        if barred is not None:
+            scores[:, barred.to(scores.device)] = -torch.inf
+        best = scores.topk(min(k, scores.shape[1]))
+        for values, numbers in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            yield [
+                (self.items[number], value)
+                for number, value in zip(numbers, values, strict=True)
+                if value != float("-inf")
+            ]
+
+
+def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -> Iterator[tuple[str, list[str]]]:
+    """Read histories from a CSV file or an atomic file of RecBole, user by user; all lines of a user stand together.
+
+    Args:
+        file: its first line has the names of the columns: those given, or ``user_id`` and ``item_id``.
+        name: of the file, for messages.
+        user_field: name of the column of users in the data set.
+        item_field: name of the column of items in the data set.
+
+    Raises:
+        DataError: a column is missing, a line has another number of cells than the first, or a user comes again later.
+    """
+    first = file.readline().removeprefix("\ufeff")
+    separator = "\t" if "\t" in first else ","
+    header = next(csv.reader([first], delimiter=separator), [])
+    columns = [cell.strip().partition(":")[0] for cell in header]
+    places = []
+    for field, usual in ((user_field, "user_id"), (item_field, "item_id")):
+        found = next((columns.index(each) for each in (field, usual) if each in columns), None)
+        if found is None:
+            raise DataError(
+                f"{name}, line 1: there is no column '{field}'{f' or {usual}' if field != usual else ''}; the first line must "
+                f"name the columns, such as user_id,item_id (found: {first.strip()[:80]!r})."
+            )
+        places.append(found)
+    user_place, item_place = places
+
+    def pairs() -> Iterator[tuple[int, str, str]]:
+        reader = csv.reader(file, delimiter=separator)
+        try:
+            for number, cells in enumerate(reader, start=2):
+                if len(cells) != len(columns):
+                    if not cells:
+                        continue
+                    raise DataError(f"{name}, line {number}: {len(cells)} cells instead of {len(columns)}.")
+                yield number, cells[user_place], cells[item_place]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}: not text of encoding {error.encoding} ({error.reason}).") from None
+
+    done: set[int] = set()  # hashes: a set of a million names would be most of the memory
+    for user, lines in groupby(pairs(), key=lambda pair: pair[1]):
+        number, _, item = next(lines)
+        if hash(user) in done:
+            raise DataError(f"{name}, line {number}: user '{user}' again; all lines of a user must stand together.")
+        done.add(hash(user))
+        # An empty cell stands for a user without items.
+        yield user, [each for each in (item, *(each for _, _, each in lines)) if each]
+
+
+def write_rankings(rankings: Iterable[tuple[str, Ranking]], file: IO[str]) -> int:
+    """Write rankings as CSV, ``user_id,rank,item_id,score``, and return the number of users."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("user_id", "rank", "item_id", "score"))
+    users = 0
+    for users, (user, ranking) in enumerate(rankings, start=1):  # noqa: B007 - the result
+        writer.writerows((user, rank, item, f"{score:.6g}") for rank, (item, score) in enumerate(ranking, start=1))
+    return users
+
+
+def open_text(path: str) -> IO[str]:
+    """Open a file to read text, or standard input for ``-``; a DataError says what is wrong."""
+    if path == "-":
+        return sys.stdin
+    try:
+        return Path(path).open(encoding="utf-8", newline="")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this file: {error.strerror}.") from None
