@@ -22,6 +22,7 @@ from recbole_vae.register import model_names, options_in, recbole_model_names
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
+       recbole-vae prepare NAME SOURCE [--out=dataset]
        recbole-vae recommend --checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]
        recbole-vae bench [--preset=ml-1m] [--models=MultVAE,MultDAE] [--OPTION=VALUE ...]
        recbole-vae --version
@@ -35,6 +36,12 @@ run      Train a model by RecBole, evaluate its best epoch on the test part, and
   --resume=CHECKPOINT    go on training from a checkpoint of recbole_vae, with its settings
   --nproc=N              share the work between N processes
   --OPTION=VALUE         any other option of RecBole or of the model; it comes above the files
+
+prepare  Make a data set of RecBole from what its owners publish, with the filters and the protocol of Mult-VAE's paper.
+
+  NAME                   {sources}
+  SOURCE                 the archive, or the file or folder that was in it
+  --out=FOLDER           where the folder of the data set is put; RecBole's data_path (default dataset)
 
 recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item_id,score.
 
@@ -76,21 +83,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not arguments or {"-h", "--help"} & set(arguments):
         from recbole_vae.bench import SHAPES
+        from recbole_vae.prepare import SOURCES
 
-        print(USAGE.format(models=", ".join(model_names()), shapes=", ".join(SHAPES)), end="")
+        names = {"models": model_names(), "shapes": SHAPES, "sources": SOURCES}
+        print(USAGE.format(**{name: ", ".join(each) for name, each in names.items()}), end="")
         return 0 if arguments else 2
     argv = sys.argv
     # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         command, *rest = arguments
-        if command not in ("run", "recommend", "bench"):
-            raise ConfigError(f"'{command}' is no command; there are: run, recommend, bench. See recbole-vae --help.")
+        commands = {"prepare": _prepare, "recommend": _recommend, "bench": _bench}
+        if command not in ("run", *commands):
+            raise ConfigError(
+                f"'{command}' is no command; there are: run, {', '.join(commands)}. See recbole-vae --help."
+            )
+        if command == "prepare":
+            if len(rest) < 2 or rest[0].startswith("-") or rest[1].startswith("-"):
+                raise ConfigError(
+                    "prepare needs the name of a data set and its source: recbole-vae prepare NAME SOURCE."
+                )
+            rest = [f"--name={rest[0]}", f"--source={rest[1]}", *rest[2:]]
         if command == "recommend":
             rest = [re.sub(r"^-k(?=$|=)", "--k", argument) for argument in rest]
         options = parse_options(rest)
         if command != "run":
-            {"recommend": _recommend, "bench": _bench}[command](options)
+            commands[command](options)
             return 0
         # RecBole reads its options from here, in this process and in its children.
         sys.argv = [argv[0], *(f"--{name}={value}" for name, value in options.items())]
@@ -205,6 +223,28 @@ def _check_options(command: str, options: dict[str, str], known: Sequence[str]) 
                 f"--{name} (command line): {command} has no such option{f'; did you mean --{meant}?' if meant else '.'} "
                 f"It has {', '.join(known)}."
             )
+
+
+def _prepare(options: dict[str, str]) -> None:
+    from recbole_vae.prepare import SOURCES, prepare
+
+    name, source, out = options.pop("name"), options.pop("source"), options.get("out", "dataset")
+    _check_options("prepare", options, ("out",))
+    if name not in SOURCES:
+        meant = near(name, SOURCES)
+        raise ConfigError(
+            f"prepare: there is no data set '{name}'{f'; did you mean {meant}?' if meant else '.'} There are: "
+            f"{', '.join(SOURCES)}."
+        )
+    result = prepare(name, source, out, show_progress=True)
+    print(
+        f"{result.folder}: {result.interactions:,} of {result.read:,} interactions with a rating that counts, of "
+        f"{result.users:,} users and {result.items:,} items"
+    )
+    for difference in result.differences:
+        print(f"NOT as published: {difference}. Is it another version of the data?")
+    where = "" if out.rstrip("/") == "dataset" else f" --data_path={shlex.quote(out)}"
+    print(f"Try next:\n  {_command()} --model=MultVAE --dataset={result.folder.name}{where}")
 
 
 def _recommend(options: dict[str, str]) -> None:

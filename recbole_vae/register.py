@@ -10,6 +10,7 @@ RecBole's place                                            what is changed
 ``Config._load_internal_config_dict``                      for these models: their defaults from ``properties/``, above RecBole's
                                                            and below the user's; names and values of options are checked;
                                                            for all models: the columns that options name are loaded
+                                                           settings that ``prepare`` put beside a data set count
 ``Config._init_device``                                    several processes without a GPU talk through gloo
 ``quick_start.init_logger``                                the first line of a log says whose class runs
 ``quick_start.run_recboles``                               a child process imports recbole_vae before it does anything
@@ -241,6 +242,7 @@ def _load_config_files(original: Any) -> Any:
 def _load_internal_config_dict(original: Any) -> Any:
     def load_internal_config_dict(self: Any, model: str, model_class: Any, dataset: str) -> None:
         original(self, model, model_class, dataset)
+        beside_the_data = _settings_of_data(self, dataset)
         if not _is_ours(model_class):
             given, internal = self.external_config_dict, self.internal_config_dict
             if (
@@ -249,6 +251,7 @@ def _load_internal_config_dict(original: Any) -> Any:
                 and _ranks_all(model_class)
             ):
                 internal.update(eval_batch_size=_read_properties(self, "overall.yaml")["eval_batch_size"])
+            internal.update(beside_the_data)
             _load_what_is_used(self)
             _check_held_out(self, model)
         else:
@@ -258,6 +261,7 @@ def _load_internal_config_dict(original: Any) -> Any:
             self.internal_config_dict.update(_read_properties(self, "overall.yaml"))
             defaults = getattr(model_class, "defaults", None)
             self.internal_config_dict.update(defaults or _read_properties(self, f"model/{model}.yaml"))
+            self.internal_config_dict.update(beside_the_data)
             resumed = _resumed_options(self, model, dataset)
             self.internal_config_dict.update(resumed)
             _check_options(self, model, model_class)
@@ -275,6 +279,23 @@ def _read_properties(config: Any, name: str) -> dict[str, Any]:
 
     path = files("recbole_vae.properties").joinpath(name)
     return yaml.load(path.read_text(encoding="utf-8"), Loader=config.yaml_loader) or {} if path.is_file() else {}
+
+
+def _settings_of_data(config: Any, dataset: str) -> dict[str, Any]:
+    """Return the settings that ``recbole-vae prepare`` put beside a data set; no other file of that name counts."""
+    import yaml
+
+    from recbole_vae.prepare import MARK
+
+    folder = config.external_config_dict.get("data_path", config.internal_config_dict.get("data_path"))
+    path = Path(str(folder)) / dataset / f"{dataset}.yaml"
+    if dataset == "ml-100k" or not path.is_file():  # RecBole takes its own ml-100k, whatever data_path is
+        return {}
+    text = path.read_text(encoding="utf-8")
+    if not text.startswith(MARK):
+        return {}
+    config.settings_of_data = str(path)
+    return yaml.load(text, Loader=config.yaml_loader) or {}
 
 
 def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:
@@ -429,6 +450,8 @@ def _init_logger(original: Any) -> Any:
         cls = config.model_class
         for name in getattr(config, "ignored_options", ()):
             logging.getLogger().warning(f"{cls.__name__} has no option {name}; it is ignored.")
+        if getattr(config, "settings_of_data", None):
+            logging.getLogger().info(f"Settings of the data set are those of {config.settings_of_data}")
         whose = f"recbole_vae {__version__}" if _is_ours(cls) else f"RecBole {import_module('recbole').__version__}"
         logging.getLogger().info(f"{cls.__name__} is {cls.__module__}.{cls.__qualname__}, of {whose}")
 

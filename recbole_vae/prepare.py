@@ -1,0 +1,297 @@
+"""From data sets as their owners publish them to RecBole's atomic files, with the filters of Liang et al. (2018)."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from fnmatch import fnmatch
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from recbole_vae.errors import DataError
+
+Row = tuple[str, str, float, str]
+"""User, item, rating or count, and time in seconds since 1970 ("" where there is none)."""
+
+MARK = "# Written by recbole-vae prepare; holds for this data set, below your own options."
+"""First line of the settings that stand beside the data."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it is published.
+
+    Attributes:
+        file: name of the file, or pattern of the names of the files, that has the interactions.
+        read: reads the lines of one file; raises a ValueError that says what is wrong with a line.
+        least: rating from which on an interaction counts.
+        min_items: items that a user has at least, after ``min_users``.
+        min_users: users that an item has at least.
+        times: whether there are times.
+        interactions: number of them after filtering, where it is published.
+        users: number of them after filtering, where it is published.
+    """
+
+    file: str
+    read: Callable[[Iterable[bytes]], Iterator[Row]]
+    least: float = 4.0
+    min_items: int = 5
+    min_users: int = 0
+    times: bool = True
+    interactions: int | None = None
+    users: int | None = None
+
+
+def _separated(
+    separator: bytes, order: tuple[int, ...], cells: int, header: bytes = b""
+) -> Callable[..., Iterator[Row]]:
+    """Return a reader of lines with user, item, rating and time at the places of ``order``."""
+
+    def read(lines: Iterable[bytes]) -> Iterator[Row]:
+        rest = iter(lines)
+        if header:
+            found = next(rest, b"").strip()
+            if found != header:
+                raise ValueError(f"the first line is {_short(found)}, not {_short(header)}")
+        for line in rest:
+            parts = line.rstrip(b"\r\n").split(separator)
+            if len(parts) != cells:
+                raise ValueError(f"{len(parts)} columns instead of {cells}, separated by {separator.decode()!r}")
+            user, item, rating, time = (parts[place].decode("utf-8") if place >= 0 else "" for place in order)
+            if not user or not item:
+                raise ValueError("the user or the item is missing")
+            if order[3] >= 0:
+                float(time)
+            yield user, item, float(rating or 1), time
+
+    return read
+
+
+def _short(text: bytes) -> str:
+    return repr(text.decode("utf-8", errors="replace").strip()[:60])
+
+
+def _netflix(lines: Iterable[bytes]) -> Iterator[Row]:
+    item = ""
+    for line in lines:
+        text = line.strip().decode("utf-8")
+        if text.endswith(":"):
+            item = text[:-1]
+            continue
+        parts = text.split(",")
+        if len(parts) != 3 or not item:
+            raise ValueError(f"{_short(line)} is neither 'movie:' nor 'user,rating,date' after one")
+        yield parts[0], item, float(parts[1]), _seconds(parts[2])
+
+
+@cache
+def _seconds(date: str) -> str:
+    return str(int(datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=timezone.utc).timestamp()))
+
+
+def _gowalla(lines: Iterable[bytes]) -> Iterator[Row]:
+    for line in lines:
+        parts = line.decode("utf-8").rstrip("\r\n").split("\t")
+        if len(parts) != 5:
+            raise ValueError(f"{len(parts)} columns instead of 5, separated by tabs")
+        when = datetime.strptime(parts[1], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        yield parts[0], parts[4], 1.0, str(int(when.timestamp()))
+
+
+SOURCES = {
+    "ml-100k": Source("u.data", _separated(b"\t", (0, 1, 2, 3), 4)),
+    "ml-1m": Source("ratings.dat", _separated(b"::", (0, 1, 2, 3), 4)),
+    "ml-10m": Source("ratings.dat", _separated(b"::", (0, 1, 2, 3), 4)),
+    "ml-20m": Source(
+        "ratings.csv", _separated(b",", (0, 1, 2, 3), 4, b"userId,movieId,rating,timestamp"),
+        interactions=9_990_682, users=136_677,
+    ),
+    "netflix": Source("*_*.txt", _netflix, users=463_435),
+    "msd": Source(
+        "train_triplets.txt", _separated(b"\t", (0, 1, 2, -1), 3), least=1.0, min_items=20, min_users=200, times=False,
+        users=571_355,
+    ),
+    "gowalla": Source("*otalCheckins.txt", _gowalla, least=0.0, min_items=0),
+}  # fmt: skip
+"""The data sets that :func:`prepare` knows. Numbers are those of Table 1 of Liang et al. (2018)."""
+
+NAMES = {"ml-100k": "ml-100k-4stars"}
+"""Names of data sets in RecBole where they are others: RecBole takes its own copy for any data set named ml-100k."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written.
+
+    Attributes:
+        folder: with ``<name>.inter`` and ``<name>.yaml``.
+        read: interactions in the source.
+        interactions: those that were kept.
+        users: whose interactions were kept.
+        items: that occur in them.
+        differences: where these numbers are not those published.
+    """
+
+    folder: Path
+    read: int
+    interactions: int
+    users: int
+    items: int
+    differences: list[str]
+
+
+def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool = False) -> Prepared:
+    """Write the atomic file of a data set, and the settings of its protocol beside it.
+
+    The source is read two or three times, and never held: the memory is that of a number for each user and item.
+
+    Args:
+        name: one of :data:`SOURCES`; the data set's name in RecBole.
+        source: what its owners publish (an archive), or the file or folder that was in it.
+        out: the folder that gets the data set's folder; RecBole's ``data_path``.
+        show_progress: whether a progress bar is shown.
+
+    Raises:
+        DataError: the source is missing, damaged, or of another data set, a line is wrong, or the result exists already.
+            Nothing is left behind then.
+    """
+    target = NAMES.get(name, name)
+    what, path, folder = SOURCES[name], Path(source), Path(out) / target
+    if folder.exists():
+        raise DataError(f"{folder}: exists already; remove it, or choose another --out.")
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder.")
+    temporary = folder.with_name(f".{target}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        result = _write(name, what, path, temporary, folder, show_progress)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return result
+
+
+def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, show_progress: bool) -> Prepared:
+    def rows(purpose: str) -> Iterator[Row]:
+        bar = tqdm(
+            _rows(name, path), desc=purpose, unit=" lines", unit_scale=True, ncols=100, disable=not show_progress
+        )
+        return (row for row in bar if row[2] >= what.least)
+
+    read = 0
+    of_items: Counter[str] = Counter()
+    of_users: Counter[str] = Counter()
+    for row in rows("Counting"):
+        read += 1
+        of_items[row[1]] += 1
+        of_users[row[0]] += 1
+    if what.min_users:
+        of_users = Counter(row[0] for row in rows("Counting users") if of_items[row[1]] >= what.min_users)
+    kept, users, items = 0, set(), set()
+    with (temporary / f"{folder.name}.inter").open("w", encoding="utf-8") as file:
+        file.write("user_id:token\titem_id:token" + "\ttimestamp:float" * what.times + "\n")
+        for user, item, _, time in rows("Writing"):
+            if of_items[item] >= what.min_users and of_users[user] >= what.min_items:
+                file.write(f"{user}\t{item}\t{time}\n" if what.times else f"{user}\t{item}\n")
+                kept += 1
+                users.add(user)
+                items.add(item)
+    if not kept:
+        raise DataError(f"{path}: no interaction is left after filtering; is it the whole data set {name}?")
+    settings = files("recbole_vae.properties").joinpath(f"dataset/{name}.yaml").read_text(encoding="utf-8")
+    (temporary / f"{folder.name}.yaml").write_text(f"{MARK}\n{settings}", encoding="utf-8")
+    published = (("interactions", kept, what.interactions), ("users", len(users), what.users))
+    differences = [
+        f"{found:,} {kind}, and {expected:,} are published"
+        for kind, found, expected in published
+        if expected not in (None, found)
+    ]
+    return Prepared(folder, read, kept, len(users), len(items), differences)
+
+
+def _rows(name: str, path: Path) -> Iterator[Row]:
+    """Read all interactions; errors name file and line."""
+    what, found = SOURCES[name], 0
+    try:
+        for file, lines in _files(path, what.file):
+            found += 1
+            number = 0
+
+            def counted(lines: Iterable[bytes]) -> Iterator[bytes]:
+                nonlocal number
+                for number, line in enumerate(lines, start=1):  # noqa: B007 - for the message
+                    yield line
+
+            try:
+                yield from what.read(counted(lines))
+            except ValueError as error:  # also of a number, a date or an encoding
+                raise DataError(
+                    f"{path}{file and f', {file}'}, line {max(1, number)}: {error}. Is it {name}, whole and unchanged?"
+                ) from None
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"{path}: damaged or not downloaded whole ({error}).") from None
+    except (OSError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}).") from None
+    if not found:
+        raise DataError(f"{path}: has no file {what.file}, where {name} has its interactions.{_other(name, path)}")
+
+
+def _other(name: str, path: Path) -> str:
+    """Say which data set it looks like."""
+    for other, what in SOURCES.items():
+        if other != name and what.file != SOURCES[name].file:
+            with contextlib.suppress(Exception):
+                if next(iter(_files(path, what.file)), None):
+                    return f" It looks like {other}."
+    return ""
+
+
+def _files(path: Path, pattern: str) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """Find files by the pattern of their names, in a folder, an archive, an archive in an archive, or the file itself."""
+    if path.is_dir():
+        for each in sorted(path.rglob("*")):
+            if each.is_file() and (fnmatch(each.name, pattern) or each.name == "training_set.tar"):
+                for name, lines in _files(each, pattern):
+                    yield str(each.relative_to(path)) + (name and f", {name}"), lines
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in sorted(archive.namelist()):
+                if fnmatch(member.rpartition("/")[2], pattern):
+                    with archive.open(member) as file:
+                        yield member, file
+    elif tarfile.is_tarfile(path):
+        with path.open("rb") as file:
+            yield from _in_tar(file, pattern)
+    elif path.suffix == ".gz":
+        with gzip.open(path) as file:
+            if fnmatch(path.stem, pattern):
+                yield "", file
+    elif fnmatch(path.name, pattern):
+        with path.open("rb") as file:
+            yield "", file
+
+
+def _in_tar(file: IO[bytes], pattern: str) -> Iterator[tuple[str, Iterable[bytes]]]:
+    with tarfile.open(fileobj=file, mode="r|*") as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isfile() else None
+            if content is None:
+                continue
+            if member.name.endswith(".tar"):
+                for name, lines in _in_tar(content, pattern):
+                    yield f"{member.name}, {name}", lines
+            elif fnmatch(member.name.rpartition("/")[2], pattern):
+                yield member.name, content
