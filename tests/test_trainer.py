@@ -292,9 +292,12 @@ def test_load_data_and_model_refuses_other_data(build: Builder) -> None:
         load_data_and_model(run.trainer.saved_model_file)
 
 
+HELD_OUT = "eval_args={'split': {'HU': [8, 9]}, 'mode': 'full'}"
+
+
 @pytest.mark.parametrize(
     ("model_name", "training"),
-    [("MultVAE", ""), ("MultDAE", ""), ("MultVAE", "n_negatives=8, weight_decay=0.0")],
+    [("MultVAE", ""), ("MultDAE", ""), ("MultVAE", "n_negatives=8, weight_decay=0.0"), ("MultVAE", HELD_OUT)],
 )
 def test_several_processes_give_what_one_gives(model_name: str, training: str) -> None:
     write_inter(random_rows(41))
