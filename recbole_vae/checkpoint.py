@@ -9,6 +9,7 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 ``model``, ``dataset`` names
 ``config``             RecBole's final configuration, as far as it is plain values
 ``users``, ``items``   the tokens of the data set; position = internal id, 0 is RecBole's padding
+``split_hash``         where users were held out: SHA-256 of who and what (see ``data/held_out.py``); else None
 ``histories``          the training histories: ``indptr``, ``indices``, ``values`` (or None)
 ``epoch``              the epoch, from 0, after which it was written
 ``cur_step``           evaluations since the best one
@@ -257,6 +258,12 @@ def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -
                 f"{path}: the data have other {kind} than those the checkpoint was trained on ({what}). "
                 "Use the same data set, with the same filters."
             )
+    split, split_now = state.get("split_hash"), getattr(dataset, "split_hash", None)
+    if split != split_now:
+        raise CheckpointError(
+            f"{path}: was trained with other users held out (SHA-256 of the split {split}, now {split_now}). Use the same data "
+            "and eval_args."
+        )
 
 
 def check_histories(state: Mapping[str, Any], path: str | Path, histories: Histories) -> None:

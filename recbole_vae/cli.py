@@ -413,6 +413,12 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
         print(f"  {name:<{width}} {value:.{decimals}f}{error}")
     print(f"Time        {seconds:.1f} s, from the start of the command")
     print(f"Checkpoint  {newest or 'none was written'}")
+    if ours and newest:
+        from recbole_vae import checkpoint
+
+        state = checkpoint.load(newest)
+        if state.get("split_hash"):
+            print(f"Split       SHA-256 {state['split_hash']}")
     print("Try next:")
     run = _command()
     if not config["resume"]:  # else the options that make the split are in the checkpoint
@@ -426,9 +432,7 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
         else:
             print(f"  {run} --model=MultVAE {where}")
     if ours and newest:
-        from recbole_vae import checkpoint
-
-        epochs = max(int(config["epochs"]), checkpoint.load(newest)["epoch"] + 1)
+        epochs = max(int(config["epochs"]), state["epoch"] + 1)
         print("  # train on")
         print(
             f"  {run} --resume={shlex.quote(str(newest))} --epochs={2 * epochs} "

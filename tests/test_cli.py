@@ -31,7 +31,7 @@ def test_the_readmes_command() -> None:
     """``python run_recbole_vae.py`` trains on ml-100k with nothing else said; here for two epochs."""
     done = run("--epochs=2")
     assert done.returncode == 0, done.stderr
-    assert "MultVAE on ml-100k, test part, best epoch by MRR@10:" in done.stdout
+    assert "MultVAE on ml-100k, test part, best epoch by MRR@10 (standard error over users):" in done.stdout
     assert "  ndcg@10          0." in done.stdout
     assert "Time  " in done.stdout
     (file,) = Path("saved").glob("MultVAE-*.pth")

@@ -183,6 +183,11 @@ class HeldOutDataset(HistoryDataset):
         sizes = self.file_size_list if self.benchmark_filename_list is not None else None
         users, items = (feat[field].to_numpy(dtype=object) for field in (self.uid_field, self.iid_field))
         times = feat[self.time_field].to_numpy(dtype=np.float64) if wanted.by_time else None
+        if times is not None and np.isnan(times).any():
+            raise DataError(
+                f"eval_args: order: TO: '{self.time_field}' of data set '{self.dataset_name}' is missing in "
+                f"{int(np.isnan(times).sum())} interactions; drop them, or use order: RO."
+            )
         parts = None if sizes is None else np.repeat(np.arange(3), sizes)
         split = split_users(users, items, times, parts, wanted, self.config["seed"])
         self.inter_feat = feat.iloc[split.order].reset_index(drop=True)

@@ -17,7 +17,7 @@ from recbole.data.interaction import cat_interactions
 
 from recbole_vae.config import HeldOutUsers
 from recbole_vae.data.held_out import HeldOutDataset, split_users
-from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 HELD_OUT = {"split": {"HU": [8, 8]}, "mode": "full"}
@@ -340,3 +340,15 @@ def test_a_run_is_resumed_and_loaded_on_the_same_split(build: Builder) -> None:
     resumed.trainer.resume_checkpoint(run.trainer.saved_model_file)
     resumed.fit()
     assert isinstance(resumed.dataset, HeldOutDataset)
+    state = torch.load(run.trainer.saved_model_file, weights_only=True)
+    assert state["split_hash"] == run.dataset.split_hash
+    torch.save({**state, "split_hash": "0"}, "other.pth")
+    with pytest.raises(CheckpointError, match=r"^other\.pth: was trained with other users held out"):
+        run.trainer.evaluate(run.test, model_file="other.pth")
+
+
+def test_missing_times_are_refused(build: Builder) -> None:
+    rows = [(*pair, "" if place == 7 else place) for place, pair in enumerate(random_rows(60, 30))]
+    path = write_inter(rows, columns="user_id:token\titem_id:token\ttimestamp:float")
+    with pytest.raises(DataError, match="^eval_args: order: TO: 'timestamp' of data set 'tiny' is missing in 1 inter"):
+        build(dataset="tiny", data_path=path, eval_args={**HELD_OUT, "order": "TO"})
