@@ -238,8 +238,8 @@ def _prepare(options: dict[str, str]) -> None:
         )
     result = prepare(name, source, out, show_progress=True)
     print(
-        f"{result.folder}: {result.interactions:,} of {result.read:,} interactions with a rating that counts, of "
-        f"{result.users:,} users and {result.items:,} items"
+        f"{result.folder}: {result.interactions:,} of {result.read:,} interactions, of {result.users:,} users and "
+        f"{result.items:,} items"
     )
     for difference in result.differences:
         print(f"NOT as published: {difference}. Is it another version of the data?")
@@ -269,7 +269,10 @@ def _recommend(options: dict[str, str]) -> None:
     candidates = None
     if "candidates" in options:
         with recommend.open_text(options["candidates"]) as file:
-            candidates = [line.strip() for line in file if line.strip()]
+            try:
+                candidates = [line.strip() for line in file if line.strip()]
+            except UnicodeDecodeError:
+                raise ConfigError(f"--candidates={options['candidates']} (command line): not text in UTF-8.") from None
     total: int | None = None
     pairs: Iterable[tuple[str, Iterable[str]]]
     if "histories" in options:
@@ -301,8 +304,8 @@ def _recommend(options: dict[str, str]) -> None:
     if model.unknown:
         (item, _), *_ = model.unknown.most_common(1)
         print(
-            f"{sum(model.unknown.values())} entries of histories were left out: {len(model.unknown)} items are not among those "
-            f"of the training data, such as '{item}'.",
+            f"Left out of histories: {sum(model.unknown.values())} times an item that is not in the training data "
+            f"({len(model.unknown)} different, such as '{item}').",
             file=sys.stderr,
         )
 
@@ -403,7 +406,7 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
     ours = model in model_names()
     newest = (config["resume"] if ours else None) or _written(config, seconds)
     best = f"best epoch by {config['valid_metric']}" if int(config["eval_step"]) > 0 else "last epoch"
-    measured = (result or {}).get("test_result") or {}
+    measured: Any = (result or {}).get("test_result") or {}
     errors = measured.standard_errors() if hasattr(measured, "standard_errors") else {}
     decimals, width = config["metric_decimal_place"] or 4, max(16, *map(len, measured))
     of_users = " (standard error over users)" * bool(errors)
@@ -413,12 +416,8 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
         print(f"  {name:<{width}} {value:.{decimals}f}{error}")
     print(f"Time        {seconds:.1f} s, from the start of the command")
     print(f"Checkpoint  {newest or 'none was written'}")
-    if ours and newest:
-        from recbole_vae import checkpoint
-
-        state = checkpoint.load(newest)
-        if state.get("split_hash"):
-            print(f"Split       SHA-256 {state['split_hash']}")
+    if getattr(measured, "split_hash", None):
+        print(f"Split       SHA-256 {measured.split_hash}")
     print("Try next:")
     run = _command()
     if not config["resume"]:  # else the options that make the split are in the checkpoint
@@ -432,7 +431,9 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
         else:
             print(f"  {run} --model=MultVAE {where}")
     if ours and newest:
-        epochs = max(int(config["epochs"]), state["epoch"] + 1)
+        from recbole_vae import checkpoint
+
+        epochs = max(int(config["epochs"]), checkpoint.load(newest)["epoch"] + 1)
         print("  # train on")
         print(
             f"  {run} --resume={shlex.quote(str(newest))} --epochs={2 * epochs} "

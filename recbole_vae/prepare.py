@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -40,6 +40,7 @@ class Source:
         min_items: items that a user has at least, after ``min_users``.
         min_users: users that an item has at least.
         times: whether there are times.
+        published: number of all interactions in it, as its owners publish it.
         interactions: number of them after filtering, where it is published.
         users: number of them after filtering, where it is published.
     """
@@ -50,6 +51,7 @@ class Source:
     min_items: int = 5
     min_users: int = 0
     times: bool = True
+    published: int = 0
     interactions: int | None = None
     users: int | None = None
 
@@ -111,19 +113,19 @@ def _gowalla(lines: Iterable[bytes]) -> Iterator[Row]:
 
 
 SOURCES = {
-    "ml-100k": Source("u.data", _separated(b"\t", (0, 1, 2, 3), 4)),
-    "ml-1m": Source("ratings.dat", _separated(b"::", (0, 1, 2, 3), 4)),
-    "ml-10m": Source("ratings.dat", _separated(b"::", (0, 1, 2, 3), 4)),
+    "ml-100k": Source("u.data", _separated(b"\t", (0, 1, 2, 3), 4), published=100_000),
+    "ml-1m": Source("ratings.dat", _separated(b"::", (0, 1, 2, 3), 4), published=1_000_209),
+    "ml-10m": Source("ratings.dat", _separated(b"::", (0, 1, 2, 3), 4), published=10_000_054),
     "ml-20m": Source(
         "ratings.csv", _separated(b",", (0, 1, 2, 3), 4, b"userId,movieId,rating,timestamp"),
-        interactions=9_990_682, users=136_677,
+        published=20_000_263, interactions=9_990_682, users=136_677,
     ),
-    "netflix": Source("*_*.txt", _netflix, users=463_435),
+    "netflix": Source("*_*.txt", _netflix, published=100_480_507, users=463_435),
     "msd": Source(
         "train_triplets.txt", _separated(b"\t", (0, 1, 2, -1), 3), least=1.0, min_items=20, min_users=200, times=False,
-        users=571_355,
+        published=48_373_586, users=571_355,
     ),
-    "gowalla": Source("*otalCheckins.txt", _gowalla, least=0.0, min_items=0),
+    "gowalla": Source("*otalCheckins.txt", _gowalla, least=0.0, min_items=0, published=6_442_890),
 }  # fmt: skip
 """The data sets that :func:`prepare` knows. Numbers are those of Table 1 of Liang et al. (2018)."""
 
@@ -175,27 +177,39 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
         raise DataError(f"{path}: there is no such file or folder.")
     temporary = folder.with_name(f".{target}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    made = not Path(out).exists()
     temporary.mkdir(parents=True)
     try:
         result = _write(name, what, path, temporary, folder, show_progress)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if made and not folder.exists():
+            Path(out).rmdir()
     return result
 
 
 def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, show_progress: bool) -> Prepared:
-    def rows(purpose: str) -> Iterator[Row]:
-        bar = tqdm(
-            _rows(name, path), desc=purpose, unit=" lines", unit_scale=True, ncols=100, disable=not show_progress
-        )
-        return (row for row in bar if row[2] >= what.least)
-
     read = 0
+
+    def rows(purpose: str) -> Iterator[Row]:
+        nonlocal read
+        read = 0
+        progress: dict[str, Any] = {
+            "unit": " lines",
+            "unit_scale": True,
+            "ncols": 100,
+            "leave": False,
+            "disable": not show_progress,
+        }
+        for row in tqdm(_rows(name, path), desc=purpose, **progress):
+            read += 1
+            if row[2] >= what.least:
+                yield row
+
     of_items: Counter[str] = Counter()
     of_users: Counter[str] = Counter()
     for row in rows("Counting"):
-        read += 1
         of_items[row[1]] += 1
         of_users[row[0]] += 1
     if what.min_users:
@@ -213,7 +227,11 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
         raise DataError(f"{path}: no interaction is left after filtering; is it the whole data set {name}?")
     settings = files("recbole_vae.properties").joinpath(f"dataset/{name}.yaml").read_text(encoding="utf-8")
     (temporary / f"{folder.name}.yaml").write_text(f"{MARK}\n{settings}", encoding="utf-8")
-    published = (("interactions", kept, what.interactions), ("users", len(users), what.users))
+    published = (
+        ("interactions in the source", read, what.published),
+        ("interactions after filtering", kept, what.interactions),
+        ("users after filtering", len(users), what.users),
+    )
     differences = [
         f"{found:,} {kind}, and {expected:,} are published"
         for kind, found, expected in published
@@ -242,7 +260,7 @@ def _rows(name: str, path: Path) -> Iterator[Row]:
                     f"{path}{file and f', {file}'}, line {max(1, number)}: {error}. Is it {name}, whole and unchanged?"
                 ) from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path}: damaged or not downloaded whole ({error}).") from None
+        raise DataError(f"{path}: damaged or not downloaded whole ({error}); download it again.") from None
     except (OSError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from None
     if not found:
@@ -275,6 +293,8 @@ def _files(path: Path, pattern: str) -> Iterator[tuple[str, Iterable[bytes]]]:
     elif tarfile.is_tarfile(path):
         with path.open("rb") as file:
             yield from _in_tar(file, pattern)
+    elif path.suffix == ".zip":
+        raise zipfile.BadZipFile("no whole zip archive")
     elif path.suffix == ".gz":
         with gzip.open(path) as file:
             if fnmatch(path.stem, pattern):

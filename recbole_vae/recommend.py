@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -128,6 +128,8 @@ class Recommender:
         Raises:
             DataError: a user is not in the training data.
         """
+        if isinstance(users, str):
+            raise DataError(f"users must be a collection of ids, and '{users[:40]}' is a string.")
         return self.recommend((self.history(user) for user in users), k, **options)
 
     def history(self, user: str) -> list[str]:
@@ -150,8 +152,8 @@ class Recommender:
         candidates: Iterable[str] | None = None,
     ) -> Iterator[tuple[Any, Ranking]]:
         """Rank items for pairs of a key and a history, as they come, in constant memory; see :meth:`recommend`."""
-        if k < 1:
-            raise DataError(f"k: {k} is not allowed; it must be an integer >= 1.")
+        if not isinstance(k, int) or k < 1:
+            raise DataError(f"k: {k!r} is not allowed; it must be an integer >= 1.")
         barred = self._barred(candidates)
         pairs = iter(histories)
         size = max(1, _SCORES // len(self.items))
@@ -214,9 +216,15 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
         item_field: name of the column of items in the data set.
 
     Raises:
-        DataError: a column is missing, a line has another number of cells than the first, or a user comes again later.
+        DataError: it is no text of UTF-8, a column is missing, a line has another number of cells than the first, or a user
+            comes again later.
     """
-    first = file.readline().removeprefix("\ufeff")
+    try:
+        first = file.readline().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(name, 1, error) from None
+    if not first.strip():
+        raise DataError(f"{name}: is empty; the first line must name the columns, such as user_id,item_id.")
     separator = "\t" if "\t" in first else ","
     header = next(csv.reader([first], delimiter=separator), [])
     columns = [cell.strip().partition(":")[0] for cell in header]
@@ -232,16 +240,18 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
     user_place, item_place = places
 
     def pairs() -> Iterator[tuple[int, str, str]]:
-        reader = csv.reader(file, delimiter=separator)
+        reader, number = csv.reader(file, delimiter=separator), 1
         try:
             for number, cells in enumerate(reader, start=2):
                 if len(cells) != len(columns):
                     if not cells:
                         continue
-                    raise DataError(f"{name}, line {number}: {len(cells)} cells instead of {len(columns)}.")
+                    raise DataError(
+                        f"{name}, line {number}: {len(cells)} cells instead of {len(columns)} ({first.strip()[:60]})."
+                    )
                 yield number, cells[user_place], cells[item_place]
         except UnicodeDecodeError as error:
-            raise DataError(f"{name}: not text of encoding {error.encoding} ({error.reason}).") from None
+            raise _not_utf8(name, number + 1, error) from None
 
     done: set[int] = set()  # hashes: a set of a million names would be most of the memory
     for user, lines in groupby(pairs(), key=lambda pair: pair[1]):
@@ -253,12 +263,18 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
         yield user, [each for each in (item, *(each for _, _, each in lines)) if each]
 
 
+def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"{name}, line {line} or later: not text in UTF-8 ({error.reason}); save the file as UTF-8.")
+
+
 def write_rankings(rankings: Iterable[tuple[str, Ranking]], file: IO[str]) -> int:
     """Write rankings as CSV, ``user_id,rank,item_id,score``, and return the number of users."""
     writer = csv.writer(file, lineterminator="\n")
+    pairs = iter(rankings)
+    first = list(islice(pairs, 1))  # before anything is written: bad input shows here
     writer.writerow(("user_id", "rank", "item_id", "score"))
     users = 0
-    for users, (user, ranking) in enumerate(rankings, start=1):  # noqa: B007 - the result
+    for users, (user, ranking) in enumerate(chain(first, pairs), start=1):  # noqa: B007 - the result
         writer.writerows((user, rank, item, f"{score:.6g}") for rank, (item, score) in enumerate(ranking, start=1))
     return users
 

@@ -567,7 +567,10 @@ def _hook_trainer(trainer: ModuleType) -> None:
             from recbole_vae.fold_in import evaluated_on
 
             with evaluated_on(self.model, getattr(eval_data, "fold_in", None)):
-                return original(self, eval_data, *args, **kwargs)
+                result = original(self, eval_data, *args, **kwargs)
+            if result is not None and hasattr(eval_data, "fold_in"):
+                result.split_hash = getattr(eval_data._dataset, "split_hash", None)
+            return result
 
         return evaluate
 

@@ -98,8 +98,12 @@ def test_what_may_be_recommended(run: Run) -> None:
         recommender.recommend([history], candidates=["never heard of"])
     with pytest.raises(DataError, match="^k: 0 is not allowed"):
         recommender.recommend([history], k=0)
+    with pytest.raises(DataError, match="^k: '5' is not allowed"):
+        recommender.recommend([history], k="5")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="'i1' is a string"):
         recommender.recommend(["i1"])
+    with pytest.raises(DataError, match="^users must be a collection of ids, and 'u1' is a string"):
+        recommender.recommend_users("u1")
 
 
 def test_a_history_of_nothing_known_gets_the_popular_and_unknown_items_are_counted(run: Run) -> None:
@@ -153,10 +157,9 @@ def test_histories_are_read_from_csv_and_atomic_files() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: there is no column 'user_id'"),
         ("a,1\n", "line 1: there is no column 'user_id'"),
         ("user_id,item\na,1\n", "line 1: there is no column 'item_id'"),
-        ("user_id,item_id\na,1\nb\n", "line 3: 1 cells instead of 2."),
+        ("user_id,item_id\na,1\nb\n", "line 3: 1 cells instead of 2 (user_id,item_id)."),
         ("user_id,item_id\na,1\nb,1\na,2\n", "line 4: user 'a' again; all lines of a user must stand together."),
     ],
 )
@@ -164,6 +167,20 @@ def test_a_bad_file_of_histories_is_named_with_its_line(text: str, message: str)
     with pytest.raises(DataError) as error:
         read(text)
     assert str(error.value).startswith(f"h.csv, {message}")
+
+
+def test_a_file_that_is_no_text_or_empty_is_named() -> None:
+    with pytest.raises(DataError, match=r"^h\.csv: is empty; the first line must name the columns"):
+        read("")
+    for content in (b"user_id,item_id\xff\n", b"user_id,item_id\na,1\nb,\xff\n"):
+        Path("h.csv").write_bytes(content)
+        with (
+            Path("h.csv").open(encoding="utf-8", newline="") as file,
+            pytest.raises(
+                DataError, match=r"^h\.csv, line \d or later: not text in UTF-8 \(invalid start byte\); save"
+            ),
+        ):
+            list(read_histories(file, "h.csv", "user_id", "item_id"))
 
 
 def test_rankings_are_written_as_csv() -> None:
@@ -197,7 +214,7 @@ def test_the_command_line(run: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert {row["item_id"] for row in csv.DictReader(io.StringIO(done.stdout))} == {"i3", "i5"}
     assert (
-        "1 entries of histories were left out: 1 items are not among those of the training data, such as 'zz'"
+        "Left out of histories: 1 times an item that is not in the training data (1 different, such as 'zz')"
         in done.stderr
     )
 
@@ -214,6 +231,8 @@ def test_a_failure_leaves_no_half_written_file(build: Builder, capsys: pytest.Ca
     file = f"--checkpoint={run.trainer.saved_model_file}"
     assert main(["recommend", file, "--histories=h.csv", "--out=o.csv"]) == 1
     assert "h.csv, line 4: user 'a' again" in capsys.readouterr().err
+    assert main(["recommend", file, "--histories=h.csv"]) == 1
+    assert capsys.readouterr().out == ""  # not even the header
     assert not list(Path().glob("*o.csv*"))
     assert not list(Path().glob(".*o.csv*"))
 

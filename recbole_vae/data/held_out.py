@@ -138,7 +138,8 @@ def _draw(
     if sum(numbers) > len(candidates) or sum(numbers) >= n_users:
         raise DataError(
             f"eval_args: split: HU: {numbers[0]} and {numbers[1]} users cannot be kept apart: of {n_users} users, "
-            f"{len(candidates)} have at least min_items: {wanted.min_items} items, and some are needed for training."
+            f"{len(candidates)} have at least min_items: {wanted.min_items} items, and some are needed for training. Set smaller "
+            "numbers, or shares such as HU: [0.1, 0.1]."
         )
     drawn = rng.permutation(candidates)
     parts = np.zeros(n_users, dtype=np.int64)
@@ -189,7 +190,11 @@ class HeldOutDataset(HistoryDataset):
                 f"{int(np.isnan(times).sum())} interactions; drop them, or use order: RO."
             )
         parts = None if sizes is None else np.repeat(np.arange(3), sizes)
-        split = split_users(users, items, times, parts, wanted, self.config["seed"])
+        try:
+            split = split_users(users, items, times, parts, wanted, self.config["seed"])
+        except DataError as error:
+            settings = getattr(self.config, "settings_of_data", None)
+            raise DataError(f"{error}{f' (Settings of the data set: {settings}.)' if settings else ''}") from None
         self.inter_feat = feat.iloc[split.order].reset_index(drop=True)
         self._bounds = [0, *np.cumsum(split.sizes).tolist()]
         self.split_hash, self.n_training_users = split.digest, split.users[0]

@@ -106,9 +106,11 @@ class Result(OrderedDict[str, float]):
     Attributes:
         per_user: values of the users in the order of evaluation (``uid_list`` of the dataloader), float64, shape [users], by
             the name of the metric; of those that are means over users.
+        split_hash: where users are held out, the SHA-256 of the split; else None.
     """
 
     per_user: dict[str, Table]
+    split_hash: str | None = None
 
     def standard_errors(self) -> dict[str, float]:
         """Return the standard errors of the means; 0 for a single user."""
