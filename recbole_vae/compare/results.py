@@ -1,0 +1,169 @@
+"""What the runs of a comparison leave behind: one folder for each, and all of them read together.
+
+A run is one model with one seed on one data set in one protocol. Its folder has ``result.json`` (everything but the users)
+and ``users.npz`` (a row for each user); both are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_vae.errors import DataError
+
+DONE, FAILED, OUT_OF_MEMORY, TIMED_OUT, REFUSED = "done", "failed", "out of memory", "timed out", "cannot take part"
+
+
+@dataclass
+class Users:
+    """What is known of each test user.
+
+    Attributes:
+        ids: the data set's own ids, shape [users].
+        history_length: items of the history that the user is scored by, int64, shape [users].
+        metrics: values of each metric that is a mean over users (``ndcg@10``), float32, shape [users].
+    """
+
+    ids: NDArray[np.str_]
+    history_length: NDArray[np.int64]
+    metrics: dict[str, NDArray[np.float32]]
+
+
+@dataclass
+class Run:
+    """One run, done or not.
+
+    Attributes:
+        dataset: its name; ``protocol``: the name of its protocol in the plan.
+        label: name of the row of the table: the model's, or what the plan calls this setting of it.
+        model: name of the class.
+        seed: that of the model and of the split.
+        status: ``done``, ``failed``, ``out of memory``, ``timed out`` or ``cannot take part``.
+        reason: one line; of what is not done.
+        test: metrics on the test part, by lower-case names (``ndcg@10``), those beyond accuracy (``coverage@10``) too.
+        valid: the same on the validation part, at the best epoch.
+        over_k: ``recall`` and ``ndcg`` on the test part at k = 1, 2, ...
+        by_popularity: bins of the items, from the least popular: ``items`` (their number), ``popularity`` (mean number of
+            training interactions), ``relevant`` (test interactions), ``recall`` (found among the first ``max(topk)``).
+        curve: epochs: ``epoch``, ``seconds``, perhaps ``loss``, ``reconstruction``, ``kl``, ``beta``; and the metrics where the
+            epoch was evaluated.
+        seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation.
+        peak_memory: of the process in bytes: the resident set, or what torch took from a GPU.
+        parameters: number of trained parameters; 0 where there are none.
+        epochs: how many were trained; ``best_epoch``: the one that was tested, from 1; None where nothing is trained by epochs.
+        device: in words; ``versions``: of the packages.
+        settings: the options that were given for this run, by name, as a config file could have them.
+        trials: tuning, where there was any: ``settings``, ``valid``, ``status``, ``seconds`` of each.
+        split_hash: SHA-256 of the interactions of each part.
+        notes: what was mended or left out, in sentences.
+        users: of the test part; None unless the run is done.
+    """
+
+    dataset: str
+    protocol: str
+    label: str
+    model: str
+    seed: int
+    status: str = DONE
+    reason: str = ""
+    test: dict[str, float] = field(default_factory=dict)
+    valid: dict[str, float] = field(default_factory=dict)
+    over_k: dict[str, list[float]] = field(default_factory=dict)
+    by_popularity: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    peak_memory: int = 0
+    parameters: int = 0
+    epochs: int | None = None
+    best_epoch: int | None = None
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    split_hash: str = ""
+    notes: list[str] = field(default_factory=list)
+    users: Users | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write the run into its folder, which is made; ``result.json`` comes last, and its presence means that all is there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.users is not None:
+            buffer = io.BytesIO()
+            arrays = {f"metric {name}": values for name, values in self.users.metrics.items()}
+            np.savez_compressed(
+                buffer,
+                ids=self.users.ids,
+                history_length=self.users.history_length,
+                **arrays,  # type: ignore[arg-type]
+            )
+            write_whole(folder / "users.npz", buffer.getvalue())
+        content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "users"}
+        write_whole(folder / "result.json", json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Read a run from its folder.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        try:
+            run = cls(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
+            if run.status == DONE:
+                with np.load(folder / "users.npz", allow_pickle=False) as arrays:
+                    metrics = {n.removeprefix("metric "): arrays[n] for n in arrays.files if n.startswith("metric ")}
+                    run.users = Users(arrays["ids"], arrays["history_length"], metrics)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{folder}: not the result of a run ({error}); delete this folder to run it again."
+            ) from None
+        return run
+
+
+@dataclass
+class Comparison:
+    """All runs, and how they are to be compared.
+
+    Attributes:
+        runs: in the order of the plan: data set, protocol, label, seed.
+        metrics: the columns of the table, in order (``recall@10``); ``primary``: the one that ranks and is tested.
+        reference: label of the row that others are tested against, beside the best one; None for none.
+        alpha: level of the tests.
+        trials: tuning trials that each row had; 0 for untuned defaults.
+        settings: the plan as plain values, for ``settings.yaml``.
+        command: what makes it again.
+    """
+
+    runs: Sequence[Run]
+    metrics: Sequence[str]
+    primary: str
+    reference: str | None
+    alpha: float
+    trials: int
+    settings: dict[str, Any]
+    command: str
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file into a temporary one beside it, then rename it.
+
+    Raises:
+        DataError: it cannot be written; the old one, if any, is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)  # noqa: PTH105 - atomic, also onto a file that exists
+    except OSError as error:
+        raise DataError(f"{path}: cannot write this file ({error.strerror}). Is the disk full?") from None
+    finally:
+        temporary.unlink(missing_ok=True)
