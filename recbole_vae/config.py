@@ -249,7 +249,7 @@ def check_metrics(
 
 _SPLIT = (
     "{RS: [0.8, 0.1, 0.1]} (shares of training, validation and test), {LS: valid_and_test}, {TS: [0.8, 0.1, 0.1]} or "
-    "{HU: [0.1, 0.1]} (users held out for validation and test: shares, or numbers)"
+    "{HU: [0.1, 0.1]} (users held out for validation and test: shares, or numbers, or the file of a split)"
 )
 
 
@@ -258,11 +258,13 @@ class HeldOutUsers:
     """The part of ``eval_args`` that says how users are held out.
 
     Attributes:
-        users: of validation and test: numbers, or shares of all; of no meaning where ``benchmark_filename`` gives them.
+        users: of validation and test: numbers, or shares of all; of no meaning where ``benchmark_filename`` or a file
+            gives them.
         fold_in: share of a held-out user's items that is given to the model.
         min_items: held-out users have at least so many.
         seed: of the draw; None for the option ``seed``.
         by_time: whether the fold-in is what a user had first, or else drawn.
+        file: where the split is to be read from; None to make one.
     """
 
     users: tuple[float, float]
@@ -270,17 +272,19 @@ class HeldOutUsers:
     min_items: int
     seed: int | None
     by_time: bool
+    file: str | None = None
 
     @classmethod
     def read(cls, eval_args: Mapping[str, Any]) -> HeldOutUsers:
         """Read checked ``eval_args``."""
         users = eval_args["split"]["HU"]
         return cls(
-            users=(0, 0) if users == "files" else tuple(users),
+            users=(0, 0) if isinstance(users, str) else tuple(users),
             fold_in=eval_args.get("fold_in", 0.8),
             min_items=eval_args.get("min_items", 5),
             seed=eval_args.get("seed"),
             by_time=eval_args.get("order") == "TO",
+            file=users if isinstance(users, str) and users != "files" else None,
         )
 
 
@@ -296,6 +300,15 @@ def _check_held_out(value: Mapping[str, Any], in_files: bool, where: Where) -> N
         if not (in_files and how == "files"):
             _refuse("eval_args", "split: HU: ", how, where, "files if benchmark_filename is given, and only then")
         how = [1, 1]
+    if isinstance(how, str):
+        for key in ("fold_in", "min_items", "seed"):
+            if key in value:
+                _refuse(
+                    "eval_args", f"{key}: ", value[key], where, f"left out where the split is that of a file, {how}"
+                )
+        if value.get("order", "RO") != "RO":
+            _refuse("eval_args", "order: ", value["order"], where, f"RO where the split is that of a file, {how}")
+        how = [1, 1]
     if not isinstance(how, list | tuple):
         how = [how]
     a_number = [isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in how if _is_share(each)]
@@ -306,7 +319,8 @@ def _check_held_out(value: Mapping[str, Any], in_files: bool, where: Where) -> N
     ):
         _refuse(
             "eval_args", "split: HU: ", how, where,
-            "two numbers of users, such as [750, 750], or two shares of them that sum to less than 1, such as [0.1, 0.1]",
+            "two numbers of users, such as [750, 750], two shares of them that sum to less than 1, such as [0.1, 0.1], or a file "
+            "that a run with held-out users wrote",
         )  # fmt: skip
     fold_in, least, seed = value.get("fold_in", 0.8), value.get("min_items", 5), value.get("seed", 0)
     if not (_is_share(fold_in) and 0 < fold_in < 1):

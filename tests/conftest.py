@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,10 @@ def clean_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
+def same_process_everywhere() -> None:
     torch.set_num_threads(2)
+    # A shell's background jobs ignore Ctrl-C, and so would the children of the tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_inter(

@@ -310,7 +310,7 @@ from recbole.quick_start import run
 
 if __name__ == "__main__":
     options = dict(data_path="data", epochs=4, show_progress=False, train_batch_size=15, mlp_hidden_size=[12],
-                   latent_dimension=6, learning_rate=0.01, state="ERROR", {training})
+                   latent_dimension=6, learning_rate=0.01, state="ERROR", precision="float32", {training})
     one = run({model_name!r}, "tiny", config_dict=dict(options))
     with socket.socket() as free:
         free.bind(("localhost", 0))

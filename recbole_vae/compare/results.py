@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_vae.errors import DataError
+from recbole_vae.files import write_whole
 
 DONE, FAILED, OUT_OF_MEMORY, TIMED_OUT, REFUSED = "done", "failed", "out of memory", "timed out", "cannot take part"
 
@@ -151,19 +151,3 @@ class Comparison:
     trials: int
     settings: dict[str, Any]
     command: str
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file into a temporary one beside it, then rename it.
-
-    Raises:
-        DataError: it cannot be written; the old one, if any, is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)  # noqa: PTH105 - atomic, also onto a file that exists
-    except OSError as error:
-        raise DataError(f"{path}: cannot write this file ({error.strerror}). Is the disk full?") from None
-    finally:
-        temporary.unlink(missing_ok=True)

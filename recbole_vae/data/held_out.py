@@ -6,8 +6,12 @@ to the model at evaluation, and the rest is to be found. The items are those of 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from recbole_vae.config import HeldOutUsers
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
+from recbole_vae.files import write_whole
 
 _BLOCKS = ("training", "validation, fold-in", "validation, target", "test, fold-in", "test, target")
 
@@ -31,7 +36,7 @@ class Split:
         order: positions of the interactions that are used, block by block, and in each by user and item; int64.
         sizes: of the five blocks: training, then fold-in and target of validation, then those of the test.
         users: number of users in training, validation and test.
-        unknown: interactions of held-out users that are left out because no training user has the item.
+        unknown: interactions of held-out users that are left out because no training user (or no line of the file) has the item.
         short: held-out users who are left out because they have too few items.
         digest: SHA-256 of who and what is in each block; equal for equal splits on all machines.
     """
@@ -61,21 +66,69 @@ def split_users(
         users: token of each interaction.
         items: token of each interaction.
         times: of each interaction: the fold-in is what a user had first; None for a random fold-in.
-        parts: 0, 1 or 2 for each interaction: that of training, validation and test which its user is of; None to draw.
+        parts: 0, 1 or 2 for each interaction: that of training, validation and test which its user is of; None to draw, or
+            to read the file that ``wanted`` names.
         wanted: how many users, and which share of their items is the fold-in.
         default_seed: where ``wanted`` has none.
 
     Raises:
         DataError: too few users are left for training, validation or test, or a user is of two parts.
     """
-    rng = np.random.RandomState(default_seed if wanted.seed is None else wanted.seed)
     user, user_tokens = pd.factorize(users, sort=True)
     item, item_tokens = pd.factorize(items, sort=True)
-    width = len(item_tokens)
-    part_of_user = (
-        _draw(user, item, len(user_tokens), width, wanted, rng) if parts is None else _given(user, user_tokens, parts)
-    )
-    part = part_of_user[user]
+    short = 0
+    if wanted.file is None:
+        rng = np.random.RandomState(default_seed if wanted.seed is None else wanted.seed)
+        width = len(item_tokens)
+        part_of_user = (
+            _draw(user, item, len(user_tokens), width, wanted, rng)
+            if parts is None
+            else _given(user, user_tokens, parts)
+        )
+        block, unknown, short = _fold_in(user, item, width, part_of_user[user], times, wanted, rng)
+    else:
+        file = SplitFile.read(wanted.file)
+        block = file.blocks(users, items)
+        unknown = int((block < 0).sum())
+    order = np.lexsort((item, user, block))
+    order = order[block[order] >= 0]
+    sizes = np.bincount(block[order], minlength=5)
+    counts = [len(np.unique(user[order][block[order] == each])) for each in (0, 2, 4)]
+    for name, count in zip(("training", "validation", "the test"), counts, strict=True):
+        if count == 0:
+            raise DataError(
+                f"the split by users leaves none for {name} (training {counts[0]}, validation {counts[1]}, test {counts[2]}). "
+                f"Held-out users need at least min_items: {wanted.min_items} items that training users have, too; see "
+                "eval_args and the filters."
+            )
+    digest = hashlib.sha256()
+    for tokens in (user_tokens, item_tokens):
+        digest.update("\n".join(map(str, tokens)).encode() + b"\0")
+    for each in (sizes, user[order], item[order]):
+        digest.update(np.ascontiguousarray(each, dtype="<i8").tobytes())
+    if wanted.file is not None and digest.hexdigest() != file.digest:
+        raise DataError(
+            f"{wanted.file}: the split in this file has SHA-256 {file.digest}, and with this data set it becomes "
+            f"{digest.hexdigest()}: the training users have other interactions than those it was made with. Use the same data "
+            "and filters, or draw users anew by numbers (eval_args: split: HU)."
+        )
+    return Split(order, sizes.tolist(), (counts[0], counts[1], counts[2]), unknown, short, digest.hexdigest())
+
+
+def _fold_in(
+    user: NDArray[np.int64],
+    item: NDArray[np.int64],
+    width: int,
+    part: NDArray[np.int64],
+    times: NDArray[Any] | None,
+    wanted: HeldOutUsers,
+    rng: np.random.RandomState,
+) -> tuple[NDArray[np.int64], int, int]:
+    """Divide what held-out users have into fold-in and target.
+
+    Returns:
+        The block of each interaction, -1 if it is not used; and the numbers ``unknown`` and ``short`` of :class:`Split`.
+    """
     known = np.zeros(width, dtype=bool)
     known[item[part == 0]] = True
     used = known[item]
@@ -102,25 +155,93 @@ def split_users(
     block = np.where(part == 0, 0, 2 * part - 1)
     block[apart] += is_target[entry]
     used[apart] = evaluated[place][entry]
-    order = np.lexsort((item, user, block))
-    order = order[used[order]]
-    sizes = np.bincount(block[order], minlength=5)
-    counts = [len(np.unique(user[order][block[order] == each])) for each in (0, 2, 4)]
-    for name, count in zip(("training", "validation", "the test"), counts, strict=True):
-        if count == 0:
+    return np.where(used, block, -1), unknown, int((~evaluated).sum())
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """A split as a file: who is held out, and what of theirs is fold-in and target; for others to use the same one.
+
+    It is a CSV, ``part,user_id,item_id``, compressed by gzip, whose first line has the SHA-256 of the split. Everybody who is not
+    in it is a training user.
+
+    Attributes:
+        digest: see :class:`Split`.
+        rows: columns ``part`` (a name of ``_BLOCKS``), ``user`` and ``item``, all strings.
+        path: where it was read from, for messages.
+    """
+
+    digest: str
+    rows: pd.DataFrame
+    path: str = ""
+
+    _FIRST = "# recbole_vae split, SHA-256 "
+
+    @classmethod
+    def of(cls, split: Split, users: NDArray[Any], items: NDArray[Any]) -> SplitFile:
+        """Make the file of a split of interactions whose tokens are given."""
+        apart = split.order[split.sizes[0] :]
+        parts = np.repeat(np.array(_BLOCKS[1:], dtype=object), split.sizes[1:])
+        return cls(split.digest, pd.DataFrame({"part": parts, "user": users[apart], "item": items[apart]}).astype(str))
+
+    def write(self, folder: Path, name: str) -> Path:
+        """Write ``NAME-DIGEST.split.csv.gz`` unless it is there, whole or not at all, and return its path.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = folder / f"{name}-{self.digest[:16]}.split.csv.gz"
+        if path.is_file():
+            return path
+        text = self.rows.drop_duplicates().to_csv(
+            index=False, header=["part", "user_id", "item_id"], lineterminator="\n"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, gzip.compress(f"{self._FIRST}{self.digest}\n{text}".encode(), mtime=0))
+        return path
+
+    @classmethod
+    def read(cls, path: str) -> SplitFile:
+        """Read a file that :meth:`write` wrote.
+
+        Raises:
+            DataError: it is missing, damaged, or something else.
+        """
+        try:
+            first, _, rest = gzip.decompress(Path(path).read_bytes()).decode().partition("\n")
+            rows = pd.read_csv(io.StringIO(rest), dtype=str, keep_default_na=False)
+            found = first.removeprefix(cls._FIRST)
+            good = found != first and list(rows.columns) == ["part", "user_id", "item_id"]
+            good = good and set(rows["part"]) == set(_BLOCKS[1:])
+        except OSError as error:
+            raise DataError(f"{path}: cannot read this split ({error.strerror or error}).") from None
+        except (ValueError, EOFError, zlib.error):  # not gzip, not text, no CSV
+            good = False
+        if not good:
             raise DataError(
-                f"the split by users leaves none for {name} (training {counts[0]}, validation {counts[1]}, test {counts[2]}). "
-                f"Held-out users need at least min_items: {wanted.min_items} items that training users have, too; see "
-                "eval_args and the filters."
+                f"{path}: not a split of recbole_vae, or damaged; eval_args: split: HU must be numbers or shares of users, or a "
+                "file NAME-....split.csv.gz that a run with held-out users wrote."
             )
-    digest = hashlib.sha256()
-    for tokens in (user_tokens, item_tokens):
-        digest.update("\n".join(map(str, tokens)).encode() + b"\0")
-    for each in (sizes, user[order], item[order]):
-        digest.update(np.ascontiguousarray(each, dtype="<i8").tobytes())
-    return Split(
-        order, sizes.tolist(), (counts[0], counts[1], counts[2]), unknown, int((~evaluated).sum()), digest.hexdigest()
-    )
+        return cls(found, rows.set_axis(["part", "user", "item"], axis=1), path)
+
+    def blocks(self, users: NDArray[Any], items: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the block of each interaction: 0 for those of training users, -1 for what the file has not.
+
+        Raises:
+            DataError: the interactions lack some that are in the file.
+        """
+        key = ["user", "item"]
+        here = pd.DataFrame({"user": users, "item": items}).astype(str)
+        found = here.merge(self.rows, on=key, how="left", sort=False)["part"]
+        block = found.map({name: number for number, name in enumerate(_BLOCKS)}).fillna(-1).to_numpy(dtype=np.int64)
+        missing = self.rows[~pd.MultiIndex.from_frame(self.rows[key]).isin(pd.MultiIndex.from_frame(here))]
+        if len(missing):
+            user, item = missing.iloc[0][key]
+            raise DataError(
+                f"{self.path}: the data set has not user '{user}' with item '{item}' ({len(missing)} such pairs of the split are "
+                "missing): other data, or other filters, than those the split was made with."
+            )
+        return np.where(~here["user"].isin(set(self.rows["user"])), 0, block)
 
 
 def _draw(
@@ -202,9 +323,11 @@ class HeldOutDataset(HistoryDataset):
             split.unknown
         )
         left_out += f"; left out: {split.short} held-out users with too few items" * bool(split.short)
+        folder = Path(self.config["checkpoint_dir"] or "saved")
+        saved = wanted.file or SplitFile.of(split, users, items).write(folder, self.dataset_name)
         self.logger.info(
             f"Held-out users: {split.users[0]} for training, {split.users[1]} for validation, {split.users[2]} for the test"
-            f"{left_out}. SHA-256 of the split: {split.digest}"
+            f"{left_out}. SHA-256 of the split: {split.digest} (in {saved})"
         )
         super()._remap_ID_all()
 

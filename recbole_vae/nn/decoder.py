@@ -49,7 +49,8 @@ class MLPDecoder(nn.Module):
         if self.sampler is not None and self.training:
             negatives = self.sampler.draw()
             return sampled_multinomial_log_likelihood(features, output.weight, output.bias, histories, negatives)
-        return linear_multinomial_log_likelihood(features, output.weight, output.bias, histories, self.dtype)
+        dtype = self.dtype if features.dtype == torch.float32 else None  # who computes in float64 wants all of it
+        return linear_multinomial_log_likelihood(features, output.weight, output.bias, histories, dtype)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""

@@ -14,6 +14,10 @@ LOGITS_PER_CHUNK = 2**24
 """Logits that the fused likelihood holds at once: 64 MiB in float32. Where there are more, the gradient makes them anew."""
 
 
+_ROWS = 64
+"""Rows whose sum a CPU takes at once, so that they stay in its cache."""
+
+
 def multinomial_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
     """Multinomial log-likelihood of each history, without its constant (Liang et al. 2018, equation 2).
 
@@ -136,7 +140,11 @@ class _LinearMultinomial(torch.autograd.Function):
 def _products(delta: Tensor, low: Tensor, weight: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of features, weight and bias from that of the logits."""
     in_features = (delta @ weight.to(delta.dtype)).to(features.dtype)
-    return in_features, (delta.t() @ low).to(weight.dtype), delta.sum(0, dtype=weight.dtype)
+    # Some rows at a time: torch's sum with another dtype converts the whole of delta first, and slower than the products.
+    in_bias = torch.zeros(delta.shape[1], dtype=weight.dtype, device=weight.device)
+    for rows in delta.split(delta.shape[0] if delta.is_cuda else _ROWS):
+        in_bias += rows.to(weight.dtype).sum(0)
+    return in_features, (delta.t() @ low).to(weight.dtype), in_bias
 
 
 def _chunks(columns: Tensor, n_items: int, width: int) -> list[tuple[int, int, Tensor]]:

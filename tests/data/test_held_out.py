@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import math
 import random
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -352,3 +354,60 @@ def test_missing_times_are_refused(build: Builder) -> None:
     path = write_inter(rows, columns="user_id:token\titem_id:token\ttimestamp:float")
     with pytest.raises(DataError, match="^eval_args: order: TO: 'timestamp' of data set 'tiny' is missing in 1 inter"):
         build(dataset="tiny", data_path=path, eval_args={**HELD_OUT, "order": "TO"})
+
+
+def test_a_saved_split_is_read_back(build: Builder) -> None:
+    rows = random_rows(40, 30)
+    folder = write_inter([*rows, *rows[:7]])
+    first = build("MultDAE", "tiny", data_path=folder, eval_args=HELD_OUT)
+    (path,) = Path("saved").glob("tiny-*.split.csv.gz")
+    assert path.name == f"tiny-{first.dataset.split_hash[:16]}.split.csv.gz"
+    before = path.read_bytes()
+    shuffled = random.Random(0).sample(rows, len(rows))
+    again = build(
+        "MultDAE", "tiny", data_path=write_inter([*shuffled, *rows[:7]], folder="other"), seed=7,
+        eval_args={"split": {"HU": str(path)}, "mode": "full"},
+    )  # fmt: skip
+    assert again.dataset.split_hash == first.dataset.split_hash
+    for one, other in ((first.valid, again.valid), (first.test, again.test)):
+        assert fold_in(first, one) == fold_in(again, other)
+        assert tokens(first, one._dataset.inter_feat) == tokens(again, other._dataset.inter_feat)
+    assert list(Path("saved").glob("*split*")) == [path]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_saved_split_of_other_data_is_refused(build: Builder, held_out: bool) -> None:
+    rows = random_rows(40, 30)
+    split = build("MultDAE", "tiny", data_path=write_inter(rows), eval_args=HELD_OUT)
+    (path,) = Path("saved").glob("*.split.csv.gz")
+    feat = (split.test if held_out else split.train)._dataset.inter_feat
+    missing = tokens(split, feat)[0]
+    message = (
+        f"has not user '{missing[0]}' with item '{missing[1]}' .1 such" if held_out else "in this file has SHA-256"
+    )
+    with pytest.raises(DataError, match=message):
+        build(
+            "MultDAE", "tiny", data_path=write_inter([row for row in rows if row != missing]),
+            eval_args={"split": {"HU": str(path)}, "mode": "full"},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"user_id,item_id\n", gzip.compress(b"part,user_id,item_id\n"), None])
+def test_what_is_no_saved_split_is_refused(build: Builder, content: bytes | None) -> None:
+    if content is not None:
+        Path("x.split.csv.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.split\.csv\.gz: (cannot read this split|not a split of recbole_vae)"):
+        build(
+            "MultDAE", "tiny", data_path=write_inter(random_rows()),
+            eval_args={"split": {"HU": "x.split.csv.gz"}, "mode": "full"},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [{"seed": 3}, {"fold_in": 0.5}, {"min_items": 3}, {"order": "TO"}])
+def test_a_saved_split_leaves_nothing_to_choose(build: Builder, other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(other))):
+        build(
+            "MultDAE", "tiny", data_path=write_inter(random_rows()),
+            eval_args={"split": {"HU": "x.split.csv.gz"}, "mode": "full", **other},
+        )  # fmt: skip
