@@ -214,8 +214,8 @@ def _check(run: Run, metrics: Sequence[str]) -> None:
             raise DataError(f"{where}: {name} is no finite number, so nothing can be compared; look at its log.")
 
 
-def _cubes(rows: Sequence[Row], seeds: Sequence[int], metrics: Sequence[str]) -> Iterable[tuple[str, Floats]]:
-    """Yield for each metric the values of all users, [rows, seeds, users]; NaN where there is none."""
+def cubes(rows: Sequence[Row], seeds: Sequence[int], metrics: Sequence[str]) -> Iterable[tuple[str, Floats]]:
+    """Yield for each metric (or ``history_length``) the values of all users, [rows, seeds, users]; NaN where there is none."""
     known: dict[str, int] = {}
     last: dict[int, tuple[NDArray[np.str_], NDArray[np.int64]]] = {}
     places: list[tuple[int, int, NDArray[np.int64], Run]] = []
@@ -231,7 +231,8 @@ def _cubes(rows: Sequence[Row], seeds: Sequence[int], metrics: Sequence[str]) ->
         cube = np.full((len(rows), len(seeds), len(known)), np.nan)
         for r, s, columns, run in places:
             assert run.users is not None
-            cube[r, s, columns] = run.users.metrics[metric]
+            lengths = metric == "history_length"
+            cube[r, s, columns] = run.users.history_length if lengths else run.users.metrics[metric]
         yield metric, cube
 
 
@@ -243,7 +244,7 @@ def _test(table: Table, rows: list[Row]) -> None:
     largest = max(len(pairs), (len(labels) - 1) * len(table.tested), 1)
     # Enough for the smallest p to survive the correction ten times over.
     table.samples = max(10_000, int(10 * largest / table.alpha))
-    for metric, cube in _cubes(rows, table.seeds, table.tested):
+    for metric, cube in cubes(rows, table.seeds, table.tested):
         against_best = [(a, table.best[metric][0]) for a in labels if a != table.best[metric][0]]
         against_reference = [(a, reference) for a in labels if reference is not None and a != reference]
         wanted = dict.fromkeys([*(pairs if metric == table.primary else []), *against_reference, *against_best])
@@ -279,6 +280,20 @@ def _pairs(
         wilcoxon = statistics.wilcoxon(differences)
         sizes = statistics.effects(differences, np.stack([each[2] for each in group], axis=1))
         for i, ((a, b), difference, _) in enumerate(group):
-            triples = [tuple(map(float, each[:, i])) for each in (sizes.difference, sizes.relative, sizes.standardised)]
-            found[a, b] = Test(a, b, metric, len(difference), *triples, float(p[i]), float(wilcoxon[i]))  # type: ignore[arg-type]
+            found[a, b] = Test(
+                label=a,
+                against=b,
+                metric=metric,
+                users=len(difference),
+                difference=_triple(sizes.difference[:, i]),
+                relative=_triple(sizes.relative[:, i]),
+                standardised=_triple(sizes.standardised[:, i]),
+                p=float(p[i]),
+                p_wilcoxon=float(wilcoxon[i]),
+            )
     return found
+
+
+def _triple(values: Floats) -> tuple[float, float, float]:
+    value, low, high = map(float, values)
+    return value, low, high
