@@ -43,6 +43,11 @@ function placeLabels(element, chart) {
     .map(trace => ({ x: xaxis.d2p(trace.x[0]), y: yaxis.d2p(trace.y[0]), trace, w: ruler.measureText(trace.name).width + 4, h: size + 3 }));
   const taken = points.map(p => [p.x - 6, p.y - 6, p.x + 6, p.y + 6]);
   const overlap = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+  // How many boxes a line to a far label would cross.
+  const crossed = (p, x, y) => taken.filter(box => [1, 2, 3, 4, 5, 6, 7].some(i => {
+    const u = p.x + (x - p.x) * i / 8, v = p.y + (y - p.y) * i / 8;
+    return box[0] < u && u < box[2] && box[1] < v && v < box[3] && Math.hypot(u - p.x, v - p.y) > 9;
+  })).length;
   const annotations = [];
   for (const p of points.sort((a, b) => a.y - b.y)) {
     let best = null;
@@ -52,7 +57,7 @@ function placeLabels(element, chart) {
         const x = p.x + c * (9 + far + p.w / 2), y = p.y + s * (8 + far + p.h / 2);
         const box = [x - p.w / 2, y - p.h / 2, x + p.w / 2, y + p.h / 2];
         const outside = Math.max(0, -box[0]) + Math.max(0, box[2] - width) + Math.max(0, -box[1]) + Math.max(0, box[3] - height);
-        const cost = taken.reduce((sum, each) => sum + overlap(box, each), 0) * 10 + outside * 200 + far + Math.abs(s) * 4 + (c < 0) * 2;
+        const cost = taken.reduce((sum, each) => sum + overlap(box, each), 0) * 10 + outside * 200 + (far && crossed(p, x, y) * 150) + far + Math.abs(s) * 4 + (c < 0) * 2;
         if (!best || cost < best.cost) best = { cost, x, y, box, far };
       }
     }
@@ -72,7 +77,7 @@ async function draw(chart) {
   const layout = layoutOf(chart);
   const hidden = new Set((element.data || []).filter(trace => trace.visible === "legendonly").map(trace => trace.name));
   const traces = themed(chart.traces).map(trace => hidden.has(trace.name) ? { ...trace, visible: "legendonly" } : trace);
-  await Plotly.react(element, traces, layout, { displaylogo: false, responsive: true, displayModeBar: false, scrollZoom: false });
+  await Plotly.react(element, traces, layout, { displaylogo: false, displayModeBar: false, scrollZoom: false });
   if (chart.labelled) await placeLabels(element, chart);
 }
 async function drawAll() {
@@ -122,12 +127,18 @@ document.getElementById("theme").addEventListener("click", () => {
   drawAll();
 });
 preferred.addEventListener("change", () => { setTheme(preferred.matches ? "dark" : "light"); drawAll(); });
-let width = innerWidth, timer;
-addEventListener("resize", () => {
-  if (innerWidth === width) return;
-  width = innerWidth;
-  clearTimeout(timer);
-  timer = setTimeout(() => charts.filter(chart => chart.labelled).forEach(draw), 200);
+/* ---- widths: each chart follows the box it is in ---- */
+const widths = new Map();
+const watcher = new ResizeObserver(entries => {
+  for (const { target, contentRect } of entries) {
+    const chart = charts.find(each => each.id === target.firstElementChild.id);
+    const before = widths.get(chart.id);
+    widths.set(chart.id, contentRect.width);
+    if (before === contentRect.width || !target.firstElementChild.data) continue;
+    Plotly.Plots.resize(target.firstElementChild).then(() => chart.labelled && placeLabels(target.firstElementChild, chart));
+  }
 });
+document.querySelectorAll(".pan").forEach(each => watcher.observe(each));
+
 setTheme(preferred.matches ? "dark" : "light");
 drawAll();

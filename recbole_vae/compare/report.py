@@ -147,8 +147,8 @@ def html(tables: Sequence[Table], comparison: Comparison) -> str:
     _settings(page, comparison)
     here = resources.files("recbole_vae.compare")
     datasets = ", ".join(dict.fromkeys(table.dataset for table in tables)) or "no runs yet"
-    # "</" would end the script early, also within a string.
-    charts = json.dumps(_plain(page.charts)).replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    # Else a label could end the script.
+    charts = json.dumps(_plain(page.charts)).replace("<", "\\u003c")
     done = sum(run.status == DONE for run in comparison.runs)
     return f"""<!DOCTYPE html>
 <html lang="en" data-theme="light">
@@ -296,8 +296,7 @@ def _cell(cell: Cell) -> str:
     words = f"<{tag}>{escape(cell.text)}</{tag}>" if tag else escape(cell.text)
     deviation = f" <small>± {cell.deviation}</small>" if cell.deviation else ""
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    marks = f"<sup>{cell.marks}</sup>" if cell.value is not None else ""
-    return f"<td{value}>{words}{deviation}{marks}</td>"
+    return f"<td{value}>{words}{deviation}<sup>{cell.marks}</sup></td>"
 
 
 def _differences(page: _Page, table: Table) -> None:
@@ -323,17 +322,10 @@ def _differences(page: _Page, table: Table) -> None:
         ]
         lines = []
         for test in tests:
-            d, low, high = test.difference
-            z, z_low, z_high = test.standardised
             cells = [
-                (f"{d:+.4f}", d),
-                (f"{low:+.4f} to {high:+.4f}", low),
-                (_finite(test.relative[0], "{:+.1%}"), test.relative[0]),
-                (_finite(z, "{:+.2f}"), z),
-                (
-                    _finite(z_low, "{:+.2f}") + (" to " + _finite(z_high, "{:+.2f}") if math.isfinite(z_low) else ""),
-                    z_low,
-                ),
+                (_interval(test.difference, "{:+.4f}"), test.difference[0]),
+                (_interval(test.relative, "{:+.1%}"), test.relative[0]),
+                (_interval(test.standardised, "{:+.2f}"), test.standardised[0]),
                 (_p(test.holm), test.holm),
                 (_p(test.holm_wilcoxon), test.holm_wilcoxon),
             ]
@@ -346,12 +338,18 @@ def _differences(page: _Page, table: Table) -> None:
         page.body.append(
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
             f'<p class="quiet">In {escape(title(table.primary))}, over users. d_z: mean difference divided by the standard '
-            "deviation of the differences (Cohen). Intervals: percentile bootstrap over users, not corrected.</p>"
+            "deviation of the differences (Cohen). In parentheses: 95 % intervals, percentile bootstrap over users, each by "
+            "itself. p: after Holm's correction over the rows and metrics of the table.</p>"
         )
 
 
-def _finite(value: float, form: str) -> str:
-    return form.format(value) if math.isfinite(value) else "–"
+def _signed(value: float, form: str) -> str:
+    return form.format(value).replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _interval(effect: tuple[float, float, float], form: str) -> str:
+    value, low, high = (_signed(each, form) for each in effect)
+    return f"{value} ({low} to {high})" if math.isfinite(effect[1]) else value
 
 
 def _p(value: float) -> str:
@@ -362,7 +360,7 @@ def _range(values: Sequence[float]) -> dict[str, Any]:
     """Return an axis; logarithmic, with few ticks, where the values span more than a decade and a half."""
     positive = [value for value in values if value > 0]
     if len(positive) == len(values) and max(positive) > 30 * min(positive):
-        return {"type": "log", "dtick": 1}
+        return {"type": "log", "dtick": 1, "tickformat": "~g"}
     return {}
 
 
@@ -458,9 +456,8 @@ def _curves(page: _Page, table: Table, rows: Sequence[Row]) -> list[_Chart]:
     runs = {row.label: next((run for run in row.done if run.curve), None) for row in rows}
     measured = dict.fromkeys(name for run in runs.values() if run is not None for point in run.curve for name in point)
     metric = table.primary if table.primary in measured else next((name for name in measured if "@" in name), None)
-    headings = {name: words for name, words in _CURVES.items() if name in measured}
-    if metric is not None:
-        headings[metric] = f"{title(metric)} on the validation part"
+    headings = {} if metric is None else {metric: f"{title(metric)} on the validation part"}
+    headings |= {name: words for name, words in _CURVES.items() if name in measured}
     charts = []
     for name, words in headings.items():
         traces = []
@@ -472,8 +469,8 @@ def _curves(page: _Page, table: Table, rows: Sequence[Row]) -> list[_Chart]:
                 traces.append(_line(page, label, epochs, values, hover))
         scale = _range([y for trace in traces for y in trace["y"]]) if name in ("loss", "reconstruction") else {}
         note = "logarithmic" if scale else ""
-        layout = {"xaxis": {"title": "epoch"}, "yaxis": {"title": "", "exponentformat": "power", **scale}}
-        charts.append(_Chart(words, traces, layout, note))
+        layout = {"xaxis": {"title": "epoch"}, "yaxis": {"title": "", **scale}}
+        charts.append(_Chart(words, traces, layout, note, wide=name == metric))
     return [chart for chart in charts if chart.traces]
 
 
@@ -566,9 +563,10 @@ def _beyond(page: _Page, table: Table, rows: Sequence[Row]) -> list[_Chart]:
                 }
             )
         layout = {
-            "xaxis": {"title": "", "nticks": 6},
+            "xaxis": {"title": "", "nticks": 5, "tickangle": 0},
             "yaxis": {"title": "", "type": "category", "ticks": ""},
-            "height": 90 + 22 * len(traces),
+            "height": 60 + 22 * len(traces),
+            "margin": {"l": 48, "r": 14, "t": 6, "b": 28},
         }
         if traces:
             charts.append(_Chart(title(metric), traces, layout))
@@ -597,10 +595,10 @@ def _matrix(table: Table) -> list[_Chart]:
             difference = sign * test.difference[0]
             low, high = sorted(sign * each for each in test.difference[1:])
             values[-1].append(difference)
-            marks[-1].append(f"{difference:+.3f}{'*' * (test.holm <= table.alpha)}")
+            marks[-1].append(_signed(difference, "{:+.3f}") + "*" * (test.holm <= table.alpha))
             hover[-1].append(
-                f"<b>{escape(a)}</b> minus <b>{escape(b)}</b><br>{difference:+.4f} ({low:+.4f} to {high:+.4f})<br>"
-                f"d_z {_finite(sign * test.standardised[0], '{:+.2f}')}<br>p {_p(test.p)}, Holm {_p(test.holm)}<br>"
+                f"<b>{escape(a)}</b> minus <b>{escape(b)}</b><br>{_interval((difference, low, high), '{:+.4f}')}<br>"
+                f"d_z {_signed(sign * test.standardised[0], '{:+.2f}')}<br>p {_p(test.p)}, Holm {_p(test.holm)}<br>"
                 f"{test.users:,} users"
             )
     names = [escape(label) for label in order]
@@ -627,7 +625,8 @@ def _matrix(table: Table) -> list[_Chart]:
     layout = {
         "xaxis": {"title": "", "type": "category", "side": "top", "showgrid": False, "tickangle": -40},
         "yaxis": {"title": "", "type": "category", "autorange": "reversed", "showgrid": False},
-        "height": 190 + 30 * len(order),
+        "height": 170 + 30 * len(order),
+        "margin": {"l": 48, "r": 14, "t": 10, "b": 12},
         "width_least": 260 + 52 * len(order),
     }
     return [_Chart(f"Differences in {title(table.primary)}", [trace], layout, "row minus column", wide=True)]
@@ -648,7 +647,10 @@ def _trials(page: _Page, table: Table, rows: Sequence[Row]) -> list[_Chart]:
         numbers, values = [n for n, *_ in known], [value for *_, value in known]
         best = _line(page, row.label, numbers, list(np.maximum.accumulate(values)), hover)
         trials = _line(page, row.label, numbers, values, hover)
-        traces += [best | {"mode": "lines", "hoverinfo": "skip"}, trials | {"mode": "markers"}]
+        traces += [
+            best | {"mode": "lines", "line": {**best["line"], "shape": "hv"}, "hoverinfo": "skip"},
+            trials | {"mode": "markers"},
+        ]
         traces[-1]["marker"] = {**page.styles[row.label].marker, "size": 7}
     if not traces:
         return []

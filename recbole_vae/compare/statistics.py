@@ -100,6 +100,8 @@ def randomisation_test(differences: Floats, samples: int = 10_000, seed: int = 0
 def wilcoxon(differences: Floats) -> Floats:
     """Wilcoxon's signed-rank test, two-sided, without the users who do not differ.
 
+    Where at most ``EXACT`` differ, it is exact with ties too: it then is the randomisation test of the signed ranks.
+
     Args:
         differences: shape [users, tests].
 
@@ -109,8 +111,15 @@ def wilcoxon(differences: Floats) -> Floats:
     Raises:
         DataError: a difference is NaN or infinite, or there are none.
     """
-    values = _checked(differences)
-    return np.array([stats.wilcoxon(column[column != 0]).pvalue if column.any() else 1.0 for column in values.T])
+    p = []
+    for column in _checked(differences).T:
+        changed = column[column != 0]
+        if len(changed) > EXACT:
+            p.append(stats.wilcoxon(changed).pvalue)
+        else:
+            ranks = np.sign(changed) * stats.rankdata(np.abs(changed))
+            p.append(randomisation_test(ranks[:, None])[0] if len(changed) else 1.0)
+    return np.array(p)
 
 
 def holm(p: Floats) -> Floats:

@@ -160,16 +160,19 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
     users = _plural(high, "test user") if low == high else f"{low:,} to {_plural(high, 'test user')}"
     sentences = [f"{table.name}, {users}."]
     if len(table.seeds) > 1:
-        sentences.append(
-            f"Mean and standard deviation over {len(table.seeds)} seeds; users differ between seeds where they are held out."
+        differ = any(test.users > high for test in table.against_best.values())
+        words = (
+            f", which have different test users (those of both rows of a test: up to {_most(table):,})"
+            if differ
+            else ""
         )
-        if not any(test.users > high for test in table.against_best.values()):
-            sentences[-1] = f"Mean and standard deviation over {len(table.seeds)} seeds."
+        sentences.append(f"Mean and standard deviation over {len(table.seeds)} seeds{words}.")
     else:
         sentences.append("One seed, so there is no deviation over seeds.")
     budget = _plural(comparison.trials, "tuning trial")
     sentences.append(f"{budget[0].upper()}{budget[1:]} for each row." if comparison.trials else "Untuned defaults.")
-    sentences.append("The best of each column is bold, the second underlined.")
+    if sum(bool(row.done) for row in table.rows) > 1:
+        sentences.append("The best of each column is bold, the second underlined.")
     if table.against_best:
         family = f"all rows and metrics of this table ({_plural(len(table.against_best), 'test')})"
         marks = "= marks what does not differ significantly from the best of its column"
@@ -184,6 +187,10 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
         if untested:
             sentences.append(f"Not tested, as not known for each user: {', '.join(untested)}.")
     return sentences
+
+
+def _most(table: Table) -> int:
+    return max(test.users for test in table.against_best.values())
 
 
 def remarks(table: Table, comparison: Comparison) -> list[str]:
@@ -356,40 +363,56 @@ def tests_csv(tables: Iterable[Table]) -> str:
     return out.getvalue()
 
 
+def parquet() -> tuple[Any, Any]:
+    """Return pyarrow and its module for Parquet; to be called before anything that takes long.
+
+    Raises:
+        RecBoleVAEError: pyarrow is missing.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise RecBoleVAEError(
+            "per_user.parquet is written by pyarrow, which is not installed; pip install 'recbole_vae[compare]'."
+        ) from None
+    return pyarrow, pyarrow.parquet
+
+
 def per_user_parquet(runs: Sequence[Run]) -> bytes:
     """Return one line for each run and user, with all metrics; null where a run did not measure one.
 
     Raises:
         RecBoleVAEError: pyarrow is missing.
     """
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise RecBoleVAEError(
-            "per_user.parquet is written by pyarrow, which is not installed; pip install 'recbole_vae[compare]'."
-        ) from None
+    pa, writer = parquet()
     done = [run for run in runs if run.users is not None]
     names = dict.fromkeys(name for run in done for name in run.users.metrics)  # type: ignore[union-attr]
+    words = pa.dictionary(pa.int32(), pa.string())
+    schema = pa.schema(
+        [(name, words) for name in ("dataset", "protocol", "label")]
+        + [("seed", pa.int64()), ("user_id", words), ("history_length", pa.int64())]
+        + [(name, pa.float32()) for name in names]
+    )
     pieces = []
     for run in done:
         users = run.users
         assert users is not None
         size = len(users.ids)
-        columns: dict[str, Any] = {
-            name: pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), [value])
-            for name, value in (("dataset", run.dataset), ("protocol", run.protocol), ("label", run.label))
-        }
-        columns["seed"] = pa.array(np.full(size, run.seed, np.int64))
-        columns["user_id"] = pa.array(users.ids.tolist(), pa.string()).dictionary_encode()
-        columns["history_length"] = pa.array(users.history_length, pa.int64())
+        columns = [
+            pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), pa.array([value], pa.string()))
+            for value in (run.dataset, run.protocol, run.label)
+        ]
+        columns.append(pa.array(np.full(size, run.seed, np.int64)))
+        columns.append(pa.array(users.ids.tolist(), pa.string()).dictionary_encode())
+        columns.append(pa.array(users.history_length, pa.int64()))
         for name in names:
             values = users.metrics.get(name)
-            columns[name] = pa.nulls(size, pa.float32()) if values is None else pa.array(values, pa.float32())
-        pieces.append(pa.table(columns))
-    empty = pa.table({"dataset": pa.array([], pa.string())})
+            columns.append(pa.nulls(size, pa.float32()) if values is None else pa.array(values, pa.float32()))
+        pieces.append(pa.table(columns, schema=schema))
+    table = pa.concat_tables(pieces).unify_dictionaries() if pieces else schema.empty_table()
     buffer = io.BytesIO()
-    parquet.write_table(pa.concat_tables(pieces).unify_dictionaries() if pieces else empty, buffer, compression="zstd")
+    writer.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 

@@ -51,13 +51,13 @@ def test_randomisation_agrees_with_scipy() -> None:
         assert value == pytest.approx(oracle.pvalue, abs=4 * (0.25 / 10_000) ** 0.5)
 
 
-def test_a_sampled_p_is_never_zero_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampled_p_is_never_zero_and_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).normal(1, 0.1, (50, 2))
     values[:, 1] = np.random.default_rng(2).normal(0.2, 1, 50)
     p = randomisation_test(values, samples=999)
     assert p[0] == 1 / 1000
     monkeypatch.setattr("recbole_vae.compare.statistics._BLOCK", 50 * 100)
-    # The generator gives each row of signs whole bytes, so that the blocks draw what one draws.
+    # Other signs, perhaps, of the same distribution.
     assert randomisation_test(values, samples=999)[1] == pytest.approx(p[1], abs=0.06)
 
 
@@ -77,6 +77,15 @@ def test_wilcoxon_drops_users_who_do_not_differ() -> None:
     values = np.random.default_rng(4).normal(0.3, 1, (60, 2))
     padded = np.vstack([values, np.zeros((5, 2))])
     np.testing.assert_allclose(wilcoxon(padded), [stats.wilcoxon(column).pvalue for column in values.T])
+
+
+def test_wilcoxon_of_few_users_is_exact_with_ties() -> None:
+    values = np.array([0.1, 0.2, 0.2, -0.1, 0.3, 0.3, 0.4, -0.2])
+    assert wilcoxon(values[:, None])[0] == pytest.approx(
+        stats.wilcoxon(values, method=stats.PermutationMethod()).pvalue
+    )
+    without = np.array([0.1, -0.2, 0.35, 0.41, 0.5, 0.63])
+    assert wilcoxon(without[:, None])[0] == pytest.approx(stats.wilcoxon(without, method="exact").pvalue)
 
 
 def test_nothing_differs() -> None:
