@@ -310,16 +310,7 @@ def _differences(page: _Page, table: Table) -> None:
         # The best row may be the reference: then both families have the same tests.
         tests = list({test.label: test for test in tests}.values())
         page.heading(3, f"Differences from {against}")
-        heads = [
-            "",
-            "Difference",
-            "95 % interval",
-            "Relative",
-            "d_z",
-            "95 % interval",
-            "p (Holm)",
-            "p, Wilcoxon (Holm)",
-        ]
+        heads = ["", "Difference", "Relative", "d_z", "p, sign flips", "p, Wilcoxon"]
         lines = []
         for test in tests:
             cells = [
@@ -675,19 +666,22 @@ def _settings(page: _Page, comparison: Comparison) -> None:
     rows: dict[tuple[str, str, str], list[Run]] = {}
     for run in comparison.runs:
         rows.setdefault((run.dataset, run.protocol, run.label), []).append(run)
-    for (dataset, protocol, label), runs in rows.items():
-        seeds = ", ".join(str(run.seed) for run in runs)
-        facts = "".join(
-            f"<li>Seed {run.seed}: split <code>{escape(run.split_hash[:16])}</code></li>"
-            for run in runs
-            if run.split_hash
-        )
+    page.body.append(
+        "<p>With the first seed; of the others only <code>--seed</code> differs"
+        f"{', and what was tuned' if comparison.trials else ''}.</p>"
+    )
+    for name in dict.fromkeys((dataset, protocol) for dataset, protocol, _ in rows):
+        own = {label: runs for (*place, label), runs in rows.items() if tuple(place) == name}
         page.body.append(
-            f"<details><summary>{escape(label)} <span class=quiet>{escape(dataset)}, {escape(protocol)}</span></summary>"
-            f"<pre><code>{escape(command(runs[0]))}</code></pre>"
-            f"<p class=quiet>Seeds {escape(seeds)}; of the other seeds only --seed differs"
-            f"{', and what was tuned' if comparison.trials else ''}.</p><ul class=remarks>{facts}</ul></details>"
+            f"<details><summary>{escape(', '.join(name))} <span class=quiet>({len(own)} rows)</span></summary>"
         )
+        for label, runs in own.items():
+            page.body.append(f"<p>{escape(label)}</p><pre><code>{escape(command(runs[0]))}</code></pre>")
+        splits = dict.fromkeys(
+            (run.seed, run.split_hash[:16]) for runs in own.values() for run in runs if run.split_hash
+        )
+        facts = "".join(f"<li>Seed {seed}: split <code>{escape(split)}</code></li>" for seed, split in splits)
+        page.body.append(f"<ul class=remarks>{facts}</ul></details>")
     page.heading(3, "Versions and devices")
     devices = ", ".join(dict.fromkeys(run.device for run in comparison.runs if run.device)) or "not known"
     packages = "".join(

@@ -194,12 +194,19 @@ def _most(table: Table) -> int:
 
 
 def remarks(table: Table, comparison: Comparison) -> list[str]:
-    """Return what went wrong or was mended: runs that are not done, those still missing, and the notes of runs, once each."""
+    """Return what went wrong or was mended: other splits, runs that are not done or missing, and the notes of runs, once each."""
     found: list[str] = []
     if comparison.reference is not None and table.reference is None:
         found.append(
             f"{comparison.reference}, the row to compare with, is not done here, so nothing is compared with it."
         )
+    splits: dict[int, str] = {}
+    for row in table.rows:
+        for run in row.done:
+            if run.split_hash and splits.setdefault(run.seed, run.split_hash) != run.split_hash:
+                found.append(
+                    f"{row.label} (seed {run.seed}) ran on another split than the rows above, so it is not comparable."
+                )
     for row in table.rows:
         reasons: dict[tuple[str, str], list[int]] = {}
         for run in row.runs:

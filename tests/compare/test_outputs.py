@@ -150,6 +150,12 @@ def test_one_seed_and_a_budget() -> None:
     assert "±" not in text
 
 
+def test_another_split_is_said(small: Comparison) -> None:
+    runs = [replace(run, split_hash="f" * 64) if (run.label, run.seed) == ("EASE", 2) else run for run in small.runs]
+    comparison = replace(small, runs=runs)
+    assert "EASE (seed 2) ran on another split than the rows above" in tables.text(analyse(comparison), comparison)
+
+
 def test_markdown_and_latex_escape(small: Comparison) -> None:
     runs = [replace(run, label=HOSTILE) if run.label == "BPR" else run for run in small.runs]
     comparison = replace(small, runs=runs)

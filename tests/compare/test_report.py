@@ -86,6 +86,14 @@ def test_sections_and_links(page: str) -> None:
     assert all(f'id="{target}"' in page for target in targets)
 
 
+def test_tables_are_rectangular(page: str) -> None:
+    found = re.findall(r"<table><thead><tr>(.*?)</tr></thead><tbody>(.*?)</tbody>", page)
+    assert len(found) == 10
+    for head, body in found:
+        for line in body.split("</tr>")[:-1]:
+            assert line.count("<td") + line.count("<th") == head.count("<th ")
+
+
 def test_no_empty_sections() -> None:
     made = make_comparison(models=2, seeds=1, users=30, protocols=1)
     bare = [replace(run, curve=[], over_k={}, by_popularity=[]) for run in made.runs]
