@@ -310,27 +310,21 @@ def _differences(page: _Page, table: Table) -> None:
         # The best row may be the reference: then both families have the same tests.
         tests = list({test.label: test for test in tests}.values())
         page.heading(3, f"Differences from {against}")
-        heads = ["", "Difference", "Relative", "d_z", "p, sign flips", "p, Wilcoxon"]
+        heads = ["", "Difference", "Relative", "d_z", "p", "Wilcoxon"]
         lines = []
         for test in tests:
-            cells = [
-                (_interval(test.difference, "{:+.4f}"), test.difference[0]),
-                (_interval(test.relative, "{:+.1%}"), test.relative[0]),
-                (_interval(test.standardised, "{:+.2f}"), test.standardised[0]),
-                (_p(test.holm), test.holm),
-                (_p(test.holm_wilcoxon), test.holm_wilcoxon),
-            ]
             name = escape(test.label)
-            values = "".join(
-                _cell(Cell(words, value=value if math.isfinite(value) else None)) for words, value in cells
-            )
+            values = _effect(test.difference, "{:+.4f}") + _effect(test.relative, "{:+.1%}")
+            values += _effect(test.standardised, "{:+.2f}")
+            values += "".join(_cell(Cell(_p(p), value=p)) for p in (test.holm, test.holm_wilcoxon))
             lines.append(f'<tr><th scope="row" data-value="{name}">{name}</th>{values}</tr>')
         head = "".join(f'<th scope="col"><button type="button">{each or "Row"}</button></th>' for each in heads)
         page.body.append(
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
             f'<p class="quiet">In {escape(title(table.primary))}, over users. d_z: mean difference divided by the standard '
-            "deviation of the differences (Cohen). In parentheses: 95 % intervals, percentile bootstrap over users, each by "
-            "itself. p: after Holm's correction over the rows and metrics of the table.</p>"
+            "deviation of the differences (Cohen). In brackets: 95 % intervals, percentile bootstrap over users, each by "
+            "itself. p: of the randomisation test and of Wilcoxon's signed-rank test, after Holm's correction over the rows and "
+            "metrics of the table.</p>"
         )
 
 
@@ -338,9 +332,15 @@ def _signed(value: float, form: str) -> str:
     return form.format(value).replace("-", "−") if math.isfinite(value) else "–"
 
 
-def _interval(effect: tuple[float, float, float], form: str) -> str:
-    value, low, high = (_signed(each, form) for each in effect)
-    return f"{value} ({low} to {high})" if math.isfinite(effect[1]) else value
+def _interval(low: float, high: float, form: str) -> str:
+    return f"[{_signed(low, form)}, {_signed(high, form)}]"
+
+
+def _effect(effect: tuple[float, float, float], form: str) -> str:
+    value, low, high = effect
+    interval = f" <small>{_interval(low, high, form)}</small>" if math.isfinite(low) else ""
+    key = f' data-value="{value!r}"' if math.isfinite(value) else ""
+    return f"<td{key}>{_signed(value, form)}{interval}</td>"
 
 
 def _p(value: float) -> str:
@@ -588,7 +588,8 @@ def _matrix(table: Table) -> list[_Chart]:
             values[-1].append(difference)
             marks[-1].append(_signed(difference, "{:+.3f}") + "*" * (test.holm <= table.alpha))
             hover[-1].append(
-                f"<b>{escape(a)}</b> minus <b>{escape(b)}</b><br>{_interval((difference, low, high), '{:+.4f}')}<br>"
+                f"<b>{escape(a)}</b> minus <b>{escape(b)}</b><br>"
+                f"{_signed(difference, '{:+.4f}')} {_interval(low, high, '{:+.4f}')}<br>"
                 f"d_z {_signed(sign * test.standardised[0], '{:+.2f}')}<br>p {_p(test.p)}, Holm {_p(test.holm)}<br>"
                 f"{test.users:,} users"
             )
