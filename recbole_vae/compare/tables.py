@@ -99,7 +99,12 @@ def parts(table: Table) -> list[Part]:
     """Lay a table out; parts of which nothing was measured are left out."""
     result = [Part("Accuracy", [title(m) for m in table.metrics], _cells(table, table.metrics, everyone=True))]
     if table.beyond:
-        result.append(Part("Beyond accuracy", [title(m) for m in table.beyond], _cells(table, table.beyond)))
+        ks = {metric.partition("@")[2] for metric in table.beyond}
+        # One k for all is said once: these names are long.
+        heading, headers = "Beyond accuracy", [title(metric) for metric in table.beyond]
+        if len(ks) == 1 and "" not in ks:
+            heading, headers = f"Beyond accuracy, k = {ks.pop()}", [each.partition("@")[0] for each in headers]
+        result.append(Part(heading, headers, _cells(table, table.beyond)))
     result.append(Part("Costs", list(_COSTS.values()), [(row.label, _costs(row)) for row in table.rows if row.done]))
     return [part for part in result if part.rows]
 
@@ -299,15 +304,15 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
             )
             lines += [
                 r"\begin{table}",
-                r"\centering\small\setlength{\tabcolsep}{4pt}",
-                rf"\caption{{{words.translate(_LATEX)}}}",
+                r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+                rf"\caption{{{words.translate(_LATEX)}}}\vspace{{4pt}}",
                 rf"\label{{tab:comparison-{number}-{part.title.split()[0].lower()}}}",
-                rf"\begin{{tabular}}{{l{'r' * len(part.headers)}}}",
+                rf"\begin{{tabular}}{{@{{}}l{'r' * len(part.headers)}@{{}}}}",
                 r"\toprule",
                 "".join(f" & {header.translate(_LATEX)}" for header in part.headers) + r" \\",
                 r"\midrule",
                 *(
-                    f"{label.translate(_LATEX)} & " + " & ".join(map(_latex, cells)) + r" \\"
+                    f"{label.translate(_LATEX)} & " + " & ".join(_latex(cell, first) for cell in cells) + r" \\"
                     for label, cells in part.rows
                 ),
                 r"\bottomrule",
@@ -318,11 +323,13 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _latex(cell: Cell) -> str:
+def _latex(cell: Cell, full: bool) -> str:
     words = cell.text.translate(_LATEX)
     words = {1: rf"\textbf{{{words}}}", 2: rf"\underline{{{words}}}"}.get(cell.rank, words)
-    marks = f"$^{{{cell.marks}}}$" if cell.marks else ""
-    return words + (cell.deviation and rf" {{\scriptsize$\pm$\,{cell.deviation}}}") + marks
+    # Of one width, so that the digits stand below each other.
+    marks = rf"\makebox[.6em][l]{{$^{{{cell.marks}}}$}}" if full else ""
+    # A page is not wide enough for the deviations of what is beyond accuracy.
+    return words + (rf"{{\tiny$\,\pm\,${cell.deviation}}}" if full and cell.deviation else "") + marks
 
 
 _SIZES = ["difference", "relative", "cohens_d_z"]
