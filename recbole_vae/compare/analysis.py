@@ -1,0 +1,299 @@
+"""From the runs of a comparison to tables of means and tests: one table for each data set and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_vae.compare import statistics
+from recbole_vae.compare.results import DONE, Comparison, Run
+from recbole_vae.compare.statistics import Floats
+from recbole_vae.errors import DataError
+
+BEYOND = {
+    "itemcoverage": True,
+    "coverage": True,
+    "tailrecall": True,
+    "tailpercentage": None,
+    "giniindex": None,
+    "gini": None,
+    "averagepopularity": None,
+    "novelty": None,
+    "shannonentropy": None,
+}
+"""Metrics beyond accuracy, and whether more is better; None where that depends on what is wanted."""
+
+
+@dataclass
+class Row:
+    """All runs of one label.
+
+    Attributes:
+        runs: by seed, done or not.
+        done: those that are.
+    """
+
+    label: str
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def done(self) -> list[Run]:
+        """Those that are done."""
+        return [run for run in self.runs if run.status == DONE]
+
+    def over_seeds(self, metric: str) -> tuple[float, float | None] | None:
+        """Return mean and standard deviation of a test metric over seeds; None where no run has it."""
+        values = [run.test[metric] for run in self.done if metric in run.test]
+        return statistics.over_seeds(values) if values else None
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean over seeds of an attribute of the runs (``training_seconds``); None where it is not known."""
+        values = [getattr(run, name) for run in self.done if getattr(run, name) is not None]
+        return float(np.mean(values)) if values else None
+
+
+@dataclass
+class Test:
+    """One metric of two rows, compared over users.
+
+    Attributes:
+        label: the row; ``against``: the other one.
+        users: number of pairs.
+        difference: the row's mean minus the other's, and the ends of its interval; ``relative`` and ``standardised`` likewise.
+        p: of the randomisation test; ``p_wilcoxon``: of the signed-rank test.
+        holm: ``p`` corrected in its family; ``holm_wilcoxon`` likewise.
+    """
+
+    label: str
+    against: str
+    metric: str
+    users: int
+    difference: tuple[float, float, float]
+    relative: tuple[float, float, float]
+    standardised: tuple[float, float, float]
+    p: float
+    p_wilcoxon: float
+    holm: float = 1.0
+    holm_wilcoxon: float = 1.0
+
+
+@dataclass
+class Table:
+    """The runs on one data set in one protocol.
+
+    Attributes:
+        rows: in the order of the plan.
+        seeds: of all runs.
+        metrics: the columns; ``tested``: those of which each run that is done has a value for each user.
+        beyond: names of what was measured beyond accuracy.
+        primary: that ranks.
+        alpha: level of the tests.
+        reference: label of the reference row, None where it is not (yet) done.
+        best: for each metric, the labels from the best one.
+        against_reference: tests of all rows in all metrics, a family; by label and metric.
+        against_best: tests against the best row of each metric, a family; by label and metric.
+        pairs: tests of all pairs of rows in the primary metric, a family; by both labels, in both directions.
+        samples: sign flips that were drawn for each test.
+        users: number of test users of each run, least and most.
+    """
+
+    dataset: str
+    protocol: str
+    rows: list[Row]
+    seeds: list[int]
+    metrics: list[str]
+    tested: list[str]
+    beyond: list[str]
+    primary: str
+    alpha: float
+    reference: str | None
+    best: dict[str, list[str]]
+    against_reference: dict[tuple[str, str], Test]
+    against_best: dict[tuple[str, str], Test]
+    pairs: dict[tuple[str, str], Test]
+    samples: int
+    users: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """Data set and protocol."""
+        return f"{self.dataset}, {self.protocol}" if self.protocol else self.dataset
+
+    def row(self, label: str) -> Row:
+        """Return the row of a label."""
+        return next(row for row in self.rows if row.label == label)
+
+    def ties_with_best(self, label: str, metric: str) -> bool:
+        """Return whether a row was tested against the best one of a metric and does not differ significantly from it."""
+        test = self.against_best.get((label, metric))
+        return test is not None and test.holm > self.alpha
+
+    def differs_from_reference(self, label: str, metric: str) -> bool:
+        """Return whether a row differs significantly from the reference row in a metric."""
+        test = self.against_reference.get((label, metric))
+        return test is not None and test.holm <= self.alpha
+
+
+def base(metric: str) -> str:
+    """Return the name of a metric without ``@k``."""
+    return metric.partition("@")[0]
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Return whether more of a metric is better; None where that is no matter of course."""
+    return BEYOND.get(base(metric), True)
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Compute the tables of a comparison, of the runs that are there.
+
+    Raises:
+        DataError: a run has a metric that is no number, or not the metrics of the table.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in comparison.runs:
+        groups.setdefault((run.dataset, run.protocol), []).append(run)
+    return [_table(comparison, runs) for runs in groups.values()]
+
+
+def _table(comparison: Comparison, runs: list[Run]) -> Table:
+    rows: dict[str, Row] = {}
+    for run in runs:
+        rows.setdefault(run.label, Row(run.label)).runs.append(run)
+    done = [run for run in runs if run.status == DONE]
+    for run in done:
+        _check(run, comparison.metrics)
+    metrics = list(comparison.metrics)
+    tested = [m for m in metrics if done and all(run.users is not None and m in run.users.metrics for run in done)]
+    measured = dict.fromkeys(name for run in done for name in run.test if base(name) in BEYOND and name not in metrics)
+    at = comparison.primary.partition("@")[2]
+    ranked: dict[str, list[str]] = {}
+    for metric in [*metrics, *measured]:
+        better = higher_is_better(metric)
+        means = {label: mean[0] for label, row in rows.items() if (mean := row.over_seeds(metric)) is not None}
+        if better is not None:
+            ranked[metric] = sorted(means, key=lambda label: -means[label] if better else means[label])
+    sizes = [len(run.users.ids) for run in done if run.users is not None]
+    table = Table(
+        runs[0].dataset,
+        runs[0].protocol,
+        list(rows.values()),
+        sorted({run.seed for run in runs}),
+        metrics,
+        tested,
+        # Those at other ks than the table's would only repeat what it says.
+        [name for name in measured if name.partition("@")[2] in ("", at)] or list(measured),
+        comparison.primary,
+        comparison.alpha,
+        comparison.reference if comparison.reference in rows and rows[comparison.reference].done else None,
+        ranked,
+        {},
+        {},
+        {},
+        0,
+        (min(sizes, default=0), max(sizes, default=0)),
+    )
+    _test(table, [row for row in rows.values() if row.done])
+    return table
+
+
+def _check(run: Run, metrics: Sequence[str]) -> None:
+    where = f"{run.label} on {run.dataset} ({run.protocol}), seed {run.seed}"
+    missing = [metric for metric in metrics if metric not in run.test]
+    if missing:
+        raise DataError(
+            f"{where}: the run has no {', '.join(missing)} (it has {', '.join(run.test) or 'no metrics'}); delete its folder "
+            "to run it again."
+        )
+    users = {} if run.users is None else run.users.metrics
+    for name in metrics:
+        if not np.isfinite(run.test[name]) or (name in users and not np.isfinite(users[name]).all()):
+            raise DataError(f"{where}: {name} is no finite number, so nothing can be compared; look at its log.")
+
+
+def cubes(rows: Sequence[Row], seeds: Sequence[int], metrics: Sequence[str]) -> Iterable[tuple[str, Floats]]:
+    """Yield for each metric (or ``history_length``) the values of all users, [rows, seeds, users]; NaN where there is none."""
+    known: dict[str, int] = {}
+    last: dict[int, tuple[NDArray[np.str_], NDArray[np.int64]]] = {}
+    places: list[tuple[int, int, NDArray[np.int64], Run]] = []
+    for r, row in enumerate(rows):
+        for run in row.done:
+            assert run.users is not None
+            ids = run.users.ids
+            # With one seed, all models have the same users, as a rule in the same order.
+            if run.seed not in last or not np.array_equal(last[run.seed][0], ids):
+                last[run.seed] = ids, np.array([known.setdefault(user, len(known)) for user in ids.tolist()], np.int64)
+            places.append((r, list(seeds).index(run.seed), last[run.seed][1], run))
+    for metric in metrics:
+        cube = np.full((len(rows), len(seeds), len(known)), np.nan)
+        for r, s, columns, run in places:
+            assert run.users is not None
+            lengths = metric == "history_length"
+            cube[r, s, columns] = run.users.history_length if lengths else run.users.metrics[metric]
+        yield metric, cube
+
+
+def _test(table: Table, rows: list[Row]) -> None:
+    """Fill in the tests of a table."""
+    labels = [row.label for row in rows]
+    reference = table.reference
+    pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
+    largest = max(len(pairs), (len(labels) - 1) * len(table.tested), 1)
+    # Enough for the smallest p to survive the correction ten times over.
+    table.samples = max(10_000, int(10 * largest / table.alpha))
+    for metric, cube in cubes(rows, table.seeds, table.tested):
+        against_best = [(a, table.best[metric][0]) for a in labels if a != table.best[metric][0]]
+        against_reference = [(a, reference) for a in labels if reference is not None and a != reference]
+        wanted = dict.fromkeys([*(pairs if metric == table.primary else []), *against_reference, *against_best])
+        found = _pairs(metric, list(wanted), dict(zip(labels, cube, strict=True)), table.samples)
+        table.against_best.update({(a, metric): found[a, b] for a, b in against_best if (a, b) in found})
+        table.against_reference.update({(a, metric): found[a, b] for a, b in against_reference if (a, b) in found})
+        if metric == table.primary:
+            table.pairs = {each: found[each] for each in pairs if each in found}
+    # The families correct copies, because a test may belong to several.
+    for family in (table.against_best, table.against_reference, table.pairs):
+        tests = [Test(**vars(test)) for test in family.values()]
+        corrected = statistics.holm(np.array([test.p for test in tests]))
+        wilcoxon = statistics.holm(np.array([test.p_wilcoxon for test in tests]))
+        for key, test, p, other in zip(list(family), tests, corrected, wilcoxon, strict=True):
+            test.holm, test.holm_wilcoxon = float(p), float(other)
+            family[key] = test
+
+
+def _pairs(
+    metric: str, pairs: Sequence[tuple[str, str]], values: dict[str, Floats], samples: int
+) -> dict[tuple[str, str], Test]:
+    """Test pairs of rows; those who share their users at once. A pair without a common user is left out."""
+    groups: dict[bytes, list[tuple[tuple[str, str], Floats, Floats]]] = {}
+    for a, b in pairs:
+        difference, other = statistics.pair(values[a], values[b])
+        there = ~np.isnan(difference)
+        if there.any():
+            groups.setdefault(there.tobytes(), []).append(((a, b), difference[there], other[there]))
+    found = {}
+    for group in groups.values():
+        differences = np.stack([each[1] for each in group], axis=1)
+        p = statistics.randomisation_test(differences, samples)
+        wilcoxon = statistics.wilcoxon(differences)
+        sizes = statistics.effects(differences, np.stack([each[2] for each in group], axis=1))
+        for i, ((a, b), difference, _) in enumerate(group):
+            found[a, b] = Test(
+                label=a,
+                against=b,
+                metric=metric,
+                users=len(difference),
+                difference=_triple(sizes.difference[:, i]),
+                relative=_triple(sizes.relative[:, i]),
+                standardised=_triple(sizes.standardised[:, i]),
+                p=float(p[i]),
+                p_wilcoxon=float(wilcoxon[i]),
+            )
+    return found
+
+
+def _triple(values: Floats) -> tuple[float, float, float]:
+    value, low, high = map(float, values)
+    return value, low, high

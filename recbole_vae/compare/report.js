@@ -1,0 +1,144 @@
+"use strict";
+const root = document.documentElement;
+const charts = JSON.parse(document.getElementById("charts").textContent);
+
+/* ---- theme: the colours of the page are those of the charts, which name them as var(--name) ---- */
+const preferred = matchMedia("(prefers-color-scheme: dark)");
+function setTheme(name) {
+  root.dataset.theme = name;
+  document.getElementById("theme").textContent = name === "dark" ? "Light colours" : "Dark colours";
+}
+function themed(value) {
+  if (typeof value === "string" && value.startsWith("var(")) return getComputedStyle(root).getPropertyValue(value.slice(4, -1)).trim();
+  if (Array.isArray(value)) return value.map(themed);
+  if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, themed(each)]));
+  return value;
+}
+const axis = {
+  automargin: true, gridcolor: "var(--line)", linecolor: "var(--line)", zerolinecolor: "var(--line)", tickfont: { size: 12 },
+  title: { font: { size: 12, color: "var(--quiet)" }, standoff: 8 },
+};
+function layoutOf(chart) {
+  const layout = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", height: 320, margin: { l: 48, r: 14, t: 10, b: 40 }, showlegend: false,
+    hovermode: "closest", dragmode: false, font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "var(--ink)" },
+    hoverlabel: { bgcolor: "var(--panel)", bordercolor: "var(--quiet)", font: { color: "var(--ink)", size: 13 }, align: "left" },
+    ...chart.layout,
+  };
+  for (const name of ["xaxis", "yaxis"]) {
+    const own = layout[name] || {};
+    layout[name] = { ...axis, ...own, title: { ...axis.title, text: own.title || "" } };
+  }
+  return themed(layout);
+}
+
+/* ---- labels of points: beside each point where there is room, else farther away with a line to it ---- */
+const ruler = document.createElement("canvas").getContext("2d");
+function placeLabels(element, chart) {
+  const { xaxis, yaxis } = element._fullLayout;
+  const size = 12, width = xaxis._length, height = yaxis._length;
+  ruler.font = `${size}px ${getComputedStyle(document.body).fontFamily}`;
+  const points = chart.traces
+    .filter((_, i) => element.data[i].visible !== "legendonly" && element.data[i].visible !== false)
+    .map(trace => ({ x: xaxis.d2p(trace.x[0]), y: yaxis.d2p(trace.y[0]), trace, w: ruler.measureText(trace.name).width + 4, h: size + 3 }));
+  const taken = points.map(p => [p.x - 6, p.y - 6, p.x + 6, p.y + 6]);
+  const overlap = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+  // How many boxes a line to a far label would cross.
+  const crossed = (p, x, y) => taken.filter(box => [1, 2, 3, 4, 5, 6, 7].some(i => {
+    const u = p.x + (x - p.x) * i / 8, v = p.y + (y - p.y) * i / 8;
+    return box[0] < u && u < box[2] && box[1] < v && v < box[3] && Math.hypot(u - p.x, v - p.y) > 9;
+  })).length;
+  const annotations = [];
+  for (const p of points.sort((a, b) => a.y - b.y)) {
+    let best = null;
+    for (const far of [0, 14, 28, 44, 62, 82]) {
+      for (let turn = 0; turn < 16; turn++) {
+        const angle = turn * Math.PI / 8, c = Math.cos(angle), s = Math.sin(angle);
+        const x = p.x + c * (9 + far + p.w / 2), y = p.y + s * (8 + far + p.h / 2);
+        const box = [x - p.w / 2, y - p.h / 2, x + p.w / 2, y + p.h / 2];
+        const outside = Math.max(0, -box[0]) + Math.max(0, box[2] - width) + Math.max(0, -box[1]) + Math.max(0, box[3] - height);
+        const cost = taken.reduce((sum, each) => sum + overlap(box, each), 0) * 10 + outside * 200 + (far && crossed(p, x, y) * 150) + far + Math.abs(s) * 4 + (c < 0) * 2;
+        if (!best || cost < best.cost) best = { cost, x, y, box, far };
+      }
+    }
+    taken.push(best.box);
+    // Annotations on a logarithmic axis are placed by the logarithm.
+    annotations.push({
+      x: xaxis.type === "log" ? Math.log10(p.trace.x[0]) : p.trace.x[0], y: p.trace.y[0], text: p.trace.meta, font: { size, color: themed("var(--ink)") },
+      ax: best.x - p.x, ay: best.y - p.y, showarrow: true, arrowhead: 0, arrowwidth: best.far > 0 ? 1 : 0.01,
+      arrowcolor: best.far > 0 ? themed("var(--quiet)") : "rgba(0,0,0,0)", standoff: 6, borderpad: 0, captureevents: false,
+    });
+  }
+  return Plotly.relayout(element, { annotations });
+}
+
+async function draw(chart) {
+  const element = document.getElementById(chart.id);
+  const layout = layoutOf(chart);
+  const hidden = new Set((element.data || []).filter(trace => trace.visible === "legendonly").map(trace => trace.name));
+  const traces = themed(chart.traces).map(trace => hidden.has(trace.name) ? { ...trace, visible: "legendonly" } : trace);
+  await Plotly.react(element, traces, layout, { displaylogo: false, displayModeBar: false, scrollZoom: false });
+  if (chart.labelled) await placeLabels(element, chart);
+}
+async function drawAll() {
+  // One after another, so that the page can be read meanwhile.
+  for (const chart of charts) {
+    await draw(chart);
+    await new Promise(resolve => setTimeout(resolve));
+  }
+  root.dataset.drawn = charts.length;
+}
+
+/* ---- legends: a click hides a row of the table in all charts of its section ---- */
+for (const button of document.querySelectorAll(".legend button")) {
+  button.addEventListener("click", () => {
+    const shown = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", shown);
+    for (const chart of charts) {
+      const element = document.getElementById(chart.id);
+      if (!button.closest("section").contains(element)) continue;
+      const which = chart.traces.flatMap((trace, i) => trace.name === button.dataset.label ? [i] : []);
+      if (which.length) Plotly.restyle(element, { visible: shown ? true : "legendonly" }, which);
+    }
+  });
+}
+
+/* ---- tables: a click on a header sorts ---- */
+for (const button of document.querySelectorAll("thead button")) {
+  button.addEventListener("click", () => {
+    const head = button.closest("th"), body = head.closest("table").tBodies[0];
+    // Numbers start with the largest, names with A.
+    const down = head.cellIndex ? head.getAttribute("aria-sort") !== "descending" : head.getAttribute("aria-sort") === "ascending";
+    for (const each of head.parentNode.cells) each.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const key = row => row.cells[head.cellIndex].dataset.value;
+    const rows = [...body.rows].sort((a, b) => {
+      const x = key(a), y = key(b);
+      if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
+      const order = head.cellIndex ? x - y : x.localeCompare(y);
+      return down ? -order : order;
+    });
+    body.append(...rows);
+  });
+}
+
+document.getElementById("theme").addEventListener("click", () => {
+  setTheme(root.dataset.theme === "dark" ? "light" : "dark");
+  drawAll();
+});
+preferred.addEventListener("change", () => { setTheme(preferred.matches ? "dark" : "light"); drawAll(); });
+/* ---- widths: each chart follows the box it is in ---- */
+const widths = new Map();
+const watcher = new ResizeObserver(entries => {
+  for (const { target, contentRect } of entries) {
+    const chart = charts.find(each => each.id === target.firstElementChild.id);
+    const before = widths.get(chart.id);
+    widths.set(chart.id, contentRect.width);
+    if (before === contentRect.width || !target.firstElementChild.data) continue;
+    Plotly.Plots.resize(target.firstElementChild).then(() => chart.labelled && placeLabels(target.firstElementChild, chart));
+  }
+});
+document.querySelectorAll(".pan").forEach(each => watcher.observe(each));
+
+setTheme(preferred.matches ? "dark" : "light");
+drawAll();

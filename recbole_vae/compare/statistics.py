@@ -1,0 +1,200 @@
+"""Statistics of paired differences, with the users as the units: tests, effect sizes, corrections.
+
+Users, not seeds, are what a test set is a sample of; the seeds of a model are averaged for each user before anything is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from recbole_vae.errors import DataError
+
+Floats = NDArray[np.float64]
+
+EXACT = 14
+"""Up to this many users who differ, all sign flips are counted (16,384 of them); with more, a sample is drawn."""
+
+_BLOCK = 1 << 23
+"""Signs or weights held at once."""
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation (n - 1 in the denominator); the latter is None for a single value."""
+    array = np.asarray(values, float)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+def pair(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Pair two rows of a table within each seed and user, then average over the seeds in which both have the user.
+
+    Args:
+        a: values of one row, shape [seeds, users]; NaN where it has no value for this user with this seed.
+        b: the same of the other row.
+
+    Returns:
+        The differences ``a - b`` and the values of ``b`` that went into them, shape [users]; NaN for users without a pair.
+    """
+    both = ~(np.isnan(a) | np.isnan(b))
+    count = both.sum(0)
+    with np.errstate(invalid="ignore"):
+        return np.where(both, a - b, 0.0).sum(0) / count, np.where(both, b, 0.0).sum(0) / count
+
+
+def _checked(differences: Floats) -> Floats:
+    values = np.asarray(differences, float)
+    if values.ndim != 2 or not values.size:
+        raise DataError(f"a test needs differences of shape [users, tests], not {list(values.shape)}.")
+    if not np.isfinite(values).all():
+        raise DataError("a test got a difference that is no finite number.")
+    return values
+
+
+def randomisation_test(differences: Floats, samples: int = 10_000, seed: int = 0) -> Floats:
+    """Test by sign flips whether mean differences are zero, two-sided (Fisher; Smucker et al., CIKM 2007).
+
+    Where nothing distinguishes two rows, each user's difference could as well have had the other sign. Users who do not differ
+    change nothing, so where at most ``EXACT`` differ, all flips are counted: ``p = count / 2^n``. Else
+    ``p = (1 + count) / (1 + samples)``, which is never too small (Phipson and Smyth, 2010). All tests share their signs.
+
+    Args:
+        differences: shape [users, tests].
+        samples: number of sign flips drawn.
+        seed: of the generator.
+
+    Returns:
+        p-values, shape [tests]; 1 where no user differs.
+
+    Raises:
+        DataError: a difference is NaN or infinite, or there are none.
+    """
+    values = _checked(differences)
+    observed = np.abs(values.sum(0))
+    # Sums that are equal in exact arithmetic must count as equal.
+    observed -= 1e-9 * np.abs(values).sum(0)
+    p = np.empty(values.shape[1])
+    few = np.count_nonzero(values, axis=0) <= EXACT
+    for test in np.flatnonzero(few):
+        column = values[values[:, test] != 0, test]
+        flips = np.arange(1 << len(column))[:, None] >> np.arange(len(column)) & 1
+        p[test] = np.mean(np.abs((1 - 2 * flips) @ column) >= observed[test])
+    many = values[:, ~few]
+    if many.size:
+        generator = np.random.default_rng(seed)
+        total = many.sum(0)
+        counts = np.zeros(many.shape[1])
+        block = max(1, _BLOCK // len(many))
+        for start in range(0, samples, block):
+            size = min(block, samples - start)
+            bits = np.frombuffer(generator.bytes(size * -(-len(many) // 8)), np.uint8).reshape(size, -1)
+            flipped = np.unpackbits(bits, axis=1, count=len(many)).astype(float) @ many
+            counts += (np.abs(total - 2 * flipped) >= observed[~few]).sum(0)
+        p[~few] = (1 + counts) / (1 + samples)
+    return p
+
+
+def wilcoxon(differences: Floats) -> Floats:
+    """Wilcoxon's signed-rank test, two-sided, without the users who do not differ.
+
+    Where at most ``EXACT`` differ, it is exact with ties too: it then is the randomisation test of the signed ranks.
+
+    Args:
+        differences: shape [users, tests].
+
+    Returns:
+        p-values, shape [tests]; 1 where no user differs.
+
+    Raises:
+        DataError: a difference is NaN or infinite, or there are none.
+    """
+    p = []
+    for column in _checked(differences).T:
+        changed = column[column != 0]
+        if len(changed) > EXACT:
+            p.append(stats.wilcoxon(changed).pvalue)
+        else:
+            ranks = np.sign(changed) * stats.rankdata(np.abs(changed))
+            p.append(randomisation_test(ranks[:, None])[0] if len(changed) else 1.0)
+    return np.array(p)
+
+
+def holm(p: Floats) -> Floats:
+    """Holm's step-down correction (1979) of one family of tests; valid however the tests depend on each other.
+
+    Args:
+        p: p-values, shape [tests].
+
+    Returns:
+        Corrected p-values, to be compared with the level, shape [tests].
+    """
+    p = np.asarray(p, float)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return corrected
+
+
+@dataclass
+class Effects:
+    """Sizes of paired differences; each of shape [3, tests]: the value, and the ends of its bootstrap interval.
+
+    Attributes:
+        difference: mean over users.
+        relative: that, divided by the mean of the row it is compared with; NaN where this mean is 0.
+        standardised: that, divided by the standard deviation of the differences: Cohen's d_z (1988, section 2.3.5). 0 where no
+            user differs, NaN where all differ by the same amount, or for a single user.
+    """
+
+    difference: Floats
+    relative: Floats
+    standardised: Floats
+
+
+def effects(
+    differences: Floats, reference: Floats, samples: int = 2_000, level: float = 0.95, seed: int = 0
+) -> Effects:
+    """Compute effect sizes with percentile bootstrap intervals over users (Efron and Tibshirani, 1993, chapter 13).
+
+    Args:
+        differences: shape [users, tests].
+        reference: values of the row that is compared with, shape [users, tests].
+        samples: number of bootstrap samples.
+        level: of the intervals.
+        seed: of the generator.
+
+    Raises:
+        DataError: a value is NaN or infinite, or there are none.
+    """
+    values, reference = _checked(differences), _checked(reference)
+    users, tests = values.shape
+    # Differences that are all equal have a deviation of exactly 0 only after one of them is taken off.
+    offset = values[0]
+    columns = np.hstack([values - offset, (values - offset) ** 2, reference])
+
+    def sizes(means: Floats) -> Floats:
+        centred, square, base = means[:, :tests], means[:, tests : 2 * tests], means[:, 2 * tests :]
+        difference = centred + offset
+        variance = np.maximum(square - centred**2, 0.0) * users / max(users - 1, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            standardised = np.where(difference == 0, 0.0, difference / np.sqrt(variance))
+            relative = difference / base
+        relative[base == 0] = np.nan
+        standardised[~np.isfinite(standardised)] = np.nan
+        return np.stack([difference, relative, standardised])
+
+    generator = np.random.default_rng(seed)
+    drawn = []
+    block = max(1, _BLOCK // users)
+    for start in range(0, samples, block):
+        size = min(block, samples - start)
+        picks = generator.integers(users, size=(size, users)) + users * np.arange(size)[:, None]
+        weights = np.bincount(picks.ravel(), minlength=size * users).reshape(size, users) / users
+        drawn.append(sizes(weights @ columns))
+    tail = 50 * (1 - level)
+    ends = np.percentile(np.concatenate(drawn, axis=1), [tail, 100 - tail], axis=1)
+    value = sizes(columns.mean(0)[None])[:, 0]
+    return Effects(*(np.stack([value[each], ends[0, each], ends[1, each]]) for each in range(3)))

@@ -1,0 +1,305 @@
+"""The files of a comparison say what the runs say, whatever is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from recbole_vae.compare import tables
+from recbole_vae.compare.analysis import Table, cubes
+from recbole_vae.compare.analysis import tables as analyse
+from recbole_vae.compare.outputs import write
+from recbole_vae.compare.results import FAILED, Comparison, Run, Users
+from recbole_vae.errors import DataError, RecBoleVAEError
+
+from .synthetic import make_comparison, make_run
+
+HOSTILE = "A&B_%$#{}~^\\ <script>alert(1)</script> | *x* </script>"
+
+
+@pytest.fixture(scope="module")
+def small() -> Comparison:
+    return make_comparison(seeds=3, users=120, epochs=6)
+
+
+@pytest.fixture(scope="module")
+def found(small: Comparison) -> list[Table]:
+    return analyse(small)
+
+
+def test_means_and_tests_are_those_of_the_users(small: Comparison, found: list[Table]) -> None:
+    table = found[0]
+    runs = {
+        (run.label, run.seed): run for run in small.runs if run.protocol == table.protocol and run.users is not None
+    }
+    mean, deviation = table.row("EASE").over_seeds("ndcg@10") or (0, 0)
+    values = [runs["EASE", seed].test["ndcg@10"] for seed in (1, 2, 3)]
+    assert mean == pytest.approx(np.mean(values))
+    assert deviation == pytest.approx(np.std(values, ddof=1))
+    # NeuMF failed with seed 2: only the others are paired.
+    users = {key: run.users.metrics["ndcg@10"].astype(float) for key, run in runs.items() if run.users is not None}
+    difference = np.mean([users["NeuMF", seed] - users["MultVAE", seed] for seed in (1, 3)], axis=0)
+    test = table.against_reference["NeuMF", "ndcg@10"]
+    assert test.users == 120
+    assert test.difference[0] == pytest.approx(difference.mean())
+    assert test.standardised[0] == pytest.approx(difference.mean() / difference.std(ddof=1))
+    assert test.p_wilcoxon == pytest.approx(stats.wilcoxon(difference).pvalue)
+
+
+def test_held_out_users_are_paired_by_their_ids(small: Comparison, found: list[Table]) -> None:
+    runs = [run for run in small.runs if run.protocol == found[1].protocol and run.users is not None]
+    pairs: dict[str, list[float]] = {}
+    for seed in (1, 2, 3):
+        a, b = (
+            next(run.users for run in runs if (run.label, run.seed) == (label, seed))
+            for label in ("MultDAE", "MultVAE")
+        )
+        assert a is not None and b is not None  # noqa: PT018
+        for user, x, y in zip(a.ids, a.metrics["mrr@10"], b.metrics["mrr@10"], strict=True):
+            pairs.setdefault(user, []).append(float(x) - float(y))
+    test = found[1].against_reference["MultDAE", "mrr@10"]
+    assert test.users == len(pairs) > 120
+    assert test.difference[0] == pytest.approx(np.mean([np.mean(each) for each in pairs.values()]))
+
+
+def test_the_order_of_users_does_not_matter(small: Comparison, found: list[Table]) -> None:
+    runs = []
+    for number, run in enumerate(small.runs):
+        if run.users is not None:
+            order = np.random.default_rng(number).permutation(len(run.users.ids))
+            metrics = {name: values[order] for name, values in run.users.metrics.items()}
+            run = replace(run, users=Users(run.users.ids[order], run.users.history_length[order], metrics))
+        runs.append(run)
+    for before, after in zip(found, analyse(replace(small, runs=runs)), strict=True):
+        for key, test in before.pairs.items():
+            assert after.pairs[key].difference[0] == pytest.approx(test.difference[0])
+            assert after.pairs[key].p_wilcoxon == pytest.approx(test.p_wilcoxon)
+
+
+def test_families_and_marks(found: list[Table]) -> None:
+    table = found[0]
+    done = [row.label for row in table.rows if row.done]
+    assert "NGCF" not in done
+    assert len(table.pairs) == len(done) * (len(done) - 1) / 2
+    assert len(table.against_best) == len(table.against_reference) == 4 * (len(done) - 1)
+    assert table.best["ndcg@10"][0] == "EASE"
+    assert not table.ties_with_best("Pop", "ndcg@10")
+    assert table.differs_from_reference("Pop", "ndcg@10")
+    # The tests of a family are corrected for its size, the same test in another for that one's.
+    pop = table.against_reference["Pop", "ndcg@10"]
+    assert pop.holm > pop.p
+    assert pop.p == table.pairs["MultVAE", "Pop"].p
+    assert table.samples >= 10 * len(table.pairs) / table.alpha
+
+
+def test_equal_rows_tie(small: Comparison) -> None:
+    same = [replace(run, label="EASE again") for run in small.runs if run.label == "EASE"]
+    table = analyse(replace(small, runs=[*small.runs, *same]))[0]
+    cells = dict(tables.parts(table)[0].rows)
+    assert cells["EASE"][1].rank == cells["EASE again"][1].rank == 1
+    assert cells["EASE again"][1].ties
+    assert table.against_best["EASE again", "ndcg@10"].p == 1.0
+
+
+def test_no_direction_no_bold(found: list[Table]) -> None:
+    part = tables.parts(found[0])[1]
+    assert part.title == "Beyond accuracy, k = 10"
+    ranks = {name: [cells[i].rank for _, cells in part.rows] for i, name in enumerate(part.headers)}
+    assert 1 in ranks["Coverage"]
+    assert not any(ranks["Gini index"])
+    assert not any(ranks["Popularity"])
+
+
+def test_text(small: Comparison, found: list[Table]) -> None:
+    text = tables.text(found, small)
+    flat = " ".join(text.split())
+    for words in (
+        "0.3",
+        "(1)",
+        "(2)",
+        "120 test users",
+        "standard deviation over 3 seeds.",
+        "Untuned defaults.",
+        "alpha = 0.05",
+        "Holm's correction over all rows and metrics of this table (40 tests), once against the best",
+        "NGCF: out of memory: needs more than 8 GB.",
+        "NeuMF: failed (seed 2): loss is nan in epoch 3 <&_%$#>.",
+        "its means are of 2 of 3 seeds",
+        "BPR: cannot take part: BPR knows no users it was not trained on.",
+        "over 3 seeds, which have different test users",
+    ):
+        assert words in flat
+    assert flat.count("DiffRec: numpy.int was mended.") == 2  # once for each table
+    assert max(map(len, text.splitlines())) < 140
+
+
+def test_one_seed_and_a_budget() -> None:
+    comparison = make_comparison(models=3, seeds=1, users=30, trials=4, epochs=2)
+    text = tables.text(analyse(comparison), comparison)
+    assert "One seed, so there is no deviation over seeds. 4 tuning trials for each row." in " ".join(text.split())
+    assert "±" not in text
+
+
+def test_another_split_is_said(small: Comparison) -> None:
+    runs = [replace(run, split_hash="f" * 64) if (run.label, run.seed) == ("EASE", 2) else run for run in small.runs]
+    comparison = replace(small, runs=runs)
+    assert "EASE (seed 2) ran on another split than the rows above" in tables.text(analyse(comparison), comparison)
+
+
+def test_markdown_and_latex_escape(small: Comparison) -> None:
+    runs = [replace(run, label=HOSTILE) if run.label == "BPR" else run for run in small.runs]
+    comparison = replace(small, runs=runs)
+    found = analyse(comparison)
+    markdown = tables.markdown(found, comparison)
+    for line in markdown.splitlines():
+        if line.startswith("| MultVAE |"):
+            columns = line.count("|")
+        if line.startswith("| A&B"):
+            assert len(re.findall(r"(?<!\\)\|", line)) == columns
+    assert "<script>" not in markdown
+    latex = tables.latex(found, comparison)
+    assert r"A\&B\_\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in latex
+    assert r"\toprule" in latex
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 6
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(small: Comparison, tmp_path: Path) -> None:
+    runs = [replace(run, label=HOSTILE) if run.label == "BPR" else run for run in small.runs]
+    comparison = replace(small, runs=runs)
+    (tmp_path / "table.tex").write_text(tables.latex(analyse(comparison), comparison), encoding="utf-8")
+    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table.tex}\end{document}"
+    (tmp_path / "main.tex").write_text(document)
+    words = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "main.tex"]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert "Float(s) lost" not in run.stdout
+
+
+def test_csv(small: Comparison, found: list[Table]) -> None:
+    rows = list(csv.DictReader(tables.table_csv(found).splitlines()))
+    ease = next(r for r in rows if (r["label"], r["metric"], r["protocol"]) == ("EASE", "ndcg@10", found[0].protocol))
+    assert float(ease["mean"]) == pytest.approx(found[0].row("EASE").over_seeds("ndcg@10")[0])  # type: ignore[index]
+    assert ease["seeds"] == ease["of_seeds"] == "3"
+    failed = next(r for r in rows if r["label"] == "NGCF" and r["metric"] == "ndcg@10")
+    assert (failed["mean"], failed["status"]) == ("", "out of memory")
+    tests = list(csv.DictReader(tables.tests_csv(found).splitlines()))
+    assert {r["family"] for r in tests} == {"best", "reference", "pairs"}
+    assert all(float(r["p"]) <= float(r["p_holm"]) <= 1 for r in tests)
+    assert all(float(r["difference_low"]) <= float(r["difference"]) <= float(r["difference_high"]) for r in tests)
+
+
+def test_parquet(small: Comparison, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    few = make_run("ItemKNN", "held-out users", 9, 7, 0.2, True, 1)
+    assert few.users is not None
+    del few.users.metrics["mrr@10"]
+    path = tmp_path / "users.parquet"
+    path.write_bytes(tables.per_user_parquet([*small.runs, few]))
+    table = parquet.read_table(path)
+    assert table.column_names[:6] == ["dataset", "protocol", "label", "seed", "user_id", "history_length"]
+    assert str(table.schema.field("label").type).startswith("dictionary")
+    assert str(table.schema.field("user_id").type).startswith("dictionary")
+    assert table.num_rows == 120 * sum(run.users is not None for run in small.runs) + 7
+    assert table.column("mrr@10").null_count == 7
+    frame = table.to_pandas()
+    run = small.runs[0]
+    assert run.users is not None
+    mine = frame[(frame.label == run.label) & (frame.seed == run.seed) & (frame.protocol == run.protocol)]
+    assert mine.user_id.tolist() == run.users.ids.tolist()
+    np.testing.assert_array_equal(mine["ndcg@10"], run.users.metrics["ndcg@10"])
+    empty = tmp_path / "empty.parquet"
+    empty.write_bytes(tables.per_user_parquet([]))
+    assert parquet.read_table(empty).num_rows == 0
+
+
+def test_missing_pyarrow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(RecBoleVAEError, match=r"pip install 'recbole_vae\[compare\]'"):
+        tables.parquet()
+
+
+def test_settings(small: Comparison) -> None:
+    content = yaml.safe_load(tables.settings_yaml(small))
+    assert content["command"] == small.command
+    assert len(content["runs"]) == len(small.runs)
+    assert content["runs"][0]["settings"]["mlp_hidden_size"] == [600]
+    assert content["versions"]["torch"] == "2.6.0"
+    words = "recbole-vae run --model=MultVAE --dataset=ml-100k --learning_rate=0.001 '--mlp_hidden_size=[600]' --seed=1"
+    assert content["runs"][0]["command"] == words
+
+
+def test_what_is_no_number_is_refused(small: Comparison) -> None:
+    run = make_run("EASE", "p", 1, 20, 0.3, False, 1)
+    assert run.users is not None
+    run.users.metrics["mrr@10"][3] = np.nan
+    with pytest.raises(DataError, match=r"EASE on ml-100k \(p\), seed 1: mrr@10 is no finite number"):
+        analyse(replace(small, runs=[run]))
+    run = make_run("EASE", "p", 1, 20, 0.3, False, 1)
+    del run.test["hit@10"]
+    with pytest.raises(DataError, match=r"the run has no hit@10 \(it has recall@10"):
+        analyse(replace(small, runs=[run]))
+
+
+def test_cubes_have_what_is_there(small: Comparison) -> None:
+    table = analyse(small)[1]
+    rows = [row for row in table.rows if row.done]
+    for name, cube in cubes(rows, table.seeds, ["history_length", "ndcg@10"]):
+        assert cube.shape[:2] == (len(rows), 3), name
+        # Of each row and seed 120 users, but for the run that failed.
+        there = (~np.isnan(cube)).sum(2)
+        assert sorted(set(there.ravel())) == [0, 120]
+        assert (there == 0).sum() == 1
+
+
+def partial(comparison: Comparison, keep: str) -> Comparison:
+    runs: list[Run] = list(comparison.runs)
+    kept = {
+        "none": [],
+        "one": runs[:1],
+        "a few": [run for run in runs if run.seed == 1 or run.label in ("MultVAE", "EASE")],
+        "without the reference": [run for run in runs if run.label != "MultVAE"],
+        "only failed": [replace(run, status=FAILED, reason="why", users=None, test={}) for run in runs],
+        "bare": [
+            replace(run, curve=[], over_k={}, by_popularity=[], versions={}, settings={}, epochs=None)
+            for run in runs[:6]
+        ],
+    }[keep]
+    return replace(comparison, runs=kept)
+
+
+@pytest.mark.parametrize("keep", ["none", "one", "a few", "without the reference", "only failed", "bare"])
+def test_partial_results_are_written(small: Comparison, keep: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    comparison = partial(small, keep)
+    text = write(comparison, tmp_path / "out" / "here")
+    names = ["per_user.parquet", "report.html", "settings.yaml", "table.csv", "table.md", "table.tex", "tests.csv"]
+    assert sorted(each.name for each in (tmp_path / "out" / "here").iterdir()) == names
+    expected = {
+        "none": "No run is finished yet.",
+        "one": "One seed",
+        "a few": "MultDAE: not run yet (seeds 2, 3).",
+        "without the reference": "MultVAE, the row to compare with, is not done here",
+        "only failed": "EASE: failed: why.",
+        "bare": "MultVAE",
+    }
+    assert expected[keep] in text
+    charts = re.search(
+        r'<script type="application/json" id="charts">(.*?)</script>',
+        (tmp_path / "out" / "here" / "report.html").read_text(encoding="utf-8"),
+    )
+    assert charts is not None
+    for chart in json.loads(charts[1]):
+        assert chart["traces"]
+        assert all(trace["x"] for trace in chart["traces"])

@@ -1,0 +1,138 @@
+"""The report in a real browser: every chart is drawn, nothing is requested, nothing is complained about."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from recbole_vae.compare import report
+from recbole_vae.compare.analysis import tables as analyse
+from recbole_vae.compare.results import Comparison
+
+from .synthetic import make_comparison
+from .test_outputs import HOSTILE
+
+BROWSER = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    made = make_comparison(models=8, seeds=2, users=60, trials=3, epochs=4)
+    runs = [replace(run, label=HOSTILE, notes=[HOSTILE]) if run.label == "MultDAE" else run for run in made.runs]
+    return replace(made, runs=runs, command=f"recbole-vae compare {HOSTILE}")
+
+
+@pytest.fixture(scope="module")
+def page(comparison: Comparison) -> str:
+    return report.html(analyse(comparison), comparison)
+
+
+class Reader(HTMLParser):
+    """Collect the tags, and what they would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [
+            value or "" for name, value in attrs if name in ("src", "srcset") or (name == "href" and tag != "a")
+        ]
+        if tag not in ("meta", "link", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "path":
+            assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_loads_nothing(page: str) -> None:
+    reader = Reader()
+    reader.feed(page)
+    assert not reader.open
+    assert reader.loads == ["data:,"]
+    # Plotly, the values of the charts, and what draws them.
+    assert reader.tags.count("script") == 3
+    assert page.count("plotly.js v") == 1
+    assert "<script>alert" not in page
+
+
+def test_sections_and_links(page: str) -> None:
+    for words in (
+        "Accuracy against costs",
+        "Accuracy over k",
+        "Learning curves",
+        "NDCG@10 by length of history",
+        "Recall by popularity of the items",
+        "Coverage and popularity",
+        "All pairs",
+        "Tuning",
+        "Each row by itself",
+        "Versions and devices",
+    ):
+        assert words in page
+    targets = re.findall(r'href="#(s\d+)"', page)
+    assert targets
+    assert all(f'id="{target}"' in page for target in targets)
+
+
+def test_tables_are_rectangular(page: str) -> None:
+    found = re.findall(r"<table><thead><tr>(.*?)</tr></thead><tbody>(.*?)</tbody>", page)
+    assert len(found) == 10
+    for head, body in found:
+        for line in body.split("</tr>")[:-1]:
+            assert line.count("<td") + line.count("<th") == head.count("<th ")
+
+
+def test_no_empty_sections() -> None:
+    made = make_comparison(models=2, seeds=1, users=30, protocols=1)
+    bare = [replace(run, curve=[], over_k={}, by_popularity=[]) for run in made.runs]
+    page = report.html(analyse(replace(made, runs=bare)), replace(made, runs=bare))
+    body = page[page.index("<main>") :]
+    for words in ("Learning curves", "Accuracy over k", "by popularity", "Tuning"):
+        assert words not in body[: body.index("<script")]
+    assert "by length of history" in body
+
+
+def test_rows_look_different() -> None:
+    styles = [report._Style.of(place) for place in range(28)]
+    assert len({(style.colour, style.symbol) for style in styles}) == 28
+    assert len({(style.colour, style.dash) for style in styles}) == 28
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_browser_draws_every_chart(page: str, tmp_path: Path, width: int) -> None:
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    log = tmp_path / "net.json"
+    flags = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    flags += ["disable-component-update", "disable-sync", "enable-logging=stderr", "v=0", "dump-dom"]
+    flags += ["virtual-time-budget=20000", f"user-data-dir={tmp_path / 'profile'}", f"log-net-log={log}"]
+    flags += ["host-resolver-rules=MAP * ~NOTFOUND", f"window-size={width},900"]
+    words = [str(BROWSER), *(f"--{flag}" for flag in flags), (tmp_path / "report.html").as_uri()]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', page)[1])  # type: ignore[index]
+    assert re.search(r'<html[^>]*data-drawn="(\d+)"', run.stdout)[1] == str(len(charts))  # type: ignore[index]
+    # Each chart has its drawing, and marks in it.
+    drawn = re.split(r'<div id="c\d+" class="chart', run.stdout)[1:]
+    assert len(drawn) == len(charts)
+    for chart, element in zip(charts, drawn, strict=True):
+        assert 'class="main-svg"' in element
+        kind = "heatmaplayer" if chart["traces"][0]["type"] == "heatmap" else "scatterlayer"
+        assert kind in element
+        assert ("<image" if kind == "heatmaplayer" else 'class="point"') in element
+    # Labels are text, never markup.
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in run.stdout
+    assert "CONSOLE" not in run.stderr, run.stderr
+    # Chromium asks its makers for this and that, and says so; what a page asks for has an origin.
+    assert set(re.findall(r'"initiator":"([^"]*)"', log.read_text(errors="replace"))) <= {"not an origin"}
