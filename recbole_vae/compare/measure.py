@@ -100,6 +100,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
         run.parameters = sum(numbers)
         _train(trainer, train, valid, run, report)
     run.valid = _lists(config, trainer, train, valid, job, whole=False, best=run.epochs is not None).metrics
+    run.users = Users(np.empty(0, dtype=str), np.empty(0, dtype=np.int64), {})  # of a trial
     if not job.get("trial"):
         found = _lists(config, trainer, train, test, job, whole=True)
         run.test, run.over_k, run.by_popularity = found.metrics, found.over_k, found.by_popularity

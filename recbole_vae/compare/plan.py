@@ -27,9 +27,6 @@ TRAINING = {"epochs": 300, "stopping_step": 50, "eval_step": 1}
 """The stopping rule of all rows, unless the plan has another: 50 evaluations without a better one."""
 
 FIRST_SEED = 2020
-BEYOND = ("itemcoverage", "giniindex", "averagepopularity", "tailrecall", "novelty")
-"""Measured for every row beside the plan's metrics."""
-
 _OWN = (
     "models", "rows", "datasets", "dataset", "protocols", "settings", "seeds", "split_seed", "metrics", "topk", "primary",
     "max_k", "reference", "alpha", "trials", "spaces", "imports", "jobs", "time_limit", "memory_limit", "scheduler",
@@ -90,9 +87,8 @@ class Plan:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the table: the plan's metrics at each k, then those beyond accuracy at the primary's k."""
-        at = self.primary.partition("@")[2]
-        return [f"{name.lower()}@{k}" for name in self.metrics for k in self.topk] + [f"{n}@{at}" for n in BEYOND]
+        """The columns of the table: the plan's metrics at each k."""
+        return [f"{name.lower()}@{k}" for name in self.metrics for k in self.topk]
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a comparison goes on; rows, seeds, data sets and protocols may be added."""

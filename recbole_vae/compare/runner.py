@@ -128,6 +128,11 @@ class _Cell:
     shown: int = 0
     runs: list[Run] = field(default_factory=list)
 
+    def refused(self) -> str:
+        """Return why the row cannot take part, as a trial found; or ""."""
+        trials = self.study.trials() if self.study else []
+        return next((each["reason"] for each in trials if each["status"] == REFUSED), "")
+
 
 def compare(plan: Plan, out: Path, command: str) -> Comparison:
     """Do all runs of a plan that are not done yet.
@@ -161,9 +166,11 @@ class _Comparing:
             space = space_of(plan, cell.row) if plan.trials else {}
             if space:
                 key = {**plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0]), "space": space}
-                cell.study = Study(
-                    self.out / "tuning" / f"{digest(key)[:16]}.journal", space, plan.seeds[0], _bigger(plan)
-                )
+                file = self.out / "tuning" / f"{digest(key)[:16]}.journal"
+                cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
+                if len(cell.study.trials()) >= plan.trials and cell.study.best() is None and not cell.refused():
+                    file.unlink()  # all failed, and are tried again
+                    cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
         total = len(self.cells) * len(plan.seeds) + sum(plan.trials for cell in self.cells if cell.study)
         self.bar = tqdm(total=total, desc="Compare", unit=" runs", ncols=100)
         try:
@@ -199,7 +206,7 @@ class _Comparing:
         plan = self.plan
         if cell.study is not None:
             trials = cell.study.trials()
-            if len(trials) < plan.trials:
+            if len(trials) < plan.trials and not cell.refused():
                 yield from ["kept"] * self._shown(cell, len(trials))
                 trial, settings = cell.study.ask()
                 job = plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0], settings)
@@ -213,6 +220,10 @@ class _Comparing:
         best = cell.study.best() if cell.study else None
         for seed in plan.seeds:
             job = plan.job(cell.dataset, cell.protocol, cell.row, seed, best["settings"] if best else None)
+            if cell.refused():
+                run = Run(cell.dataset, "", "", cell.row.model, seed, REFUSED, cell.refused())
+                cell.runs.append(self._finish(run, cell, job))
+                continue
             if cell.study and best is None:
                 reasons = {each["reason"] for each in cell.study.trials()}
                 reason = f"all {plan.trials} trials of its tuning failed: {'; '.join(sorted(reasons))[:300]}"
@@ -290,15 +301,19 @@ class _Comparing:
                 folder.mkdir(parents=True, exist_ok=True)
                 for name in sorted(content, reverse=True, key=lambda each: each != "result.json"):  # that one last
                     write_whole(folder / name, content[name])
-            return Run.load(folder)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DataError(f"{self.out}: the disk is full; make room, and the same command goes on.") from None
             reason = f"{error} ({type(error).__name__})"
-        except DataError:
+        except DataError:  # a result could not be written
             raise
         except Exception as error:  # Dask's, of a worker that died again and again
             reason = f"{' '.join(str(error).split())[:300]} ({type(error).__name__})"
+        else:
+            try:
+                return Run.load(folder)
+            except DataError as error:
+                reason = str(error)
         return Run(cell.dataset, "", "", cell.row.model, self.plan.seeds[0], FAILED, reason)
 
     def _finish(self, run: Run, cell: _Cell, job: Mapping[str, Any]) -> Run:
