@@ -121,13 +121,6 @@ def _mend(net: Any, training: Any, run: Run) -> None:
         net.item_cnt = torch.bincount(items, minlength=net.n_items).unsqueeze(1).to(net.item_cnt.device)
         net.max_cnt = net.item_cnt.max(dim=0)[0]
         run.notes.append("Pop counts every training interaction; RecBole's counts an item once in each batch.")
-    elif run.model == "Random":
-
-        def full_sort_predict(interaction: Any) -> torch.Tensor:
-            return torch.rand(len(interaction), net.n_items, device=net.device).view(-1)
-
-        net.full_sort_predict = full_sort_predict
-        run.notes.append("Random draws for each user; RecBole's gives all users of a batch the same list.")
     elif run.model == "ADMMSLIM":
         run.notes.append("RecBole's ADMMSLIM adds noise of up to 1e-5 to its scores, drawn by the seed.")
 

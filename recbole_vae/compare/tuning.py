@@ -83,7 +83,8 @@ def pruner(others: Sequence[Sequence[float]], bigger: bool) -> Callable[[int, fl
     """Return a function of step (from 1) and score that says whether to stop, by Optuna's median rule.
 
     Args:
-        others: scores of the trials that were not stopped, by step; 4 and 5 steps are needed before one is stopped.
+        others: scores of the trials that were not stopped, by step. With 4 and more of them, one may be stopped from
+            step 5 on.
         bigger: whether larger scores are better.
     """
     module = optuna()
