@@ -254,10 +254,12 @@ class _Comparing:
         plan = self.plan
         settings = dict(job["settings"])
         settings["data_path"] = str(Path(str(settings.get("data_path", "dataset"))).resolve())
-        cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+        here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = int(os.environ.get("OMP_NUM_THREADS") or here)
+        threads = None if plan.scheduler else max(1, cores // plan.jobs)  # Dask's workers have OMP_NUM_THREADS
         return {
             "job": {**job, "settings": settings}, "imports": plan.imports, "path": [str(Path.cwd())],
-            "threads": max(1, cores // plan.jobs), "memory_limit": plan.memory_limit, "time_limit": plan.time_limit,
+            "threads": threads, "memory_limit": plan.memory_limit, "time_limit": plan.time_limit,
         }  # fmt: skip
 
     def _submit(self, specification: dict[str, Any], folder: Path, *what: Any) -> None:
@@ -272,8 +274,7 @@ class _Comparing:
             trial, settings = what
             scores = run.trials[0]["scores"] if run.trials else []
             primary = run.valid.get(self.plan.primary.lower())
-            if cell.study is None:
-                raise TypeError
+            assert cell.study is not None
             cell.study.tell(
                 trial,
                 {

@@ -36,7 +36,6 @@ def main(file: str) -> int:
     (folder / "scratch").mkdir(exist_ok=True)
     os.chdir(folder / "scratch")  # RecBole leaves its logs and checkpoints there
     try:
-        _limit(specification.get("memory_limit"))
         import torch
 
         import recbole_vae  # noqa: F401 - registers the models
@@ -49,7 +48,13 @@ def main(file: str) -> int:
         from recbole_vae.compare.measure import PrunedError, measure
 
         try:
+            # CUDA reserves more than any sensible limit.
+            without_limit = specification.get("memory_limit") and torch.cuda.is_available()
+            if not without_limit:
+                _limit(specification.get("memory_limit"))
             run = measure(job, _reporter(specification, scores) if job.get("trial") else None)
+            if without_limit:
+                run.notes.append("memory_limit was not set, for there is a GPU.")
         except PrunedError:
             run.status = PRUNED
     except BaseException as error:
