@@ -326,9 +326,9 @@ class _Comparing:
             shown = ("settings", "valid", "status", "seconds")
             run.trials = [{name: each[name] for name in shown} for each in cell.study.trials()]
         own = sorted({"epochs", "stopping_step", "eval_step"} & set(cell.row.settings))
-        notes = [f"This row has its own {', '.join(own)}."] if own else []
+        notes = [f"{run.label} has its own {', '.join(own)}."] if own else []
         if self.plan.trials and not cell.study:
-            notes.append("Nothing to tune: defaults.")
+            notes.append(f"{run.label} has nothing to tune: defaults.")
         run.notes += [note for note in notes if note not in run.notes]
         return run
 

@@ -177,7 +177,7 @@ def test_tuning_goes_on_and_chooses_by_validation(here: list[str], monkeypatch: 
     best = max(trials, key=lambda each: each["valid"])
     assert all(run.settings["reg_weight"] == best["settings"]["reg_weight"] for run in whole.runs[:2])
     assert whole.runs[0].valid["ndcg@5"] == pytest.approx(best["valid"])
-    assert "Nothing to tune: defaults." in whole.runs[2].notes
+    assert "Pop has nothing to tune: defaults." in whole.runs[2].notes
 
     in_process, count = runner.execute, 0
 
