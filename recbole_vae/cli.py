@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
        recbole-vae prepare NAME SOURCE [--out=dataset]
        recbole-vae recommend --checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]
+       recbole-vae compare --out=DIR [--models=A,B] [--dataset=NAME] [--seeds=5] [--config=PLAN.yaml] [--OPTION=VALUE ...]
        recbole-vae bench [--preset=ml-1m] [--models=MultVAE,MultDAE] [--OPTION=VALUE ...]
        recbole-vae --version
 
@@ -54,6 +55,20 @@ recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item
   --keep_seen=True       items of the history may be recommended, too
   --out=FILE             where to write (default: standard output)
 
+compare  Run models on the same splits, each run in a process of its own, and make the tables. After a stop, the same
+         command goes on.
+
+  --out=DIR              folder of the results; rows, seeds and data sets may be added to it
+  --models=A,B           any models, RecBole's too (default MultVAE,MultDAE); --dataset=A,B (default ml-100k)
+  --config=PLAN.yaml     a plan: rows with labels and settings, data sets, protocols, search spaces and all of the below
+  --seeds=N              seeds of model and split, {first} and up, or a list [1,2,3] (default 1); --split_seed=N: one split
+  --metrics=A,B --topk=[10,20]  of the table (default Recall,NDCG and 10); --primary=NDCG@10 chooses epochs and ranks
+  --max_k=N              curves over k end here (default 50); --reference=LABEL, --alpha=0.05: of the tests
+  --tune=N               trials for each row, chosen by the validation part
+  --jobs=N               runs at a time; --scheduler=ADDRESS: on the workers of a Dask scheduler
+  --time_limit=SECONDS, --memory_limit=GB  of each run; it alone fails
+  --OPTION=VALUE         any option of RecBole, for all rows (default --epochs=300 --stopping_step=50)
+
 bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
 
   --preset=NAME          shape of the data: {shapes} (default ml-1m);
@@ -83,17 +98,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not arguments or {"-h", "--help"} & set(arguments):
         from recbole_vae.bench import SHAPES
+        from recbole_vae.compare.plan import FIRST_SEED
         from recbole_vae.prepare import SOURCES
 
         names = {"models": model_names(), "shapes": SHAPES, "sources": SOURCES}
-        print(USAGE.format(**{name: ", ".join(each) for name, each in names.items()}), end="")
+        print(USAGE.format(**{name: ", ".join(each) for name, each in names.items()}, first=FIRST_SEED), end="")
         return 0 if arguments else 2
     argv = sys.argv
     # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         command, *rest = arguments
-        commands = {"prepare": _prepare, "recommend": _recommend, "bench": _bench}
+        commands: dict[str, Callable[[dict[str, str]], int | None]] = {
+            "prepare": _prepare,
+            "recommend": _recommend,
+            "compare": _compare,
+            "bench": _bench,
+        }
         if command not in ("run", *commands):
             raise ConfigError(
                 f"'{command}' is no command; there are: run, {', '.join(commands)}. See recbole-vae --help."
@@ -108,8 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rest = [re.sub(r"^-k(?=$|=)", "--k", argument) for argument in rest]
         options = parse_options(rest)
         if command != "run":
-            commands[command](options)
-            return 0
+            return commands[command](options) or 0
         # RecBole reads its options from here, in this process and in its children.
         sys.argv = [argv[0], *(f"--{name}={value}" for name, value in options.items())]
         with warnings.catch_warnings():
@@ -308,6 +328,26 @@ def _recommend(options: dict[str, str]) -> None:
             f"({len(model.unknown)} different, such as '{item}').",
             file=sys.stderr,
         )
+
+
+def _compare(options: dict[str, str]) -> int:
+    from recbole_vae.compare import outputs, plan, results, runner, tables
+
+    command = shlex.join(["recbole-vae", "compare", *(f"--{name}={value}" for name, value in options.items())])
+    if "out" not in options:
+        raise ConfigError("--out (command line) is missing: the folder of the results.")
+    out, file = Path(options.pop("out")), options.pop("config", None)
+    if "tune" in options:
+        options["trials"] = options.pop("tune")
+    planned = plan.read(file, options)
+    tables.parquet()  # what would fail at the end fails here
+    try:
+        comparison = runner.compare(planned, out, command)
+    except KeyboardInterrupt:
+        print(f"{out}: what is done is kept; the same command goes on", file=sys.stderr)
+        raise
+    print(outputs.write(comparison, out))
+    return int(any(run.status not in (results.DONE, results.REFUSED) for run in comparison.runs))
 
 
 def _bench(options: dict[str, str]) -> None:

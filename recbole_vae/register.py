@@ -327,7 +327,7 @@ def _check_options(config: Any, model: str, model_class: Any) -> None:
     own = set(model_class.config_class.names()) | set(config.internal_config_dict)
     # A config file may serve several models; what stands on the command line is meant for this one.
     others = {name for name in given if name not in config.cmd_config_dict} & options_in("model/*")
-    known = own | _RUN_OPTIONS | options_in("dataset/sample", "dataset/ml-100k", "quick_start_config/*", "*")
+    known = own | RUN_OPTIONS | options_in("dataset/sample", "dataset/ml-100k", "quick_start_config/*", "*")
     config.ignored_options = check_names(set(given) - others, known, model, where)
     options = model_class.config_class.read({**config.internal_config_dict, **given}, where)
     for name in model_class.config_class.names():  # as the types that they are: RecBole would take 2e5 for a float
@@ -381,7 +381,7 @@ def _load_what_is_used(config: Any) -> None:
 
 
 # Options of RecBole that stand in none of its files.
-_RUN_OPTIONS = {
+RUN_OPTIONS = {
     "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
     "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "reg_weight",
 }  # fmt: skip

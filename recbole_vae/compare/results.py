@@ -48,7 +48,7 @@ class Run:
         seed: that of the model and of the split.
         status: ``done``, ``failed``, ``out of memory``, ``timed out`` or ``cannot take part``.
         reason: one line; of what is not done.
-        test: metrics on the test part, by lower-case names (``ndcg@10``), those beyond accuracy (``coverage@10``) too.
+        test: metrics on the test part, by lower-case names (``ndcg@10``), those beyond accuracy (``itemcoverage@10``) too.
         valid: the same on the validation part, at the best epoch.
         over_k: ``recall`` and ``ndcg`` on the test part at k = 1, 2, ...
         by_popularity: bins of the items, from the least popular: ``items`` (their number), ``popularity`` (mean number of

@@ -1,0 +1,320 @@
+"""One run of a comparison, in this process: a model by RecBole's own steps, and everything that is measured of it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import ModelType, get_model, get_trainer, init_seed
+
+from recbole_vae import checkpoint
+from recbole_vae.compare.results import DONE, REFUSED, Run, Users
+from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.evaluator.collector import FastCollector
+from recbole_vae.evaluator.metrics import FastEvaluator
+from recbole_vae.fold_in import why_not
+
+SHARE = 0.2
+"""Share of the training interactions in each bin of items by popularity; the first bin is the tail."""
+
+
+class PrunedError(Exception):
+    """A tuning trial was stopped because it is worse than the others were."""
+
+
+def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = None) -> Run:
+    """Train and evaluate what a job says (see ``Plan.job``).
+
+    Args:
+        job: also ``trial``, whether only the validation part is measured.
+        report: called with the number of each evaluation and the validation's score; True stops the run.
+
+    Raises:
+        PrunedError: ``report`` stopped it.
+        Exception: what RecBole or the model raises.
+    """
+    started = time.perf_counter()
+    sys.argv = sys.argv[:1]
+    run = Run(job["dataset"], job.get("protocol", ""), job.get("label", job["model"]), job["model"], job["seed"])
+    run.settings, run.versions = dict(job["settings"]), checkpoint.versions()
+    model_class = get_model(job["model"])
+    if model_class.type not in (ModelType.GENERAL, ModelType.TRADITIONAL):
+        run.status, run.reason = (
+            REFUSED,
+            f"{job['model']} is a {model_class.type.name.lower()} model, not a general one.",
+        )
+        return run
+    seed, split_seed = job["seed"], job["seed"] if job["split_seed"] is None else job["split_seed"]
+    options = {
+        **job["settings"], "seed": seed, "metrics": job["metrics"], "topk": job["topk"], "valid_metric": job["primary"],
+        "show_progress": False, "checkpoint_dir": "saved", "fast_evaluation": True,
+    }  # fmt: skip
+    try:
+        config = Config(model=job["model"], dataset=job["dataset"], config_dict=copy.deepcopy(options))
+    except ConfigError as error:
+        reason = why_not(job["model"], job["settings"].get("knn_method"))
+        if reason and reason in str(error):
+            run.status, run.reason = REFUSED, reason
+            return run
+        raise
+    if "HU" in config["eval_args"]["split"] and job["split_seed"] is not None:
+        config["eval_args"]["seed"] = split_seed
+    elif "HU" in config["eval_args"]["split"] and "seed" in config["eval_args"]:
+        run.notes.append(
+            f"The held-out users are the same for all seeds (eval_args: seed: {config['eval_args']['seed']})."
+        )
+    init_seed(split_seed, config["reproducibility"])
+    dataset = create_dataset(config)
+    train, valid, test = data_preparation(config, dataset)
+    if max(job["topk"]) > dataset.item_num - 1:
+        raise DataError(
+            f"topk: {max(job['topk'])} is more than the {dataset.item_num - 1} items of data set '{job['dataset']}'."
+        )
+    for name, part in (("validation", valid), ("the test", test)):
+        if not len(part._dataset):
+            raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
+    run.split_hash = split_hash(train._dataset, valid._dataset, test._dataset)
+    init_seed(seed, config["reproducibility"])
+    construction = time.perf_counter()
+    net = model_class(config, train._dataset).to(config["device"])
+    run.training_seconds = time.perf_counter() - construction
+    trainer = get_trainer(config["MODEL_TYPE"], job["model"])(config, net)
+    numbers = [parameter.numel() for parameter in net.parameters() if parameter.requires_grad]
+    if sum(numbers) <= 1:  # RecBole gives models without parameters a single one, for its trainer
+        _mend(net, train._dataset, run)
+        trainer.eval_collector.data_collect(train)
+        if report is not None:
+            report(1, float(_lists(config, trainer, train, valid, job, whole=False).metrics[job["primary"].lower()]))
+    else:
+        run.parameters = sum(numbers)
+        _train(trainer, train, valid, run, report)
+    run.valid = _lists(config, trainer, train, valid, job, whole=False, best=run.epochs is not None).metrics
+    run.users = Users(np.empty(0, dtype=str), np.empty(0, dtype=np.int64), {})  # of a trial
+    if not job.get("trial"):
+        found = _lists(config, trainer, train, test, job, whole=True)
+        run.test, run.over_k, run.by_popularity = found.metrics, found.over_k, found.by_popularity
+        run.users = found.users
+    on_gpu = config["device"].type == "cuda"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run.peak_memory = torch.cuda.max_memory_allocated() if on_gpu else peak * (1 if sys.platform == "darwin" else 1024)
+    run.device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    run.status, run.seconds = DONE, time.perf_counter() - started
+    return run
+
+
+def _mend(net: Any, training: Any, run: Run) -> None:
+    """Mend what RecBole's models without parameters get wrong."""
+    run.notes.append(f"{run.model} is not trained by epochs; its training time is that of its construction.")
+    if run.model == "Pop":
+        items = training.inter_feat[training.iid_field]
+        net.item_cnt = torch.bincount(items, minlength=net.n_items).unsqueeze(1).to(net.item_cnt.device)
+        net.max_cnt = net.item_cnt.max(dim=0)[0]
+        run.notes.append("Pop counts every training interaction; RecBole's counts an item once in each batch.")
+    elif run.model == "ADMMSLIM":
+        run.notes.append("RecBole's ADMMSLIM adds noise of up to 1e-5 to its scores, drawn by the seed.")
+
+
+def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int, float], bool] | None) -> None:
+    """Train by RecBole's ``fit`` and load the best epoch, keeping the curve."""
+    train_epoch, valid_epoch, save = trainer._train_epoch, trainer._valid_epoch, trainer._save_checkpoint
+
+    def timed_epoch(train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        loss = train_epoch(train_data, epoch_idx, *args, **kwargs)
+        seconds = time.perf_counter() - start
+        run.training_seconds += seconds
+        total = float(sum(loss) if isinstance(loss, tuple) else loss)
+        # RecBole's is a sum over batches.
+        terms = getattr(trainer, "loss_terms", None) or {"loss": total / max(1, len(train_data))}
+        run.curve.append({"epoch": epoch_idx + 1, "seconds": seconds, **{k: float(v) for k, v in terms.items()}})
+        return loss
+
+    def kept_valid(*args: Any, **kwargs: Any) -> Any:
+        score, result = valid_epoch(*args, **kwargs)
+        if run.curve:
+            run.curve[-1].update({name: float(value) for name, value in result.items()})
+        return score, result
+
+    def noted_save(epoch: int, *args: Any, **kwargs: Any) -> None:
+        save(epoch, *args, **kwargs)
+        run.best_epoch = epoch + 1
+
+    evaluations = 0
+
+    def callback(epoch: int, score: float) -> None:
+        nonlocal evaluations
+        evaluations += 1
+        if report is not None and report(evaluations, float(score)):
+            raise PrunedError
+
+    trainer._train_epoch, trainer._valid_epoch, trainer._save_checkpoint = timed_epoch, kept_valid, noted_save
+    trainer.fit(train, valid, saved=True, show_progress=False, callback_fn=callback)
+    run.epochs = len(run.curve)
+    if run.best_epoch is None:
+        raise DataError("no epoch was saved: each validation score was worse than none (nan?).")
+
+
+class _Kept:
+    """Takes the place of an evaluator, and gives back what was collected."""
+
+    def evaluate(self, collected: Any) -> Any:
+        return collected
+
+
+@dataclass
+class _Found:
+    """What the lists of one part are worth; the attributes are those of :class:`Run`."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    over_k: dict[str, list[float]] = field(default_factory=dict)
+    by_popularity: list[dict[str, float]] = field(default_factory=list)
+    users: Users | None = None
+
+
+def _with(config: Any, **values: Any) -> Any:
+    """Return a copy of RecBole's Config with other values."""
+    other = copy.copy(config)
+    other.final_config_dict = {**config.final_config_dict, **values}
+    return other
+
+
+def _lists(
+    config: Any, trainer: Any, train: Any, loader: Any, job: dict[str, Any], *, whole: bool, best: bool = False
+) -> _Found:
+    """Evaluate a part once, at the largest k, and compute everything from the lists.
+
+    Args:
+        config: RecBole's.
+        trainer: has the model.
+        train: dataloader of training.
+        loader: dataloader of the part.
+        job: names metrics and k.
+        whole: whether curves, bins and users are wanted, too.
+        best: whether the best epoch is loaded first.
+    """
+    n_items = loader._dataset.item_num
+    max_k = min(job["max_k"], n_items - 1) if whole else max(job["topk"])
+    topk = sorted({*job["topk"], max_k})
+    names = list(dict.fromkeys([*map(str.lower, job["metrics"]), "itemcoverage", "giniindex", "averagepopularity"]))
+    measured = _with(config, metrics=names, topk=topk, metric_decimal_place=10)
+    collector, before = FastCollector(measured), (trainer.eval_collector, trainer.evaluator)
+    collector.data_collect(train)
+    trainer.eval_collector, trainer.evaluator = collector, _Kept()
+    try:
+        lists = trainer.evaluate(loader, load_best_model=best, show_progress=False)
+    finally:
+        trainer.eval_collector, trainer.evaluator = before
+    result = FastEvaluator(measured).evaluate(lists)
+    found = _Found()
+    table = [f"{name}@{k}" for name in names for k in job["topk"]]
+    found.metrics = {name: float(result[name]) for name in table}
+    per_user = {name: values for name, values in result.per_user.items() if name in table}
+    found.metrics.update({name: float(values.mean()) for name, values in per_user.items()})  # not rounded
+
+    items, marks = lists.get("rec.items").numpy(), lists.get("rec.topk").numpy()
+    hits = marks[:, :max_k].astype(bool)
+    users = loader.uid_list
+    counts = torch.bincount(train._dataset.inter_feat[train._dataset.iid_field], minlength=n_items).numpy()
+    bin_of = popularity_bins(counts)
+    relevant = loader.relevant[users]
+    owners, wanted = relevant.rows().numpy(), relevant.indices.numpy()
+    in_tail = bin_of == 0
+    tail_relevant = np.bincount(owners[in_tail[wanted]], minlength=len(users))
+    bits = -np.log2(np.maximum(counts, 1) / max(1, counts.sum()))
+    for k in job["topk"]:
+        tail_hits = (hits[:, :k] & in_tail[items[:, :k]]).sum(axis=1)
+        has = tail_relevant > 0  # a mean over the users who have some
+        found.metrics[f"tailrecall@{k}"] = float((tail_hits[has] / tail_relevant[has]).mean()) if has.any() else 0.0
+        per_user[f"novelty@{k}"] = bits[items[:, :k]].mean(axis=1)
+        found.metrics[f"novelty@{k}"] = float(per_user[f"novelty@{k}"].mean())
+    if not whole:
+        return found
+    curves = FastEvaluator(_with(measured, metrics=["recall", "ndcg"], topk=list(range(1, max_k + 1)))).evaluate(lists)
+    found.over_k = {
+        name: [float(curves.per_user[f"{name}@{k}"].mean()) for k in range(1, max_k + 1)] for name in ("recall", "ndcg")
+    }
+    k = max(job["topk"])
+    hit_items = np.bincount(items[:, :k][hits[:, :k]], minlength=n_items)
+    relevant_items = np.bincount(wanted, minlength=n_items)
+    for number in range(bin_of.max() + 1):
+        inside = bin_of == number
+        total = int(relevant_items[inside].sum())
+        found.by_popularity.append(
+            {
+                "items": int(inside.sum()),
+                "popularity": float(counts[inside].mean()),
+                "relevant": total,
+                "recall": float(hit_items[inside].sum() / total) if total else 0.0,
+            }
+        )
+    part = loader._dataset
+    if loader.fold_in is None:
+        histories = torch.bincount(train._dataset.inter_feat[part.uid_field], minlength=part.user_num)
+    else:
+        histories = loader.fold_in.lengths()
+    tokens = np.asarray(part.field2id_token[part.uid_field]).astype(str)
+    found.users = Users(
+        tokens[users.numpy()],
+        histories[users].numpy().astype(np.int64),
+        {name: values.astype(np.float32) for name, values in per_user.items()},
+    )
+    return found
+
+
+def popularity_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Divide items by popularity into bins that each have a fifth of the training interactions.
+
+    The first bin is the tail: the least popular items that together have at most 20 % of the interactions (at least one item).
+
+    Args:
+        counts: training interactions of each item, shape [n_items]; the first is RecBole's padding.
+
+    Returns:
+        The bin of each item, int64, shape [n_items], from 0 without gaps; -1 for the padding.
+    """
+    order = np.argsort(counts[1:], kind="stable") + 1
+    shares = np.cumsum(counts[order]) / max(1, counts.sum())
+    raw = np.minimum(np.ceil(np.round(shares / SHARE, 9)).astype(np.int64) - 1, round(1 / SHARE) - 1)
+    _, raw = np.unique(np.maximum(raw, 0), return_inverse=True)
+    bins = np.full(len(counts), -1, dtype=np.int64)
+    bins[order] = raw
+    return bins
+
+
+def split_hash(*parts: Any) -> str:
+    """Return a SHA-256 of the interactions of each part, by the data set's own ids, whatever their order.
+
+    Args:
+        parts: RecBole's data sets for training, validation and test; with their ``fold_in``, if they have one.
+    """
+    whole = parts[-1]
+    names, ranks = [], []
+    for name in (whole.uid_field, whole.iid_field):
+        tokens = np.asarray(whole.field2id_token[name]).astype(str)
+        order = np.argsort(tokens[1:]) + 1  # not the padding
+        rank = np.zeros(len(tokens), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        names.append(tokens[order])
+        ranks.append(rank)
+    result = hashlib.sha256()
+    for tokens in names:
+        result.update("\n".join(tokens).encode() + b"\0")
+    for part in parts:
+        pairs = [(part.inter_feat[part.uid_field].numpy(), part.inter_feat[part.iid_field].numpy())]
+        if getattr(part, "fold_in", None) is not None:
+            pairs.append((part.fold_in.rows().numpy(), part.fold_in.indices.numpy()))
+        for users, items in pairs:
+            keys = np.sort(ranks[0][users] * len(names[1]) + ranks[1][items])
+            result.update(np.array([len(keys)], dtype="<i8").tobytes() + keys.astype("<i8").tobytes())
+    return result.hexdigest()

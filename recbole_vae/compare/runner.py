@@ -1,0 +1,436 @@
+"""Does the runs of a plan, each in a process of its own, keeps what they leave behind, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recbole_vae.compare.plan import Plan, Row, digest
+from recbole_vae.compare.results import (
+    DONE,
+    FAILED,
+    OUT_OF_MEMORY,
+    REFUSED,
+    TIMED_OUT,
+    Comparison,
+    Run,
+    write_whole,
+)
+from recbole_vae.compare.tuning import Study, optuna, space_of
+from recbole_vae.errors import ConfigError, DataError
+
+_children: set[subprocess.Popen[bytes]] = set()
+_lock = threading.Lock()
+_stopped = threading.Event()
+
+
+def execute(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
+    """Do one run in a new process, and wait for it. Nothing that happens to it is raised.
+
+    Args:
+        specification: plain values: ``job`` (of ``Plan.job``), ``imports``, ``path``, ``threads``, ``memory_limit`` in GB and
+            ``time_limit`` in seconds, and for a trial of tuning ``others`` and ``bigger``.
+        folder: where its files are; None for a temporary one, whose files are returned.
+
+    Returns:
+        Content of ``result.json``, ``log.txt`` and perhaps ``users.npz``; empty if ``folder`` is given.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="recbole-vae-", ignore_cleanup_errors=True) as temporary:
+            execute(specification, temporary)
+            names = ("log.txt", "users.npz", "result.json")
+            return {name: (Path(temporary) / name).read_bytes() for name in names if (Path(temporary) / name).is_file()}
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ("result.json", "users.npz"):
+        (place / name).unlink(missing_ok=True)
+    shutil.rmtree(place / "scratch", ignore_errors=True)
+    write_whole(place / "job.json", json.dumps(specification, indent=1).encode())
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if specification.get("threads"):
+        environment["OMP_NUM_THREADS"] = str(specification["threads"])
+    ended = None
+    with (place / "log.txt").open("wb") as log:
+        with _lock:
+            if _stopped.is_set():
+                return {}
+            # Of a session of its own: Ctrl-C is for this process, which then ends the others.
+            child = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", "recbole_vae.compare.worker", str(place.resolve() / "job.json")],
+                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=environment, start_new_session=True,
+            )  # fmt: skip
+            _children.add(child)
+        try:
+            child.wait(specification.get("time_limit"))
+        except subprocess.TimeoutExpired:
+            limit = specification["time_limit"]
+            ended = TIMED_OUT, f"not done after {limit:g} s (time_limit)"
+        finally:
+            _kill(child)
+    shutil.rmtree(place / "scratch", ignore_errors=True)
+    if not (place / "result.json").is_file() and not _stopped.is_set():
+        job = specification["job"]
+        status, reason = ended or _why(child.returncode, place / "log.txt")
+        Run(job["dataset"], "", job["model"], job["model"], job["seed"], status, reason, settings=job["settings"]).save(
+            place
+        )
+    return {}
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    if child.stdin:
+        child.stdin.close()
+    with _lock:
+        _children.discard(child)
+
+
+def _why(code: int, log: Path) -> tuple[str, str]:
+    if code == -signal.SIGKILL:
+        return OUT_OF_MEMORY, "killed by signal 9, as the system does when memory is short"
+    if code < 0:
+        return FAILED, f"its process was ended by signal {-code} ({signal.Signals(-code).name})"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing in its log")
+    return FAILED, f"its process ended with exit status {code}: {last[:300]}"
+
+
+@dataclass
+class _Cell:
+    """One row on one data set in one protocol; ``shown``: how many of its trials the bar has."""
+
+    dataset: str
+    protocol: str
+    row: Row
+    study: Study | None = None
+    shown: int = 0
+    runs: list[Run] = field(default_factory=list)
+
+    def refused(self) -> str:
+        """Return why the row cannot take part, as a trial found; or ""."""
+        trials = self.study.trials() if self.study else []
+        return next((each["reason"] for each in trials if each["status"] == REFUSED), "")
+
+
+def compare(plan: Plan, out: Path, command: str) -> Comparison:
+    """Do all runs of a plan that are not done yet.
+
+    Args:
+        plan: see :mod:`recbole_vae.compare.plan`.
+        out: folder of the comparison; made, or gone on with.
+        command: what the user typed.
+
+    Raises:
+        ConfigError: ``out`` is no folder, is that of another comparison, or is in use; or a package or the scheduler is missing.
+        DataError: a result cannot be written.
+    """
+    spaces = [space_of(plan, row) if plan.trials else {} for row in plan.rows]  # before anything is made
+    if plan.trials and any(spaces):
+        optuna()
+    with _folder(plan, out), _executor(plan) as executor:
+        return _Comparing(plan, out, executor).run(command)
+
+
+class _Comparing:
+    def __init__(self, plan: Plan, out: Path, executor: Executor) -> None:
+        self.plan, self.out, self.executor = plan, out, executor
+        self.pending: dict[Future[dict[str, bytes]], tuple[Any, ...]] = {}
+        self.cells = [_Cell(*each) for each in plan.cells()]
+        self.bar: Any = None
+
+    def run(self, command: str) -> Comparison:
+        plan = self.plan
+        for cell in self.cells:
+            space = space_of(plan, cell.row) if plan.trials else {}
+            if space:
+                key = {**plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0]), "space": space}
+                file = self.out / "tuning" / f"{digest(key)[:16]}.journal"
+                cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
+                if len(cell.study.trials()) >= plan.trials and cell.study.best() is None and not cell.refused():
+                    file.unlink()  # all failed, and are tried again
+                    cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
+        total = len(self.cells) * len(plan.seeds) + sum(plan.trials for cell in self.cells if cell.study)
+        self.bar = tqdm(total=total, desc="Compare", unit=" runs", ncols=100)
+        try:
+            counts = Counter(each for cell in self.cells for each in self._next(cell))
+            if counts["kept"] or counts["again"]:
+                again = f"; {counts['again']} that failed are tried again" if counts["again"] else ""
+                self.bar.write(f"{self.out}: {counts['kept']} runs are there and kept{again}", file=sys.stderr)
+            while self.pending:
+                done, _ = wait(self.pending, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._take(future, *self.pending.pop(future))
+        except BaseException:
+            for future in self.pending:
+                future.cancel()
+            raise
+        finally:
+            self.bar.close()
+        runs = [run for cell in self.cells for run in cell.runs]
+        _compare_splits(runs)
+        return Comparison(
+            sorted(runs, key=self._place), plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials,
+            plan.plain(), command,
+        )  # fmt: skip
+
+    def _place(self, run: Run) -> tuple[int, ...]:
+        plan, labels = self.plan, [row.label for row in self.plan.rows]
+        places = list(plan.datasets), list(plan.protocols), labels, plan.seeds
+        keys = run.dataset, run.protocol, run.label, run.seed
+        return tuple(each.index(key) for each, key in zip(places, keys, strict=True))  # type: ignore[attr-defined]
+
+    def _next(self, cell: _Cell) -> Iterator[str]:
+        """Start what comes next: a trial of tuning, or the runs of all seeds. Yield what is known of each already."""
+        plan = self.plan
+        if cell.study is not None:
+            trials = cell.study.trials()
+            if len(trials) < plan.trials and not cell.refused():
+                yield from ["kept"] * self._shown(cell, len(trials))
+                trial, settings = cell.study.ask()
+                job = plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0], settings)
+                others = [each["scores"] for each in trials if each["status"] == "done" and each["scores"]]
+                specification = {**self._specification(job), "others": others, "bigger": cell.study.bigger}
+                specification["job"]["trial"] = True
+                folder = self.out / "tuning" / f"{cell.row.model}-{digest(job)[:16]}"
+                self._submit(specification, folder, "trial", cell, (trial, settings))
+                return
+            yield from ["kept"] * self._shown(cell, plan.trials)
+        best = cell.study.best() if cell.study else None
+        for seed in plan.seeds:
+            job = plan.job(cell.dataset, cell.protocol, cell.row, seed, best["settings"] if best else None)
+            if cell.refused():
+                run = Run(cell.dataset, "", "", cell.row.model, seed, REFUSED, cell.refused())
+                cell.runs.append(self._finish(run, cell, job))
+                continue
+            if cell.study and best is None:
+                reasons = {each["reason"] for each in cell.study.trials()}
+                reason = f"all {plan.trials} trials of its tuning failed: {'; '.join(sorted(reasons))[:300]}"
+                cell.runs.append(
+                    self._finish(Run(cell.dataset, "", "", cell.row.model, seed, FAILED, reason), cell, job)
+                )
+                continue
+            folder = self.out / "runs" / f"{cell.row.model}-{seed}-{digest(job)[:16]}"
+            if (folder / "result.json").is_file():
+                try:
+                    run = Run.load(folder)
+                except DataError:
+                    run = Run(cell.dataset, "", "", cell.row.model, seed, FAILED, "damaged")
+                if run.status in (DONE, REFUSED):
+                    cell.runs.append(self._finish(run, cell, job))
+                    yield "kept"
+                    continue
+                yield "again"
+            self._submit(self._specification(job), folder, "run", cell, job)
+
+    def _shown(self, cell: _Cell, number: int) -> int:
+        """Show trials of an earlier command in the bar, once."""
+        before, cell.shown = cell.shown, number
+        self.bar.update(number - before)
+        return number - before
+
+    def _specification(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        plan = self.plan
+        settings = dict(job["settings"])
+        settings["data_path"] = str(Path(str(settings.get("data_path", "dataset"))).resolve())
+        here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = int(os.environ.get("OMP_NUM_THREADS") or here)
+        threads = None if plan.scheduler else max(1, cores // plan.jobs)  # Dask's workers have OMP_NUM_THREADS
+        return {
+            "job": {**job, "settings": settings}, "imports": plan.imports, "path": [str(Path.cwd())],
+            "threads": threads, "memory_limit": plan.memory_limit, "time_limit": plan.time_limit,
+        }  # fmt: skip
+
+    def _submit(self, specification: dict[str, Any], folder: Path, *what: Any) -> None:
+        folder = folder.resolve()
+        place = None if self.plan.scheduler else str(folder)
+        self.pending[self.executor.submit(execute, specification, place)] = (*what, folder)
+
+    def _take(self, future: Future[dict[str, bytes]], kind: str, cell: _Cell, what: Any, folder: Path) -> None:
+        """Keep what a run left behind."""
+        run = self._result(future, cell, folder)
+        if kind == "trial":
+            trial, settings = what
+            scores = run.trials[0]["scores"] if run.trials else []
+            primary = run.valid.get(self.plan.primary.lower())
+            assert cell.study is not None
+            cell.study.tell(
+                trial,
+                {
+                    "settings": settings, "valid": primary, "status": run.status, "reason": run.reason, "seconds": run.seconds,
+                    "scores": scores,
+                },
+            )  # fmt: skip
+            shutil.rmtree(folder, ignore_errors=True)
+            self._shown(cell, len(cell.study.trials()))
+        else:
+            run = self._finish(run, cell, what)
+            run.save(folder)
+            cell.runs.append(run)
+            if run.status not in (DONE, REFUSED):
+                self.bar.write(
+                    f"{run.label}, seed {run.seed}, {run.dataset}: {run.status}: {run.reason}", file=sys.stderr
+                )
+            return
+        list(self._next(cell))
+
+    def _result(self, future: Future[dict[str, bytes]], cell: _Cell, folder: Path) -> Run:
+        try:
+            content = future.result()
+            if content:
+                folder.mkdir(parents=True, exist_ok=True)
+                for name in sorted(content, reverse=True, key=lambda each: each != "result.json"):  # that one last
+                    write_whole(folder / name, content[name])
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DataError(f"{self.out}: the disk is full; make room, and the same command goes on.") from None
+            reason = f"{error} ({type(error).__name__})"
+        except DataError:  # a result could not be written
+            raise
+        except Exception as error:  # Dask's, of a worker that died again and again
+            reason = f"{' '.join(str(error).split())[:300]} ({type(error).__name__})"
+        else:
+            try:
+                return Run.load(folder)
+            except DataError as error:
+                reason = str(error)
+        return Run(cell.dataset, "", "", cell.row.model, self.plan.seeds[0], FAILED, reason)
+
+    def _finish(self, run: Run, cell: _Cell, job: Mapping[str, Any]) -> Run:
+        """Say what the run is in this plan."""
+        self.bar.update()
+        run.dataset, run.protocol, run.label, run.seed = cell.dataset, cell.protocol, cell.row.label, job["seed"]
+        run.settings = dict(job["settings"])
+        if cell.study:
+            shown = ("settings", "valid", "status", "seconds")
+            run.trials = [{name: each[name] for name in shown} for each in cell.study.trials()]
+        own = sorted({"epochs", "stopping_step", "eval_step"} & set(cell.row.settings))
+        notes = [f"{run.label} has its own {', '.join(own)}."] if own else []
+        if self.plan.trials and not cell.study:
+            notes.append(f"{run.label} has nothing to tune: defaults.")
+        run.notes += [note for note in notes if note not in run.notes]
+        return run
+
+
+def _compare_splits(runs: list[Run]) -> None:
+    """Mark runs whose split is not that of the others of the same data set, protocol and seed."""
+    first: dict[tuple[str, str, int], Run] = {}
+    for run in runs:
+        if run.status == DONE:
+            other = first.setdefault((run.dataset, run.protocol, run.seed), run)
+            if other.split_hash != run.split_hash:
+                run.status = FAILED
+                run.reason = (
+                    f"its split is not that of {other.label}: SHA-256 {run.split_hash[:12]} and {other.split_hash[:12]}"
+                )
+
+
+def _bigger(plan: Plan) -> bool:
+    from recbole.evaluator.register import metrics_dict
+
+    return not getattr(metrics_dict[plan.primary.partition("@")[0].lower()], "smaller", False)
+
+
+@contextlib.contextmanager
+def _folder(plan: Plan, out: Path) -> Iterator[None]:
+    """Make the folder, or look whether it is of this comparison; hold it."""
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--out={out} (command line): cannot make this folder ({error.strerror}).") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"--out={out} (command line): another command is at work in this folder.") from None
+        _check_identity(plan, out)
+        yield
+
+
+def _check_identity(plan: Plan, out: Path) -> None:
+    file, own = out / "comparison.json", plan.identity()
+    if not file.is_file():
+        others = [each.name for each in out.iterdir() if each.name != ".lock"]
+        if others:
+            raise ConfigError(
+                f"--out={out} (command line): this folder is not of a comparison and not empty ({others[0]})."
+            )
+        write_whole(file, json.dumps(own, indent=1).encode())
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        differences = [each for name in own for each in _differences(name, before[name], own[name])]
+        if differences:
+            raise ConfigError(
+                f"--out={out} (command line): another comparison is in this folder: "
+                f"{'; '.join(differences)}. Choose another folder."
+            )
+        for name in ("datasets", "protocols"):
+            own[name] = {**before[name], **own[name]}
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{file}: damaged ({error}); choose another folder.") from None
+    write_whole(file, json.dumps(own, indent=1).encode())
+
+
+def _differences(name: str, before: Any, now: Any) -> list[str]:
+    if name in ("datasets", "protocols"):  # some may come, some may go
+        return [f"{key}: {before[key]} there, {now[key]} now" for key in now if before.get(key, now[key]) != now[key]]
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(key for key in {**before, **now} if before.get(key) != now.get(key))
+        return [f"{key}: {before.get(key)} there, {now.get(key)} now" for key in keys]
+    return [] if before == now else [f"{name}: {before} there, {now} now"]
+
+
+@contextlib.contextmanager
+def _executor(plan: Plan) -> Iterator[Executor]:
+    """Give what runs :func:`execute`: threads here, or Dask's workers."""
+    if plan.scheduler is None:
+        _stopped.clear()
+        threads = ThreadPoolExecutor(plan.jobs)
+        try:
+            yield threads
+        finally:
+            _stopped.set()
+            with _lock:
+                children = list(_children)
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+            threads.shutdown(cancel_futures=True)
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ConfigError("scheduler: pip install 'recbole_vae[dask]' first.") from None
+    try:
+        client = Client(plan.scheduler, timeout="10s")
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ConfigError(
+            f"scheduler: no Dask scheduler answers at {plan.scheduler} ({' '.join(str(error).split())})."
+        ) from None
+    with client, client.get_executor(pure=False) as executor:
+        yield executor

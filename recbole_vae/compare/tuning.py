@@ -1,0 +1,164 @@
+"""Tuning: search spaces, and studies of Optuna that go on after a stop.
+
+A space is a mapping from options to what they may be: a list of values, or ``{from: A, to: B}`` with perhaps ``log: True``
+for numbers between (whole ones where both are). Those of ``properties/hyper`` hold unless the plan has others.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_vae.compare.plan import YAML, Plan, Row, known_options
+from recbole_vae.config import near
+from recbole_vae.errors import ConfigError
+
+COUNTED = ("COMPLETE", "PRUNED", "FAIL")
+
+
+def space_of(plan: Plan, row: Row) -> dict[str, Any]:
+    """Return the search space of a row; empty where nothing is to be tuned.
+
+    Raises:
+        ConfigError: the space names no option, or has another form than the above.
+    """
+    space: Any
+    if row.space is not None:
+        space, owner = row.space, f"rows: {row.label}: space"
+    elif row.model in plan.spaces:
+        space, owner = plan.spaces[row.model], f"spaces: {row.model}"
+    else:
+        path = files("recbole_vae.properties").joinpath(f"hyper/{row.model}.yaml")
+        space = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML) if path.is_file() else {}
+        owner = f"properties/hyper/{row.model}.yaml"
+        space = {name: each for name, each in space.items() if name not in row.settings}
+    return _checked(space, owner)
+
+
+def _checked(space: Any, owner: str) -> dict[str, Any]:
+    if not isinstance(space, Mapping):
+        raise ConfigError(
+            f"{owner}: a space must be a mapping, such as {{learning_rate: {{from: 0.0001, to: 0.01, log: True}}}}."
+        )
+    known = known_options()
+    for name, each in space.items():
+        if name not in known:
+            meant = near(str(name), known)
+            raise ConfigError(f"{owner}: there is no option {name}{f'; did you mean {meant}?' if meant else '.'}")
+        if isinstance(each, list) and each:
+            continue
+        ends: list[Any] = [each.get("from"), each.get("to")] if isinstance(each, Mapping) else []
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+        if not ends or not numbers or set(each) - {"from", "to", "log"} or not ends[0] <= ends[1]:
+            raise ConfigError(
+                f"{owner}: {name}: {each!r} is not allowed; it must be a list of values, or {{from: A, to: B, log: True}}."
+            )
+        if each.get("log") and ends[0] <= 0:
+            raise ConfigError(f"{owner}: {name}: {each!r} is not allowed; 'from' must be > 0 where log is True.")
+    return dict(space)
+
+
+def optuna() -> Any:
+    """Return Optuna, quiet.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import optuna as module
+    except ImportError:
+        raise ConfigError("trials: tuning needs Optuna: pip install 'recbole_vae[compare]' first.") from None
+    module.logging.set_verbosity(module.logging.ERROR)
+    warnings.filterwarnings("ignore", category=module.exceptions.ExperimentalWarning)
+    return module
+
+
+def pruner(others: Sequence[Sequence[float]], bigger: bool) -> Callable[[int, float], bool]:
+    """Return a function of step (from 1) and score that says whether to stop, by Optuna's median rule.
+
+    Args:
+        others: scores of the trials that were not stopped, by step. With 4 and more of them, one may be stopped from
+            step 5 on.
+        bigger: whether larger scores are better.
+    """
+    module = optuna()
+    study = module.create_study(
+        direction="maximize" if bigger else "minimize",
+        pruner=module.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=5),
+    )
+    for scores in others:
+        steps = dict(enumerate(scores, start=1))
+        study.add_trial(
+            module.trial.create_trial(value=max(scores) if bigger else min(scores), intermediate_values=steps)
+        )
+    trial = study.ask()
+
+    def prune(step: int, score: float) -> bool:
+        trial.report(score, step)
+        return bool(trial.should_prune())
+
+    return prune
+
+
+class Study:
+    """The trials of one row on one data set in one protocol, kept in a file.
+
+    The next trial depends on the seed and the trials before it only, so that a study that was stopped goes on as if it was not.
+    """
+
+    def __init__(self, file: Path, space: Mapping[str, Any], seed: int, bigger: bool) -> None:
+        self._optuna, self.space, self.seed, self.bigger = optuna(), space, seed, bigger
+        file.parent.mkdir(parents=True, exist_ok=True)
+        storages = self._optuna.storages
+        self._study = self._optuna.create_study(
+            storage=storages.JournalStorage(storages.journal.JournalFileBackend(str(file))),
+            study_name="study",
+            direction="maximize" if bigger else "minimize",
+            load_if_exists=True,
+        )
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.name not in COUNTED:  # whatever ran it is gone
+                self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Return the trials that ended: ``settings``, ``valid`` (None if it failed), ``status``, ``seconds`` and ``scores``."""
+        return [t.user_attrs["result"] for t in self._study.get_trials(deepcopy=False) if "result" in t.user_attrs]
+
+    def ask(self) -> tuple[Any, dict[str, Any]]:
+        """Return the next trial and its settings."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._study.sampler = self._optuna.samplers.TPESampler(seed=(self.seed + 7919 * len(self.trials())) % 2**32)
+            trial = self._study.ask()
+            return trial, {name: _suggest(trial, name, each) for name, each in self.space.items()}
+
+    def tell(self, trial: Any, result: dict[str, Any]) -> None:
+        """Keep what came of a trial; the status is ``done``, ``pruned``, or why there is nothing."""
+        states = self._optuna.trial.TrialState
+        for step, score in enumerate(result["scores"], start=1):
+            trial.report(score, step)
+        trial.set_user_attr("result", result)
+        if result["status"] == "done":
+            self._study.tell(trial, result["valid"])
+        else:
+            self._study.tell(trial, state=states.PRUNED if result["status"] == "pruned" else states.FAIL)
+
+    def best(self) -> dict[str, Any] | None:
+        """Return the best trial that was done, the first of equals; None if all failed."""
+        done = [each for each in self.trials() if each["status"] == "done"]
+        return (max if self.bigger else min)(done, key=lambda each: each["valid"]) if done else None
+
+
+def _suggest(trial: Any, name: str, allowed: Any) -> Any:
+    if isinstance(allowed, list):  # as text: a value may be a list
+        return json.loads(trial.suggest_categorical(name, [json.dumps(each) for each in allowed]))
+    low, high, log = allowed["from"], allowed["to"], bool(allowed.get("log"))
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(name, low, high, log=log)
+    return trial.suggest_float(name, low, high, log=log)

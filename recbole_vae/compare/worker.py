@@ -1,0 +1,113 @@
+"""A process that does one run: ``python -m recbole_vae.compare.worker JOB.json``, in the folder where the result is to be.
+
+What it prints is the log. It ends when its standard input does, so that no run outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recbole_vae.compare.results import FAILED, OUT_OF_MEMORY, Run
+from recbole_vae.errors import RecBoleVAEError, is_out_of_memory
+
+PRUNED = "pruned"
+
+
+def main(file: str) -> int:
+    """Do the job of a file; return 0 if a result was written."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(file).resolve().parent
+    specification = json.loads(Path(file).read_text(encoding="utf-8"))
+    job = specification["job"]
+    warnings.filterwarnings("ignore")
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
+    run = Run(job["dataset"], "", job["model"], job["model"], job["seed"], FAILED, settings=job["settings"])
+    scores: list[float] = []
+    (folder / "scratch").mkdir(exist_ok=True)
+    os.chdir(folder / "scratch")  # RecBole leaves its logs and checkpoints there
+    try:
+        import torch
+
+        import recbole_vae  # noqa: F401 - registers the models
+
+        if specification.get("threads"):
+            torch.set_num_threads(specification["threads"])
+        sys.path[:0] = specification.get("path", [])
+        for module in specification.get("imports", ()):
+            importlib.import_module(module)
+        from recbole_vae.compare.measure import PrunedError, measure
+
+        try:
+            # CUDA reserves more than any sensible limit.
+            without_limit = specification.get("memory_limit") and torch.cuda.is_available()
+            if not without_limit:
+                _limit(specification.get("memory_limit"))
+            run = measure(job, _reporter(specification, scores) if job.get("trial") else None)
+            if without_limit:
+                run.notes.append("memory_limit was not set, for there is a GPU.")
+        except PrunedError:
+            run.status = PRUNED
+    except BaseException as error:
+        traceback.print_exc(file=sys.stdout)
+        run.reason = _reason(error)
+        if is_out_of_memory(error):
+            run.status, limit = OUT_OF_MEMORY, specification.get("memory_limit")
+            run.reason = f"memory did not suffice{f' (memory_limit: {limit:g} GB)' if limit else ''}: {run.reason}"
+    run.trials = [{"scores": scores}] if job.get("trial") else []
+    os.chdir(folder)
+    run.save(folder)
+    return 0
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return (text if isinstance(error, RecBoleVAEError) else f"{text} ({type(error).__name__})")[:400]
+
+
+def _limit(gigabytes: float | None) -> None:
+    if gigabytes:
+        import resource
+
+        limit = int(gigabytes * 1e9)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def _reporter(specification: dict[str, Any], scores: list[float]) -> Callable[[int, float], bool]:
+    """Return the callback of a trial: it keeps the scores, and asks Optuna's median rule whether to stop."""
+    from recbole_vae.compare.tuning import pruner
+
+    prune = pruner(specification["others"], specification["bigger"])
+
+    def report(step: int, score: float) -> bool:
+        scores.append(score)
+        return prune(step, score)
+
+    return report
+
+
+if __name__ == "__main__":
+    # Left at once: nothing is to be undone, and the thread that watches standard input does not hold up the end.
+    status = 1
+    try:
+        status = main(sys.argv[1])
+    except RecBoleVAEError as error:
+        print(error)
+    finally:
+        sys.stdout.flush()
+        os._exit(status)

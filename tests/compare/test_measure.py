@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from recbole.quick_start import run_recbole
+
+from recbole_vae.compare.measure import measure, popularity_bins
+from recbole_vae.compare.results import DONE, REFUSED, Run
+from tests.conftest import Builder, random_rows, write_inter
+
+HELD_OUT = {"eval_args": {"split": {"HU": [6, 6]}, "min_items": 2, "mode": "full"}}
+METRICS = ["Recall", "NDCG", "MRR"]
+
+
+def job(model: str, seed: int = 1, **more: Any) -> dict[str, Any]:
+    settings = {"data_path": write_inter(random_rows()), "epochs": 2, "stopping_step": 5, **more.pop("settings", {})}
+    return {
+        "dataset": "tiny", "model": model, "seed": seed, "split_seed": None, "settings": settings, "metrics": METRICS,
+        "topk": [3, 5], "primary": "NDCG@5", "max_k": 8, **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["MultDAE", "EASE", "BPR"])
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_the_numbers_are_recboles(model: str) -> None:
+    run = measure(job(model, settings={"epochs": 3}))
+    assert run.status == DONE
+    names = [*METRICS, "ItemCoverage", "GiniIndex", "AveragePopularity"]
+    options = {
+        **job(model)["settings"], "epochs": 3, "seed": 1, "metrics": names, "topk": [3, 5], "valid_metric": "NDCG@5",
+        "show_progress": False, "eval_batch_size": 300,
+    }  # fmt: skip
+    theirs = run_recbole(model=model, dataset="tiny", config_dict=options)
+    assert run.users is not None
+    for name, value in theirs["test_result"].items():
+        assert run.test[name] == pytest.approx(value, abs=6e-5), name
+    for name, value in theirs["best_valid_result"].items():
+        assert run.valid[name] == pytest.approx(value, abs=6e-5), name
+    for name in ("recall@3", "ndcg@5", "mrr@5"):
+        assert run.users.metrics[name].mean() == pytest.approx(run.test[name], abs=1e-6)
+    for k in (3, 5):
+        assert run.over_k["ndcg"][k - 1] == pytest.approx(run.test[f"ndcg@{k}"])
+        assert run.over_k["recall"][k - 1] == pytest.approx(run.test[f"recall@{k}"])
+    assert len(run.over_k["recall"]) == 8
+    if model == "EASE":
+        assert (run.parameters, run.epochs, run.curve) == (0, None, [])
+    else:
+        assert run.epochs == 3
+        assert run.best_epoch is not None
+        best = run.curve[run.best_epoch - 1]
+        assert best["ndcg@5"] == pytest.approx(run.valid["ndcg@5"], abs=6e-5)
+        assert best["ndcg@5"] == max(epoch["ndcg@5"] for epoch in run.curve)
+        assert all(np.isfinite(epoch["loss"]) for epoch in run.curve)
+    if model == "MultDAE":
+        assert "reconstruction" in run.curve[0]
+
+
+def test_all_models_have_the_same_split() -> None:
+    for settings in ({}, HELD_OUT):
+        runs = [measure(job(model, settings=settings)) for model in ("MultDAE", "EASE", "MultiVAE", "Pop")]
+        assert len({run.split_hash for run in runs}) == 1
+        users = [run.users for run in runs]
+        assert all(each is not None and list(each.ids) == list(users[0].ids) for each in users)  # type: ignore[union-attr]
+        other = measure(job("EASE", seed=2, settings=settings))
+        assert other.split_hash != runs[0].split_hash
+        fixed = [measure(job("EASE", seed=seed, split_seed=1, settings=settings)) for seed in (2, 3)]
+        assert {run.split_hash for run in fixed} == {runs[0].split_hash}
+
+
+def test_who_cannot_take_part_says_why() -> None:
+    run = measure(job("BPR", settings=HELD_OUT))
+    assert run.status == REFUSED
+    assert "BPR cannot score users" in run.reason
+    run = measure(job("GRU4Rec"))
+    assert (run.status, run.users) == (REFUSED, None)
+    assert "sequential" in run.reason
+
+
+def test_pop_counts_every_interaction(build: Builder) -> None:
+    runs: list[Run] = [measure(job("Pop", settings={"train_batch_size": size})) for size in (4, 512)]
+    assert runs[0].test == runs[1].test
+    made = build("Pop", seed=1, topk=[5], valid_metric="MRR@5")
+    n_items = made.dataset.item_num
+    train, seen = np.zeros((made.dataset.user_num, n_items)), np.zeros((made.dataset.user_num, n_items), dtype=bool)
+    wanted = np.zeros_like(seen)
+    for part, loader in (("train", made.train), ("valid", made.valid), ("test", made.test)):
+        feat = loader._dataset.inter_feat
+        users, items = feat["user_id"].numpy(), feat["item_id"].numpy()
+        if part == "test":
+            wanted[users, items] = True
+        else:
+            seen[users, items] = True
+        if part == "train":
+            np.add.at(train, (users, items), 1)
+    counts = train.sum(axis=0)
+    testers = np.flatnonzero(wanted.any(axis=1))
+    scores = np.where(seen, -1.0, counts)[testers]
+    scores[:, 0] = -1.0
+    # Where counts are equal the order is torch's; so recall lies between the worst and the best order.
+    wanted = wanted[testers]
+    better = (scores[:, None, :] > scores[:, :, None]).sum(axis=2)
+    equal = (scores[:, None, :] == scores[:, :, None]).sum(axis=2)
+    least = ((better + equal <= 5) & wanted).sum(axis=1) / wanted.sum(axis=1)
+    most = ((better < 5) & wanted).sum(axis=1) / wanted.sum(axis=1)
+    assert least.mean() - 1e-9 <= runs[0].test["recall@5"] <= most.mean() + 1e-9
+    assert least.mean() > 0
+    # The mean popularity of the lists does not depend on that order.
+    top = -np.sort(-scores, axis=1)[:, :5]
+    assert runs[0].test["averagepopularity@5"] == pytest.approx(top.mean())
+    assert runs[0].test["novelty@5"] == pytest.approx(-np.log2(np.maximum(top, 1) / counts.sum()).mean())
+    assert runs[0].users is not None
+    assert runs[0].users.history_length.tolist() == train[testers].sum(axis=1).tolist()
+
+
+def test_bins_of_popularity() -> None:
+    counts = np.array([0, 50, 1, 9, 10, 20, 10, 0])
+    bins = popularity_bins(counts)
+    assert bins[0] == -1
+    assert counts[bins == 0].sum() == 20  # the tail has a fifth: 0, 1, 9, 10
+    assert bins.tolist() == [-1, 3, 0, 0, 0, 2, 1, 0]
+    run = measure(job("EASE"))
+    found = sum(each["recall"] * each["relevant"] for each in run.by_popularity)
+    assert sum(each["items"] for each in run.by_popularity) == 25
+    assert run.users is not None
+    assert 0 < found <= sum(each["relevant"] for each in run.by_popularity)
+
+
+def test_a_trial_measures_validation_only() -> None:
+    run = measure(job("EASE", trial=True))
+    assert run.test == {}
+    assert run.over_k == {}
+    assert run.valid["ndcg@5"] > 0

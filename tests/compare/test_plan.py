@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_vae.cli import main
+from recbole_vae.compare import plan, tuning
+from recbole_vae.errors import ConfigError
+from recbole_vae.register import recbole_model_names
+from tests.conftest import random_rows, write_inter
+
+WHOLE = """\
+rows:
+  - EASE
+  - {model: EASE, label: weak, settings: {reg_weight: 1e1}}
+datasets:
+  tiny: {data_path: data}
+protocols:
+  random: {}
+  by time: {eval_args: {split: {LS: valid_and_test}, order: TO}}
+settings: {epochs: 4}
+seeds: [3, 5]
+metrics: [NDCG, Recall]
+topk: [5, 10]
+reference: weak
+alpha: 0.01
+"""
+
+
+def read(text: str | None = None, **options: str) -> plan.Plan:
+    if text is None:
+        return plan.read(None, options)
+    Path("plan.yaml").write_text(text, encoding="utf-8")
+    return plan.read("plan.yaml", options)
+
+
+def test_a_plan_says_everything_and_the_command_line_stands_above_it() -> None:
+    write_inter(random_rows())
+    got = read(WHOLE, seeds="2", topk="5", epochs="7", learning_rate="1e-4", primary="Recall@5")
+    assert [row.label for row in got.rows] == ["EASE", "weak"]
+    assert got.rows[1].settings == {"reg_weight": 10.0}
+    assert got.seeds == [2020, 2021]
+    assert got.settings == {"epochs": 7, "stopping_step": 50, "eval_step": 1, "learning_rate": 1e-4}
+    assert (got.columns, got.primary) == (["ndcg@5", "recall@5"], "Recall@5")
+    job = got.job("tiny", "by time", got.rows[1], 2021, {"reg_weight": 3.0})
+    assert job["settings"]["eval_args"]["order"] == "TO"
+    assert job["settings"]["reg_weight"] == 3.0
+    assert len(got.cells()) == 4
+    again = read(yaml.safe_dump(got.plain()))
+    assert again.plain() == got.plain()
+
+
+def test_defaults() -> None:
+    got = read(models="MultDAE,BPR")
+    assert (got.seeds, got.primary, got.topk, got.max_k) == ([2020], "NDCG@10", [10], 50)
+    assert list(got.datasets) == ["ml-100k"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"models": "MultVEA"}, "did you mean MultVAE"),
+        ({"models": "EASE,EASE"}, "same 'EASE'"),
+        ({"seeds": "0"}, "seeds: 0 (command line)"),
+        ({"seeds": "[1,1]"}, "different integers"),
+        ({"metrics": "Recal,NDCG"}, "did you mean recall"),
+        ({"metrics": "AUC"}, "there is no metric 'auc'"),
+        ({"primary": "NDCG@7"}, "is not measured"),
+        ({"epoch": "3"}, "did you mean epochs"),
+        ({"seed": "3"}, "use seeds"),
+        ({"dataset": "nowhere"}, "there is no file dataset/nowhere/nowhere.inter"),
+        ({"reference": "BPR"}, "the label of a row: MultVAE, MultDAE"),
+        ({"alpha": "5"}, "< 1"),
+        ({"jobs": "0"}, "an integer >= 1"),
+        ({"max_k": "5"}, "an integer >= 10"),
+        ({"eval_args": "{'split': {'RS': [8, 1, 1]}, 'mode': 'uni100'}"}, "a ranking among sampled items"),
+        ({"valid_metric": "MRR@10"}, "the primary metric"),
+        ({"imports": "no_such_module"}, "cannot import no_such_module"),
+        ({"config": "none.yaml", "out": "o"}, "cannot read"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(
+    options: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--{name}={value}" for name, value in {"out": "o", **options}.items()]
+    assert main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("o").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seeds:", "seedz:", "seedz (plan.yaml, line 10): a plan has no such key. Did you mean seeds"),
+        ("label:", "lable:", "lable (plan.yaml, line 3): a row has no such key; did you mean label"),
+        ("epochs", "epohcs", "epohcs (plan.yaml, line 9)"),
+        ("reg_weight", "reg_wieght", "reg_wieght (plan.yaml, line 3)"),
+        ("[3, 5]", "[3, 5", "plan.yaml, line 11: not valid YAML"),
+        ("order: TO", "order: XX", "order: 'XX' (plan.yaml, line 8"),
+        ("LS: valid", "XS: valid", "split"),
+        ("alpha", "topk", "'topk' stands twice"),
+        ("{reg_weight: 1e1}", "{data_path: x}", "must be the same for all rows"),
+    ],
+)
+def test_bad_files_are_named_with_the_line(old: str, new: str, said: str) -> None:
+    write_inter(random_rows())
+    assert old in WHOLE
+    with pytest.raises(ConfigError) as caught:
+        read(WHOLE.replace(old, new, 1))
+    assert said in str(caught.value)
+
+
+def test_out_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert main(["compare", "--out=file/o"]) == 2
+    assert "cannot make this folder" in capsys.readouterr().err
+    assert main(["compare", "--models=EASE"]) == 2
+    assert "--out (command line) is missing" in capsys.readouterr().err
+
+
+def test_the_search_spaces_name_options_of_their_models() -> None:
+    from importlib.resources import files
+
+    from recbole_vae.register import model_names, options_in
+
+    names = [path.name.removesuffix(".yaml") for path in files("recbole_vae.properties").joinpath("hyper").iterdir()]
+    assert (
+        {"MultVAE", "MultDAE", "EASE", "LightGCN", "DiffRec"} <= set(names) <= {*model_names(), *recbole_model_names()}
+    )
+    for name in names:
+        space = tuning.space_of(read(models=name), plan.Row(name, name))
+        if name not in model_names():
+            own = options_in(f"model/{name}") | {"learning_rate", "weight_decay"}
+            assert set(space) <= own, name
+        assert space
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"reg_wait": [1]},
+        {"reg_weight": 3},
+        {"reg_weight": {"from": 3}},
+        {"reg_weight": {"from": 0, "to": 1, "log": True}},
+    ],
+)
+def test_bad_spaces_are_refused(space: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="rows: EASE: space"):
+        tuning.space_of(read(), plan.Row("EASE", "EASE", {}, space))
