@@ -22,18 +22,10 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_vae.compare.plan import Plan, Row, digest
-from recbole_vae.compare.results import (
-    DONE,
-    FAILED,
-    OUT_OF_MEMORY,
-    REFUSED,
-    TIMED_OUT,
-    Comparison,
-    Run,
-    write_whole,
-)
+from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, REFUSED, TIMED_OUT, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.files import write_whole
 
 _children: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
