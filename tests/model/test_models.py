@@ -354,3 +354,23 @@ def test_the_hybrids_vae_is_trained_as_if_it_were_alone(build: Builder) -> None:
     for key in states[0]:
         if key != "_extra_state":
             assert torch.equal(states[0][key], states[1][key]), key
+
+
+def test_the_kernel_path_takes_part(build: Builder) -> None:
+    run = build("HybridVAE", linear_share=0.0, kernel_share=1.0)
+    histories = run.model.histories[torch.arange(1, 41)]
+    with torch.no_grad():
+        scores = run.model.score(histories)
+        assert torch.equal(scores[:, 1:].argsort(1), run.model.kernel(histories).argsort(1))
+        alone = torch.cat([run.model.score(histories.slice(row, row + 1)) for row in range(40)])
+    torch.testing.assert_close(scores, alone, rtol=0, atol=1e-4)
+    assert run.model.state_dict().keys() == build("MultVAE").model.state_dict().keys()
+
+
+def test_shares_above_the_whole_are_refused(build: Builder) -> None:
+    from recbole_vae.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"linear_share: 0\.7 and kernel_share: 0\.4 sum to more than 1"):
+        build("HybridVAE", linear_share=0.7, kernel_share=0.4)
+    with pytest.raises(ConfigError, match="linear_share: 1.5 is not allowed; it must be a number >= 0 and <= 1"):
+        build("HybridVAE", linear_share=1.5)
