@@ -347,7 +347,7 @@ def test_the_hybrid_is_its_parts_at_both_ends(build: Builder) -> None:
 def test_the_hybrids_vae_is_trained_as_if_it_were_alone(build: Builder) -> None:
     states = []
     for name in ("HybridVAE", "MultVAE"):
-        run = build(name, anneal_epochs=2.0, anneal_cap=0.5, stopping_step=50)
+        run = build(name, anneal_epochs=2.0, anneal_cap=0.5, learning_rate=0.01)
         run.trainer.fit(run.train, None, verbose=False, saved=False)
         states.append(run.model.state_dict())
     assert states[0].keys() == states[1].keys()
