@@ -360,7 +360,7 @@ def _bench(options: dict[str, str]) -> None:
         _check_model(model)
     free = 0
     if "memory_limit" not in options:
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         free = psutil.virtual_memory().available // 10**9
     files = {name: Path(options[name]) for name in ("json", "plot") if name in options}

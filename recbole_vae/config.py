@@ -27,7 +27,7 @@ class Allowed:
 
     Attributes:
         kind: ``int``, ``float``, ``str``, ``bool`` or ``dict``.
-        minimum: the smallest value; ``above``: all values are greater; ``below``: all values are smaller.
+        minimum: the smallest value; ``maximum``: the greatest; ``above``: all values are greater; ``below``: all are smaller.
         choices: the only values.
         optional: None is a value.
         many: the value is a list, possibly empty, of such values.
@@ -37,6 +37,7 @@ class Allowed:
     minimum: float | None = None
     above: float | None = None
     below: float | None = None
+    maximum: float | None = None
     choices: tuple[Any, ...] = ()
     optional: bool = False
     many: bool = False
@@ -51,7 +52,7 @@ class Allowed:
             ]
             limits = [
                 f"{sign} {limit:g}"
-                for sign, limit in ((">=", self.minimum), (">", self.above), ("<", self.below))
+                for sign, limit in ((">=", self.minimum), (">", self.above), ("<=", self.maximum), ("<", self.below))
                 if limit is not None
             ]
             one += " " * bool(limits) + " and ".join(limits)
@@ -89,6 +90,7 @@ class Allowed:
                 (self.minimum is None or value >= self.minimum)
                 and (self.above is None or value > self.above)
                 and (self.below is None or value < self.below)
+                and (self.maximum is None or value <= self.maximum)
                 and abs(value) != float("inf")
             )
             if not within or value != value:

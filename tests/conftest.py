@@ -17,8 +17,11 @@ import torch
 
 import recbole_vae  # noqa: F401 - registers the models
 
-OPTIONS = {"epochs": 2, "show_progress": False, "train_batch_size": 16, "mlp_hidden_size": [12], "latent_dimension": 6}
-"""Options of a fast run."""
+OPTIONS = {
+    "epochs": 2, "show_progress": False, "train_batch_size": 16, "mlp_hidden_size": [12], "latent_dimension": 6,
+    "precision": "float32",
+}  # fmt: skip
+"""Options of a fast run, the same on processors that multiply bfloat16 fast."""
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +116,7 @@ def build() -> Builder:
     return _build
 
 
-@pytest.fixture(params=["MultVAE", "MultDAE"])
+@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE"])
 def model_name(request: pytest.FixtureRequest) -> str:
     """Name each of the models."""
     return str(request.param)

@@ -345,9 +345,9 @@ def test_every_option_has_a_default_with_a_comment_and_every_default_an_option()
     from importlib.resources import files
     from re import MULTILINE, findall
 
-    from recbole_vae import MultDAE, MultVAE
+    from recbole_vae import HybridVAE, MultDAE, MultVAE
 
-    for model in (MultVAE, MultDAE):
+    for model in (MultVAE, MultDAE, HybridVAE):
         folder = files("recbole_vae.properties")
         text = folder.joinpath(f"model/{model.__name__}.yaml").read_text()
         names = findall(r"^(\w+):", text, MULTILINE)

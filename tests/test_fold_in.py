@@ -19,7 +19,7 @@ FAST = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", [*_ADAPTERS, "MultVAE", "MultDAE"])
+@pytest.mark.parametrize("model", [*_ADAPTERS, "MultVAE", "MultDAE", "HybridVAE"])
 def test_a_training_user_given_as_a_new_one_has_the_models_own_scores(build: Builder, model: str) -> None:
     run = build(model, dataset="tiny", data_path=write_inter(random_rows(60, 30)), **FAST)
     run.fit()
@@ -41,7 +41,7 @@ def test_a_training_user_given_as_a_new_one_has_the_models_own_scores(build: Bui
     assert set(vars(net)) == before
 
 
-@pytest.mark.parametrize("model", [*_ADAPTERS, "MultVAE", "MultDAE"])
+@pytest.mark.parametrize("model", [*_ADAPTERS, "MultVAE", "MultDAE", "HybridVAE"])
 def test_a_run_on_held_out_users(build: Builder, model: str) -> None:
     run = build(
         model, dataset="tiny", data_path=write_inter(random_rows(80, 30)), eval_args={"split": {"HU": [10, 20]}},

@@ -99,6 +99,7 @@ def test_loss_gradient_against_finite_differences(build: Builder, model_name: st
 
     def loss() -> torch.Tensor:
         torch.manual_seed(0)  # the same noise and dropout in each call
+        model.step = 30  # and the same beta
         result: torch.Tensor = model.calculate_loss(batch)
         return result
 
@@ -157,7 +158,7 @@ def test_latent_dimension_means_latents(build: Builder) -> None:
 
 def test_no_hidden_layers_is_items_latents_items(build: Builder, model_name: str) -> None:
     model = build(model_name, mlp_hidden_size=[], latent_dimension=6).model
-    width = 12 if model_name == "MultVAE" else 6
+    width = 6 if model_name == "MultDAE" else 12
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     items = model.n_items - 1
     assert shapes == {
@@ -239,6 +240,9 @@ def test_a_permutation_of_items_permutes_the_scores(build: Builder, model_name: 
             moved = parameter.clone()
             moved[order] = parameter
             parameter.copy_(moved)
+        if model_name == "HybridVAE":
+            weight = model.linear.weight.clone()
+            model.linear.weight[order[:, None], order] = weight
         after = model.score(renamed)
     torch.testing.assert_close(after[:, 1:][:, order], before[:, 1:], rtol=0, atol=1e-12)
 
@@ -325,3 +329,48 @@ def test_an_empty_history_scores_by_popularity_more_than_not(build: Builder, mod
         scores = run.model.score(Histories.from_lists([[]]))[0].double()
     correlation = np.corrcoef(scores[1:].numpy(), counts[1:].numpy())[0, 1]
     assert correlation > 0.5
+
+
+def test_the_hybrid_is_its_parts_at_both_ends(build: Builder) -> None:
+    run = build("HybridVAE", linear_share=0.0)
+    histories = run.model.histories[torch.arange(1, 41)]
+    alone = build("MultVAE")
+    alone.model.load_state_dict(run.model.state_dict())
+    ranks = {}
+    with torch.no_grad():
+        ranks[0.0] = run.model.score(histories).argsort(1)
+        assert torch.equal(ranks[0.0], alone.model.score(histories).argsort(1))
+        both = build("HybridVAE", linear_share=1.0).model
+        assert torch.equal(both.score(histories)[:, 1:].argsort(1), both.linear(histories).argsort(1))
+
+
+def test_the_hybrids_vae_is_trained_as_if_it_were_alone(build: Builder) -> None:
+    states = []
+    for name in ("HybridVAE", "MultVAE"):
+        run = build(name, anneal_epochs=2.0, anneal_cap=0.5, learning_rate=0.01)
+        run.trainer.fit(run.train, None, verbose=False, saved=False)
+        states.append(run.model.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for key in states[0]:
+        if key != "_extra_state":
+            assert torch.equal(states[0][key], states[1][key]), key
+
+
+def test_the_kernel_path_takes_part(build: Builder) -> None:
+    run = build("HybridVAE", linear_share=0.0, kernel_share=1.0)
+    histories = run.model.histories[torch.arange(1, 41)]
+    with torch.no_grad():
+        scores = run.model.score(histories)
+        assert torch.equal(scores[:, 1:].argsort(1), run.model.kernel(histories).argsort(1))
+        alone = torch.cat([run.model.score(histories.slice(row, row + 1)) for row in range(40)])
+    torch.testing.assert_close(scores, alone, rtol=0, atol=1e-4)
+    assert run.model.state_dict().keys() == build("MultVAE").model.state_dict().keys()
+
+
+def test_shares_above_the_whole_are_refused(build: Builder) -> None:
+    from recbole_vae.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"linear_share: 0\.7 and kernel_share: 0\.4 sum to more than 1"):
+        build("HybridVAE", linear_share=0.7, kernel_share=0.4)
+    with pytest.raises(ConfigError, match="linear_share: 1.5 is not allowed; it must be a number >= 0 and <= 1"):
+        build("HybridVAE", linear_share=1.5)

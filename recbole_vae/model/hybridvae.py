@@ -1,0 +1,73 @@
+"""A Mult-VAE and, beside it, paths in closed form from items to items and through similar users: a mixture of scores.
+
+References: see :mod:`recbole_vae.model.multvae`, :mod:`recbole_vae.nn.linear` and :mod:`recbole_vae.nn.kernel`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from recbole_vae.config import ModelConfig, option
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
+from recbole_vae.model.multvae import MultVAE, MultVAEConfig
+from recbole_vae.nn.kernel import UserKernel
+from recbole_vae.nn.linear import ItemItem, standardise
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridVAEConfig(MultVAEConfig):
+    """Options of :class:`HybridVAE`."""
+
+    linear_share: float = option(float, minimum=0, maximum=1)
+    linear_l2: float = option(float, above=0)
+    linear_dropout: float = option(float, minimum=0, below=1)
+    linear_user_power: float = option(float, minimum=0)
+    linear_item_power: float = option(float, minimum=0)
+    kernel_share: float = option(float, minimum=0, maximum=1)
+    kernel_l2: float = option(float, above=0)
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError if the shares are more than the whole."""
+        super().__post_init__()
+        if self.linear_share + self.kernel_share > 1 + 1e-9:
+            raise ConfigError(
+                f"linear_share: {self.linear_share:g} and kernel_share: {self.kernel_share:g} sum to more than 1; what they "
+                "leave of 1 is the VAE's share."
+            )
+
+
+class HybridVAE(MultVAE):
+    """Mult-VAE with paths in closed form: ``(1 - v - w) s(logits) + v s(x W) + w s(k(x, X) A)``.
+
+    ``logits`` are the VAE's, ``v`` is ``linear_share`` and ``w`` is ``kernel_share``. ``s`` makes each user's scores of unseen
+    items mean 0 and deviation 1, without which the mixture would be of different strength for each user. The VAE is trained as
+    if it were alone: trained together, its loss makes the logits of the linear path, which knows the training items too well,
+    too strong. ``W`` and ``A`` follow from the training histories and are solved when the model is made, also when a checkpoint
+    is loaded, which has those histories.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = HybridVAEConfig
+    options: HybridVAEConfig
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        options, items = self.options, self.n_items - 1
+        self.linear = ItemItem(
+            self.histories, items, options.linear_l2, options.linear_dropout,
+            options.linear_user_power, options.linear_item_power,
+        ) if options.linear_share else None  # fmt: skip
+        self.kernel = UserKernel(self.histories, items, options.kernel_l2) if options.kernel_share else None
+
+    def score(self, histories: Histories) -> Tensor:
+        """Score all items by the mixture; arguments and result: see the base class."""
+        options = self.options
+        mu, _ = self.posterior(histories)
+        scores = standardise(self.decoder(mu), histories).mul_(1 - options.linear_share - options.kernel_share)
+        for path, share in ((self.linear, options.linear_share), (self.kernel, options.kernel_share)):
+            if path is not None:
+                scores.add_(standardise(path(histories), histories), alpha=share)
+        return self.with_padding(scores)

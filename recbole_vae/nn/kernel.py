@@ -1,0 +1,100 @@
+"""A path through similar users, in closed form: the autoencoder of one infinitely wide hidden layer.
+
+References: Arthur Jacot, Franck Gabriel, Clément Hongler: Neural Tangent Kernel. NeurIPS 2018. Noveen Sachdeva, Mehak Preet
+Dhaliwal, Carole-Jean Wu, Julian McAuley: Infinite Recommendation Networks: A Data-Centric Approach. NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from scipy.linalg import lapack
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import DataError
+from recbole_vae.nn.encoder import normalise
+
+
+def tangent_kernel(cosine: Tensor) -> Tensor:
+    """Neural tangent kernel of a network with one hidden layer of rectified linear units, of inputs of length 1.
+
+    With ``c`` the cosine of two inputs, ``k0 = 1 - arccos(c) / pi`` and ``k1 = (sqrt(1 - c^2) + c (pi - arccos(c))) / pi``, the
+    arc-cosine kernels of degree 0 and 1, it is ``k1 + c k0`` (Jacot et al. 2018, theorem 1), from 1 / pi at ``c = 0`` to 2.
+
+    Args:
+        cosine: in [-1, 1], any shape; rounding beyond is cut off.
+    """
+    cosine = cosine.clamp(-1, 1)
+    angle = cosine.arccos()
+    return ((1 - cosine.square()).sqrt() + cosine * (2 * (math.pi - angle))) / math.pi
+
+
+class UserKernel(nn.Module):
+    """Kernel ridge regression from histories to histories: ``k(x, X) (K + l2 I)^-1 X``, with ``K`` that of the users of ``X``.
+
+    It follows from the training histories; nothing is in ``state_dict``.
+
+    Args:
+        histories: the training histories ``X``; item ids from 1 up.
+        n_items: number of items (without RecBole's padding item).
+        l2: ridge, > 0. A user's kernel with themselves is 2.
+
+    Raises:
+        DataError: the users are too many for this machine's memory.
+    """
+
+    weight: Tensor
+
+    def __init__(self, histories: Histories, n_items: int, l2: float) -> None:
+        super().__init__()
+        self.n_items = n_items
+        users = (histories.lengths() > 0).nonzero().squeeze(1)
+        self.histories = histories[users]
+        needed, free = 4 * len(users) * (2 * len(users) + 2 * n_items), psutil.virtual_memory().available
+        if needed > 0.9 * free:
+            raise DataError(
+                f"kernel_share: the kernel path needs {needed / 1e9:.1f} GB for {len(users)} users and {n_items} items, and "
+                f"{free / 1e9:.1f} GB are free. Set kernel_share: 0."
+            )
+        kernel = tangent_kernel(self._cosine(self.histories)).cpu().numpy()
+        kernel[np.diag_indices(len(users))] += l2
+        table = np.zeros((len(users), n_items), dtype=np.float32, order="F")
+        rows, columns = self.histories.rows().cpu().numpy(), self.histories.indices.cpu().numpy() - 1
+        table[rows, columns] = self.histories.entry_values().cpu().numpy()
+        _, solved, failed = lapack.sposv(kernel.T, table, lower=1, overwrite_a=1, overwrite_b=1)
+        if failed:
+            raise DataError("the kernel path is singular in float32: give it a larger kernel_l2.")
+        self.register_buffer("weight", torch.from_numpy(solved).to(users.device), persistent=False)
+
+    def _cosine(self, histories: Histories) -> Tensor:
+        """Return the cosine of each history with each training history, shape [batch, users]; 0 for one of no items."""
+        tables = [
+            csr_matrix(
+                (
+                    normalise(each, torch.float32).cpu().numpy(),
+                    each.indices.cpu().numpy() - 1,
+                    each.indptr.cpu().numpy(),
+                ),
+                shape=(len(each), self.n_items),
+            )
+            for each in (histories, self.histories)
+        ]
+        return torch.from_numpy((tables[0] @ tables[1].T).toarray()).to(histories.indices.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> UserKernel:
+        """Copy all but the weights, which never change: RecBole copies each model whole to count its operations."""
+        memo[id(self.weight)] = self.weight
+        new = self.__class__.__new__(self.__class__)
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    def forward(self, histories: Histories) -> Tensor:
+        """Score all items for histories; shape [batch, n_items]."""
+        return tangent_kernel(self._cosine(histories)).to(self.weight.dtype) @ self.weight
