@@ -74,7 +74,7 @@ def item_item_weights(
     where ``n`` is the sum of a row or a column of ``X``: without the first, users of long histories decide all, without the
     second popular items do. ``L^2`` is diagonal: ``l2`` times the mean of the diagonal of ``G = Y^T Y`` (so that one value
     suits data of any size), plus ``dropout / (1 - dropout)`` times that diagonal, the effect of dropping so many items of
-    the input (Steck 2020, equation 4). Then ``P = (G + L^2)^-1`` and ``B_ij = -P_ij / P_jj`` off the diagonal (Steck
+    the input (Steck 2020). Then ``P = (G + L^2)^-1`` and ``B_ij = -P_ij / P_jj`` off the diagonal (Steck
     2019, equation 8). With both powers and ``dropout`` 0 this is EASE.
 
     Args:
