@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B
        recbole-vae recommend --checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]
        recbole-vae compare --out=DIR [--models=A,B] [--dataset=NAME] [--seeds=5] [--config=PLAN.yaml] [--OPTION=VALUE ...]
        recbole-vae bench [--preset=ml-1m] [--models=MultVAE,MultDAE] [--OPTION=VALUE ...]
+       recbole-vae explain --checkpoint=FILE (--user=ID | --histories=FILE) [-k=10] [--json=FILE] [--html=FILE]
        recbole-vae --version
 
 run      Train a model by RecBole, evaluate its best epoch on the test part, and print a summary.
@@ -84,6 +86,17 @@ bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
   --json=FILE            write all that was measured
   --plot=FILE            draw time and memory of a training step against the numbers of --items
 
+explain  Say which items of a history each recommendation rests on, and without which it would not be made.
+
+  --checkpoint=FILE      written by training; nothing else is needed
+  --user=ID              a user of the training data; or --histories=FILE, as for recommend
+  -k=N                   recommendations for each (default 10)
+  --method=NAME          exact (each item left out in turn; default) or gradient (approximate, in less time)
+  --counterfactual=False do not look for what would have to be missing
+  --items=FILE           the items' names: an .item file of RecBole (default: the one beside the data, if it is there)
+  --json=FILE            write a line of JSON for each user; - is standard output, in place of the text
+  --html=FILE            write a page to look at
+
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
 """
 
@@ -114,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "recommend": _recommend,
             "compare": _compare,
             "bench": _bench,
+            "explain": _explain,
         }
         if command not in ("run", *commands):
             raise ConfigError(
@@ -125,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "prepare needs the name of a data set and its source: recbole-vae prepare NAME SOURCE."
                 )
             rest = [f"--name={rest[0]}", f"--source={rest[1]}", *rest[2:]]
-        if command == "recommend":
+        if command in ("recommend", "explain"):
             rest = [re.sub(r"^-k(?=$|=)", "--k", argument) for argument in rest]
         options = parse_options(rest)
         if command != "run":
@@ -271,16 +285,10 @@ def _recommend(options: dict[str, str]) -> None:
     from recbole_vae import recommend
 
     _check_options("recommend", options, _RECOMMEND_OPTIONS)
-    if "checkpoint" not in options:
-        raise ConfigError(
-            "--checkpoint (command line) is missing: a file that training wrote, such as saved/MultVAE-....pth."
-        )
+    _need_checkpoint(options)
     if "users" in options and "histories" in options:
         raise ConfigError("--users and --histories (command line) cannot be given together.")
-    if options.get("keep_seen", "False") not in ("True", "False"):
-        raise ConfigError(
-            f"keep_seen: '{options['keep_seen']}' (command line) is not allowed; it must be True or False."
-        )
+    keep_seen = _true_or_false(options, "keep_seen", False)
     k = _number(options, "k", 10)
     out = Path(options["out"]) if "out" in options else None
     if out and not out.parent.is_dir():
@@ -305,27 +313,22 @@ def _recommend(options: dict[str, str]) -> None:
         pairs, total = known or ((user, model.history(user)) for user in users), len(users)
     # Standard output is for the result, and a terminal shows one of the two.
     bar = tqdm(pairs, total=total, unit=" users", ncols=100, disable=None if out else True)
-    rankings = model.stream(bar, k, options.get("keep_seen") != "True", candidates)
+    rankings = model.stream(bar, k, not keep_seen, candidates)
     if out is None:
         recommend.write_rankings(rankings, sys.stdout)
     else:
-        temporary = out.with_name(f".{out.name}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                count = recommend.write_rankings(rankings, file)
-            temporary.replace(out)
-        except KeyboardInterrupt:
-            partial = temporary.replace(out.with_name(f"{out.name}.partial"))
-            print(f"{partial}: what there was until then", file=sys.stderr)
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+        with recommend.written_whole(out) as file:
+            count = recommend.write_rankings(rankings, file)
         print(f"{out}: {count} users", file=sys.stderr)
-    if model.unknown:
-        (item, _), *_ = model.unknown.most_common(1)
+    _report_unknown(model.unknown)
+
+
+def _report_unknown(unknown: Counter[str]) -> None:
+    if unknown:
+        (item, _), *_ = unknown.most_common(1)
         print(
-            f"Left out of histories: {sum(model.unknown.values())} times an item that is not in the training data "
-            f"({len(model.unknown)} different, such as '{item}').",
+            f"Left out of histories: {sum(unknown.values())} times an item that is not in the training data "
+            f"({len(unknown)} different, such as '{item}').",
             file=sys.stderr,
         )
 
@@ -400,6 +403,59 @@ def _bench(options: dict[str, str]) -> None:
             files["json"].write_text(json.dumps(reports if len(shapes) > 1 else reports[0], indent=1) + "\n")
     if "plot" in files:
         bench.plot(reports, files["plot"])
+
+
+_EXPLAIN_OPTIONS = ("checkpoint", "user", "histories", "k", "method", "counterfactual", "items", "json", "html")
+
+
+def _explain(options: dict[str, str]) -> None:
+    _check_options("explain", options, _EXPLAIN_OPTIONS)
+    _need_checkpoint(options)
+    if ("user" in options) == ("histories" in options):
+        raise ConfigError("explain needs either --user=ID or --histories=FILE (command line).")
+    search = _true_or_false(options, "counterfactual", True)
+    k = _number(options, "k", 10)
+    for name in ("json", "html"):
+        if options.get(name, "-") != "-" and not Path(options[name]).parent.is_dir():
+            raise ConfigError(
+                f"--{name}={options[name]} (command line): there is no folder {Path(options[name]).parent}."
+            )
+    from recbole_vae import explain, explain_report, recommend
+
+    method = options.get("method", "exact")
+    if method not in explain.METHODS:
+        raise ConfigError(
+            f"method: '{method}' (command line) is not allowed; it must be {' or '.join(explain.METHODS)}."
+        )
+    model = recommend.Recommender.load(options["checkpoint"])
+    beside = model.item_file if model.item_file and model.item_file.is_file() else None
+    names = options.get("items", beside)
+    explainer = explain.Explainer(model, explain_report.read_item_texts(names, model.model.ITEM_ID) if names else None)
+    pairs: Iterable[tuple[str, Iterable[str]]]
+    if "user" in options:
+        pairs = [(options["user"], model.history(options["user"]))]
+    else:
+        file = options["histories"]
+        fields = model.model.USER_ID, model.model.ITEM_ID
+        pairs = recommend.read_histories(recommend.open_text(file), "standard input" if file == "-" else file, *fields)
+    bar = tqdm(pairs, unit=" users", ncols=100, disable=None if "user" not in options and "json" in options else True)
+    found = (explainer.explain(user, history, k, method=method, search=search) for user, history in bar)
+    explain_report.write(found, options.get("json"), options.get("html"))
+    _report_unknown(model.unknown)
+
+
+def _need_checkpoint(options: dict[str, str]) -> None:
+    if "checkpoint" not in options:
+        raise ConfigError(
+            "--checkpoint (command line) is missing: a file that training wrote, such as saved/MultVAE-....pth."
+        )
+
+
+def _true_or_false(options: dict[str, str], name: str, default: bool) -> bool:
+    value = options.get(name, str(default))
+    if value not in ("True", "False"):
+        raise ConfigError(f"{name}: '{value}' (command line) is not allowed; it must be True or False.")
+    return value == "True"
 
 
 def _numbers(options: dict[str, str], name: str, default: str) -> list[int]:

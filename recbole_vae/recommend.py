@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import sys
 from collections import Counter
@@ -53,11 +54,13 @@ class Recommender:
         users: ids of the users of the training data; position = row in ``model.histories``; the first is RecBole's padding.
         items: ids of the items; the first is RecBole's padding.
         unknown: how often each id that the model does not know stood in a history so far.
+        item_file: where the data set's file of item names was, or would have been, when the model was trained; or None.
     """
 
     def __init__(self, model: Any, users: Sequence[str], items: Sequence[str], dataset: str) -> None:
         self.model, self.users, self.items, self.dataset = model.eval(), list(users), list(items), dataset
         self.unknown: Counter[str] = Counter()
+        self.item_file: Path | None = None
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
         counts = torch.bincount(model.histories.indices.long(), minlength=len(self.items)).float()
@@ -91,7 +94,9 @@ class Recommender:
         # A sample of the items is for training only.
         model = kind({**options, "device": torch.device(device), "n_negatives": 0}, data)
         model.load_state_dict(state["state_dict"])
-        return cls(model.to(device), state["users"], state["items"], state["dataset"])
+        recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
+        recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
+        return recommender
 
     def recommend(
         self,
@@ -158,7 +163,7 @@ class Recommender:
         pairs = iter(histories)
         size = max(1, _SCORES // len(self.items))
         while batch := list(islice(pairs, size)):
-            lists = [self._known(history) for _, history in batch]
+            lists = [self.known(history) for _, history in batch]
             for (key, _), ranking in zip(batch, self._rank(lists, k, exclude_seen, barred), strict=True):
                 yield key, ranking
 
@@ -174,7 +179,12 @@ class Recommender:
             )
         return torch.ones(len(self.items), dtype=torch.bool).index_fill_(0, torch.tensor(known), False)
 
-    def _known(self, history: Iterable[str]) -> list[int]:
+    def known(self, history: Iterable[str]) -> list[int]:
+        """Return the numbers that the model has for item ids; those it does not know are left out, and counted in ``unknown``.
+
+        Raises:
+            DataError: the history is a string.
+        """
         if isinstance(history, str):
             raise DataError(f"a history must be a collection of item ids, and '{history[:40]}' is a string.")
         found = []
@@ -277,6 +287,30 @@ def write_rankings(rankings: Iterable[tuple[str, Ranking]], file: IO[str]) -> in
     for users, (user, ranking) in enumerate(chain(first, pairs), start=1):  # noqa: B007 - the result
         writer.writerows((user, rank, item, f"{score:.6g}") for rank, (item, score) in enumerate(ranking, start=1))
     return users
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """Open a file to write text, which is there only when all was written; after Ctrl-C NAME.partial has what there was.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            file = temporary.open("w", encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path}: cannot write this file: {error.strerror}.") from None
+        with file:
+            yield file
+        temporary.replace(path)
+    except KeyboardInterrupt:
+        partial = temporary.replace(path.with_name(f"{path.name}.partial"))
+        print(f"{partial}: what there was until then", file=sys.stderr)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def open_text(path: str) -> IO[str]:

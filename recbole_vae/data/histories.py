@@ -123,6 +123,18 @@ class Histories:
         values = None if self.values is None else self.values[entries]
         return Histories(indptr, self.indices[entries].long(), values)
 
+    def without(self, removed: Tensor) -> Histories:
+        """Return copies of a single history, each without some of its entries.
+
+        Args:
+            removed: which entries each copy lacks, bool, shape [copies, nnz].
+        """
+        kept = ~removed
+        indptr = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
+        torch.cumsum(kept.sum(1), 0, out=indptr[1:])
+        entries = kept.nonzero()[:, 1]
+        return Histories(indptr, self.indices[entries], None if self.values is None else self.values[entries])
+
     def slice(self, start: int, stop: int) -> Histories:
         """Return the rows from ``start`` to ``stop``."""
         if (start, stop) == (0, len(self)):  # without waiting for a GPU to say where they lie

@@ -45,8 +45,8 @@ class HybridVAE(MultVAE):
 
     ``logits`` are the VAE's, ``v`` is ``linear_share`` and ``w`` is ``kernel_share``. ``s`` makes each user's scores of unseen
     items mean 0 and deviation 1, without which the mixture would be of different strength for each user. The VAE is trained as
-    if it were alone. ``W`` and ``A`` follow from the training histories and are solved when the model is made, also when a checkpoint
-    is loaded, which has those histories.
+    if it were alone. ``W`` and ``A`` follow from the training histories and are solved when the model is made, also when a
+    checkpoint is loaded, which has those histories.
     """
 
     config_class: ClassVar[type[ModelConfig]] = HybridVAEConfig

@@ -52,4 +52,8 @@ class MultDAE(HistoryRecommender):
 
     def score(self, histories: Histories) -> Tensor:
         """Score all items by the decoder's logits; arguments and result: see the base class."""
-        return self.with_padding(self.decoder(self.encoder(histories)))
+        return self.with_padding(self.decoder(self.code(self.encoder(histories))))
+
+    def code(self, features: Tensor) -> Tensor:
+        """Return the code that the decoder takes, from the encoder's features: they are the code."""
+        return features

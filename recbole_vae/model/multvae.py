@@ -90,5 +90,8 @@ class MultVAE(HistoryRecommender):
 
     def score(self, histories: Histories) -> Tensor:
         """Score all items by the decoder's logits at the posterior mean; arguments and result: see the base class."""
-        mu, _ = self.posterior(histories)
-        return self.with_padding(self.decoder(mu))
+        return self.with_padding(self.decoder(self.code(self.encoder(histories))))
+
+    def code(self, features: Tensor) -> Tensor:
+        """Return what items are ranked by, the posterior mean, from the encoder's features."""
+        return features.chunk(2, dim=1)[0]

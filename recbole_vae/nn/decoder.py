@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import mlp, wide_linear
@@ -60,3 +61,8 @@ class MLPDecoder(nn.Module):
         plain = torch.is_grad_enabled() or output._forward_hooks
         logits: Tensor = output(features) if plain else wide_linear(features, output.weight, output.bias)
         return logits
+
+    def logits_of(self, latent: Tensor, items: Tensor) -> Tensor:
+        """Return the logits of some items only, int64, numbered from 0, shape [items]; shape [batch, items]."""
+        output = cast(nn.Linear, self.layers[-1])
+        return F.linear(self.layers[:-1](latent), output.weight[items], output.bias[items])

@@ -72,6 +72,9 @@ class MLPEncoder(nn.Module):
         if mask is not None:
             values = values * mask
         # Item 0 is RecBole's padding and has no row.
-        hidden = self.input(histories.indices - 1, values, histories.indptr)
-        features: Tensor = self.layers(self.activation(hidden))
+        return self.features(self.input(histories.indices - 1, values, histories.indptr))
+
+    def features(self, sums: Tensor) -> Tensor:
+        """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
+        features: Tensor = self.layers(self.activation(sums))
         return features
