@@ -67,7 +67,10 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
 
 def _begins_linear(model: Any) -> bool:
     parts = getattr(model, "encoder", None), getattr(model, "decoder", None)
-    return isinstance(parts[0], MLPEncoder) and isinstance(parts[1], MLPDecoder) and hasattr(model, "code")
+    # A subclass with a score of its own (HybridVAE) does more than decode the code.
+    owners = [next((cls for cls in type(model).__mro__ if name in vars(cls)), None) for name in ("code", "score")]
+    is_ours = isinstance(parts[0], MLPEncoder) and isinstance(parts[1], MLPDecoder)
+    return is_ours and owners[0] is owners[1] is not None
 
 
 def _scores_without(model: Any, history: Histories, items: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,7 @@ def test_weights_of_very_different_size_lose_nothing(build: Builder) -> None:
     torch.testing.assert_close(found[0, 0], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("model_name", ["MultVAE", "MultDAE"])
 def test_gradients_are_the_derivatives_of_the_scores(run: Run) -> None:
     model = run.model.double()
     items, values = [2, 3, 5, 8], torch.tensor([1.0, 2.0, 0.5, 1.0], dtype=torch.float64)
