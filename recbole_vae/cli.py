@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from recbole_vae.config import near
 from recbole_vae.errors import ConfigError, RecBoleVAEError, is_out_of_memory
+from recbole_vae.files import written_whole
 from recbole_vae.register import model_names, options_in, recbole_model_names
 
 USAGE = """\
@@ -317,7 +318,7 @@ def _recommend(options: dict[str, str]) -> None:
     if out is None:
         recommend.write_rankings(rankings, sys.stdout)
     else:
-        with recommend.written_whole(out) as file:
+        with written_whole(out) as file:
             count = recommend.write_rankings(rankings, file)
         print(f"{out}: {count} users", file=sys.stderr)
     _report_unknown(model.unknown)

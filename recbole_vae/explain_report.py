@@ -13,7 +13,7 @@ from pathlib import Path
 from recbole_vae.data.atomic import read_header
 from recbole_vae.errors import DataError
 from recbole_vae.explain import Explained, Explanation, Influence, ItemText
-from recbole_vae.recommend import written_whole
+from recbole_vae.files import written_whole
 
 _NAMED = 5
 """The most items of a counterfactual that a sentence names."""

@@ -1,9 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and never replaced by half of one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from recbole_vae.errors import DataError
 
@@ -20,5 +24,29 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(temporary, path)  # noqa: PTH105 - atomic, also onto a file that exists
     except OSError as error:
         raise DataError(f"{path}: cannot write this file ({error.strerror}). Is the disk full?") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """Open a file to write text, which is there only when all was written; after Ctrl-C NAME.partial has what there was.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            file = temporary.open("w", encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path}: cannot write this file: {error.strerror}.") from None
+        with file:
+            yield file
+        temporary.replace(path)
+    except KeyboardInterrupt:
+        partial = temporary.replace(path.with_name(f"{path.name}.partial"))
+        print(f"{partial}: what there was until then", file=sys.stderr)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import sys
 from collections import Counter
@@ -287,30 +286,6 @@ def write_rankings(rankings: Iterable[tuple[str, Ranking]], file: IO[str]) -> in
     for users, (user, ranking) in enumerate(chain(first, pairs), start=1):  # noqa: B007 - the result
         writer.writerows((user, rank, item, f"{score:.6g}") for rank, (item, score) in enumerate(ranking, start=1))
     return users
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[str]]:
-    """Open a file to write text, which is there only when all was written; after Ctrl-C NAME.partial has what there was.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        try:
-            file = temporary.open("w", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path}: cannot write this file: {error.strerror}.") from None
-        with file:
-            yield file
-        temporary.replace(path)
-    except KeyboardInterrupt:
-        partial = temporary.replace(path.with_name(f"{path.name}.partial"))
-        print(f"{partial}: what there was until then", file=sys.stderr)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def open_text(path: str) -> IO[str]:

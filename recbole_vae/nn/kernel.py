@@ -6,20 +6,19 @@ Dhaliwal, Carole-Jean Wu, Julian McAuley: Infinite Recommendation Networks: A Da
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 from recbole_vae.nn.encoder import normalise
+from recbole_vae.nn.layers import FixedWeight
 
 
 def tangent_kernel(cosine: Tensor) -> Tensor:
@@ -36,7 +35,7 @@ def tangent_kernel(cosine: Tensor) -> Tensor:
     return ((1 - cosine.square()).sqrt() + cosine * (2 * (math.pi - angle))) / math.pi
 
 
-class UserKernel(nn.Module):
+class UserKernel(FixedWeight):
     """Kernel ridge regression from histories to histories: ``k(x, X) (K + l2 I)^-1 X``, with ``K`` that of the users of ``X``.
 
     It follows from the training histories; nothing is in ``state_dict``.
@@ -49,8 +48,6 @@ class UserKernel(nn.Module):
     Raises:
         DataError: the users are too many for this machine's memory.
     """
-
-    weight: Tensor
 
     def __init__(self, histories: Histories, n_items: int, l2: float) -> None:
         super().__init__()
@@ -71,7 +68,7 @@ class UserKernel(nn.Module):
         _, solved, failed = lapack.sposv(kernel.T, table, lower=1, overwrite_a=1, overwrite_b=1)
         if failed:
             raise DataError("the kernel path is singular in float32: give it a larger kernel_l2.")
-        self.register_buffer("weight", torch.from_numpy(solved).to(users.device), persistent=False)
+        self.fix(torch.from_numpy(solved).to(users.device))
 
     def _cosine(self, histories: Histories) -> Tensor:
         """Return the cosine of each history with each training history, shape [batch, users]; 0 for one of no items."""
@@ -87,13 +84,6 @@ class UserKernel(nn.Module):
             for each in (histories, self.histories)
         ]
         return torch.from_numpy((tables[0] @ tables[1].T).toarray()).to(histories.indices.device)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> UserKernel:
-        """Copy all but the weights, which never change: RecBole copies each model whole to count its operations."""
-        memo[id(self.weight)] = self.weight
-        new = self.__class__.__new__(self.__class__)
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return new
 
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""

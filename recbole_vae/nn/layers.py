@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -116,6 +117,23 @@ def row_gradient(rows: Tensor, values: Tensor, length: int) -> Tensor:
     """Return a sparse tensor of ``length`` rows of which ``rows``, ascending and none twice, have ``values``."""
     shape = (length, *values.shape[1:])
     return torch.sparse_coo_tensor(rows.unsqueeze(0), values, shape, is_coalesced=True, check_invariants=False)
+
+
+class FixedWeight(nn.Module):
+    """A module whose ``weight`` follows from the training histories: no parameter, and not in ``state_dict``."""
+
+    weight: Tensor
+
+    def fix(self, weight: Tensor) -> None:
+        """Set the weight, once."""
+        self.register_buffer("weight", weight, persistent=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FixedWeight:
+        """Copy all but the weight, which never changes: RecBole copies each model whole to count its operations."""
+        memo[id(self.weight)] = self.weight
+        new = self.__class__.__new__(self.__class__)
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
 
 _COLUMNS = 1024

@@ -6,25 +6,22 @@ that don't overfit towards the Identity. NeurIPS 2020 ("EDLAE").
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import numpy as np
 import psutil
 import torch
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix, diags
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
-from recbole_vae.nn.layers import bag
+from recbole_vae.nn.layers import FixedWeight, bag
 
 _ENTRIES = 2**24
 """Entries of the Gram matrix that are made at once (128 MiB with their indices)."""
 
 
-class ItemItem(nn.Module):
+class ItemItem(FixedWeight):
     """Scores that are linear in the history: ``x W``, where the diagonal of ``W`` is 0, so that no item speaks for itself.
 
     ``W`` is no parameter but follows from the training histories; it is not in ``state_dict``.
@@ -38,21 +35,12 @@ class ItemItem(nn.Module):
         DataError: the items are too many for this machine's memory.
     """
 
-    weight: Tensor
-
     def __init__(
         self, histories: Histories, n_items: int, l2: float, dropout: float, user_power: float, item_power: float
     ) -> None:
         super().__init__()
         weight = item_item_weights(histories, n_items, l2, dropout, user_power, item_power)
-        self.register_buffer("weight", weight.to(histories.indices.device), persistent=False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ItemItem:
-        """Copy all but the weights, which never change: RecBole copies each model whole to count its operations."""
-        memo[id(self.weight)] = self.weight
-        new = self.__class__.__new__(self.__class__)
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return new
+        self.fix(weight.to(histories.indices.device))
 
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""
