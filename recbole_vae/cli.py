@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -56,6 +57,7 @@ recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item
   -k=N                   items for each (default 10)
   --candidates=FILE      the only items that may be recommended, one in a line
   --keep_seen=True       items of the history may be recommended, too
+  --popularity_correction=X  above 0 favours rare items, below 0 popular ones (default: as trained, 0 unless set)
   --out=FILE             where to write (default: standard output)
 
 compare  Run models on the same splits, each run in a process of its own, and make the tables. After a stop, the same
@@ -94,6 +96,7 @@ explain  Say which items of a history each recommendation rests on, and without 
   -k=N                   recommendations for each (default 10)
   --method=NAME          exact (each item left out in turn; default) or gradient (approximate, in less time)
   --counterfactual=False do not look for what would have to be missing
+  --popularity_correction=X  as for recommend
   --items=FILE           the items' names: an .item file of RecBole (default: the one beside the data, if it is there)
   --json=FILE            write a line of JSON for each user; - is standard output, in place of the text
   --html=FILE            write a page to look at
@@ -247,7 +250,16 @@ _BENCH_OPTIONS = (
 )  # fmt: skip
 
 
-_RECOMMEND_OPTIONS = ("checkpoint", "users", "histories", "k", "candidates", "keep_seen", "out")
+_RECOMMEND_OPTIONS = (
+    "checkpoint",
+    "users",
+    "histories",
+    "k",
+    "candidates",
+    "keep_seen",
+    "out",
+    "popularity_correction",
+)
 
 
 def _check_options(command: str, options: dict[str, str], known: Sequence[str]) -> None:
@@ -294,7 +306,9 @@ def _recommend(options: dict[str, str]) -> None:
     out = Path(options["out"]) if "out" in options else None
     if out and not out.parent.is_dir():
         raise ConfigError(f"--out={out} (command line): there is no folder {out.parent}.")
-    model = recommend.Recommender.load(options["checkpoint"])
+    model = recommend.Recommender.load(
+        options["checkpoint"], popularity_correction=_real(options, "popularity_correction")
+    )
     candidates = None
     if "candidates" in options:
         with recommend.open_text(options["candidates"]) as file:
@@ -406,7 +420,18 @@ def _bench(options: dict[str, str]) -> None:
         bench.plot(reports, files["plot"])
 
 
-_EXPLAIN_OPTIONS = ("checkpoint", "user", "histories", "k", "method", "counterfactual", "items", "json", "html")
+_EXPLAIN_OPTIONS = (
+    "checkpoint",
+    "user",
+    "histories",
+    "k",
+    "method",
+    "counterfactual",
+    "items",
+    "json",
+    "html",
+    "popularity_correction",
+)
 
 
 def _explain(options: dict[str, str]) -> None:
@@ -428,7 +453,9 @@ def _explain(options: dict[str, str]) -> None:
         raise ConfigError(
             f"method: '{method}' (command line) is not allowed; it must be {' or '.join(explain.METHODS)}."
         )
-    model = recommend.Recommender.load(options["checkpoint"])
+    model = recommend.Recommender.load(
+        options["checkpoint"], popularity_correction=_real(options, "popularity_correction")
+    )
     beside = model.item_file if model.item_file and model.item_file.is_file() else None
     names = options.get("items", beside)
     explainer = explain.Explainer(model, explain_report.read_item_texts(names, model.model.ITEM_ID) if names else None)
@@ -472,6 +499,19 @@ def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) 
     if not text.isdecimal() or int(text) < minimum:
         raise ConfigError(f"{name}: '{text}' (command line) is not allowed; it must be an integer >= {minimum}.")
     return int(text)
+
+
+def _real(options: dict[str, str], name: str) -> float | None:
+    text = options.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{name}: '{text}' (command line) is not allowed; it must be a number.")
+    return value
 
 
 def _free_port() -> int:

@@ -128,6 +128,7 @@ class ModelConfig:
     seed: int = option(int, minimum=0, below=2**32)
     precision: str = option(str, choices=("auto", "float32", "bfloat16"))
     fast_evaluation: bool = option(bool)
+    popularity_correction: float = option(float)
     value_field: str | None = option(str, optional=True)
     resume: str | None = option(str, optional=True)
 

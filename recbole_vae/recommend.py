@@ -67,14 +67,19 @@ class Recommender:
         self._popularity[0] = -torch.inf
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Recommender:
+    def load(
+        cls, path: str | Path, device: str | torch.device = "cpu", popularity_correction: float | None = None
+    ) -> Recommender:
         """Load a model from a checkpoint of recbole_vae; neither its data nor RecBole's settings are needed.
 
         Args:
             path: the file that training wrote.
             device: where to compute.
+            popularity_correction: in the place of the option that the model was trained with; above 0, rare items are
+                favoured, below 0, popular ones.
 
         Raises:
+            ConfigError: ``popularity_correction`` is no finite number.
             CheckpointError: it is no checkpoint, or of a model that is not registered here.
         """
         state = checkpoint.load(path)
@@ -91,7 +96,11 @@ class Recommender:
             feat[options["value_field"]] = rows.values
         data = _Vocabulary(state["users"], state["items"], user, item, feat, state["dataset"])
         # A sample of the items is for training only.
-        model = kind({**options, "device": torch.device(device), "n_negatives": 0}, data)
+        now = {"device": torch.device(device), "n_negatives": 0}
+        if popularity_correction is not None:
+            now["popularity_correction"] = popularity_correction
+        # Checkpoints that are older than the option have none.
+        model = kind({"popularity_correction": 0.0, **options, **now}, data)
         model.load_state_dict(state["state_dict"])
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
         recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"

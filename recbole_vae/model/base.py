@@ -17,6 +17,7 @@ from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.nn.layers import ACTIVATIONS
+from recbole_vae.nn.propensity import log_propensity
 
 SCORES_PER_CHUNK = 2**22
 """Scores that ``predict`` holds at once (16 MiB in float32)."""
@@ -88,6 +89,10 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         super().__init__(config, dataset)
         self.options = self.config_class.read(config)
         self.histories = Histories.from_dataset(dataset, self.options.value_field).to(self.device)
+        self._correction: Tensor | None = None
+        if self.options.popularity_correction:
+            counts = torch.bincount(self.histories.indices.long(), minlength=self.n_items)[1:]
+            self._correction = -self.options.popularity_correction * log_propensity(counts)
         self.step = 0
         self.steps_per_epoch = -(-int((self.histories.lengths() > 0).sum()) // self.options.train_batch_size)
 
@@ -112,7 +117,8 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
             histories: batch of histories, on the model's device.
 
         Returns:
-            Shape [batch, n_items]; item 0, RecBole's padding, has ``-inf``. Items of the history are scored like others.
+            Shape [batch, n_items], made of logits by :meth:`with_padding`; item 0, RecBole's padding, has ``-inf``. Items of
+            the history are scored like others.
         """
 
     def batch_terms(self, interaction: Any) -> tuple[LossTerms, float]:
@@ -166,7 +172,17 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         return scores
 
     def with_padding(self, logits: Tensor) -> Tensor:
-        """Put RecBole's padding item, which must never be recommended, before the logits of the real ones."""
+        """Make scores of logits: correct them for popularity, and put RecBole's padding item before the real ones.
+
+        Args:
+            logits: shape [batch, n_items - 1].
+
+        Returns:
+            ``logits - popularity_correction * log propensity`` (see :func:`~recbole_vae.nn.propensity.log_propensity`), and
+            ``-inf`` for the padding item, which must never be recommended; shape [batch, n_items].
+        """
+        if self._correction is not None:
+            logits = logits + self._correction.to(logits)
         return F.pad(logits, (1, 0), value=-torch.inf)
 
     def get_extra_state(self) -> dict[str, int]:
