@@ -41,7 +41,7 @@ def clean_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 @pytest.fixture(scope="session", autouse=True)
 def same_process_everywhere() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # tiny steps: threads that wait for each other on a busy machine take minutes
     # A shell's background jobs ignore Ctrl-C, and so would the children of the tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
