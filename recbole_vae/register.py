@@ -383,7 +383,7 @@ def _load_what_is_used(config: Any) -> None:
 # Options of RecBole that stand in none of its files.
 RUN_OPTIONS = {
     "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
-    "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "reg_weight",
+    "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "reg_weight", "tail_ratio",
 }  # fmt: skip
 
 
