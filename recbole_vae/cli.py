@@ -361,8 +361,10 @@ def _compare(options: dict[str, str]) -> int:
     tables.parquet()  # what would fail at the end fails here
     try:
         comparison = runner.compare(planned, out, command)
-    except KeyboardInterrupt:
+    except runner.Interrupted as interrupted:
         print(f"{out}: what is done is kept; the same command goes on", file=sys.stderr)
+        if interrupted.comparison.runs:
+            outputs.write(interrupted.comparison, out)
         raise
     print(outputs.write(comparison, out))
     return int(any(run.status not in (results.DONE, results.REFUSED) for run in comparison.runs))

@@ -11,7 +11,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory, of the machine or of a GPU, did not suffice."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
-        each in text for each in ("out of memory", "allocate memory", "can't allocate")
+        each in text for each in ("out of memory", "allocate memory", "can't allocate", "failed to map segment")
     )
 
 

@@ -35,7 +35,14 @@ def written_whole(path: Path) -> Iterator[IO[str]]:
     Raises:
         DataError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    path = path.resolve()  # what a link points to, not the link
+    if path.is_dir():
+        raise DataError(f"{path}: cannot write this file: it is a folder.")
+    if path.exists() and not path.is_file():  # a device or a pipe
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
             file = temporary.open("w", encoding="utf-8")

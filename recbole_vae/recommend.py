@@ -181,6 +181,7 @@ class Recommender:
             return None
         names = list(map(str, candidates))
         known = [self._item_ids[name] for name in names if name in self._item_ids]
+        self.unknown.update(name for name in names if name not in self._item_ids)
         if not known:
             raise DataError(
                 f"candidates: the model knows none of the {len(names)} items; its data set is {self.dataset}."
@@ -258,7 +259,7 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
     user_place, item_place = places
 
     def pairs() -> Iterator[tuple[int, str, str]]:
-        reader, number = csv.reader(file, delimiter=separator), 1
+        reader, number = csv.reader(file, delimiter=separator, strict=True), 1
         try:
             for number, cells in enumerate(reader, start=2):
                 if len(cells) != len(columns):
@@ -270,6 +271,8 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
                 yield number, cells[user_place], cells[item_place]
         except UnicodeDecodeError as error:
             raise _not_utf8(name, number + 1, error) from None
+        except csv.Error as error:  # a stray quotation mark would swallow the rest
+            raise DataError(f"{name}, line {reader.line_num + 1}: not valid CSV ({error}).") from None
 
     done: set[int] = set()  # hashes: a set of a million names would be most of the memory
     for user, lines in groupby(pairs(), key=lambda pair: pair[1]):

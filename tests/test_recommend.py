@@ -17,7 +17,7 @@ import recbole_vae
 from recbole_vae.cli import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, DataError
-from recbole_vae.recommend import read_histories, write_rankings
+from recbole_vae.recommend import Recommender, read_histories, write_rankings
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 
@@ -277,3 +277,18 @@ sys.exit(cli.main(["recommend", "--checkpoint={run.trainer.saved_model_file}", "
 def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", *arguments]) in (1, 2)
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_stray_quotation_mark_does_not_swallow_the_rest() -> None:
+    text = 'user_id,item_id\na,"50\na,181\nb,172\n'
+    with pytest.raises(DataError, match=r"h\.csv, line \d: not valid CSV"):
+        list(read_histories(io.StringIO(text), "h.csv", "user_id", "item_id"))
+
+
+def test_unknown_candidates_are_counted(build: Builder) -> None:
+    run = build()
+    run.fit()
+    recommender = Recommender.load(run.trainer.saved_model_file)
+    (ranking,) = recommender.recommend([["i1"]], 5, candidates=["i2", "nobody", "i3"])
+    assert {item for item, _ in ranking} == {"i2", "i3"}
+    assert recommender.unknown == {"nobody": 1}

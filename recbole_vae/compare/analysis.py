@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from recbole_vae.compare import statistics
 from recbole_vae.compare.results import DONE, Comparison, Run
 from recbole_vae.compare.statistics import Floats
 from recbole_vae.errors import DataError
+
+Key = TypeVar("Key", bound=tuple[str, ...])
 
 BEYOND = {
     "itemcoverage": True,
@@ -94,8 +97,10 @@ class Table:
         reference: label of the reference row, None where it is not (yet) done.
         best: for each metric, the labels from the best one.
         against_reference: tests of all rows in all metrics, a family; by label and metric.
-        against_best: tests against the best row of each metric, a family; by label and metric.
-        pairs: tests of all pairs of rows in the primary metric, a family; by both labels, in both directions.
+        against_best: tests against the best row of each metric; by label and metric.
+        pairs: tests of all pairs of rows in the primary metric; by both labels. These and those against the best are of one
+            family, all pairs in all metrics.
+        compared: how many tests that family has.
         samples: sign flips that were drawn for each test.
         users: number of test users of each run, least and most.
     """
@@ -115,6 +120,7 @@ class Table:
     against_best: dict[tuple[str, str], Test]
     pairs: dict[tuple[str, str], Test]
     samples: int
+    compared: int
     users: tuple[int, int]
 
     @property
@@ -194,6 +200,7 @@ def _table(comparison: Comparison, runs: list[Run]) -> Table:
         {},
         {},
         0,
+        0,
         (min(sizes, default=0), max(sizes, default=0)),
     )
     _test(table, [row for row in rows.values() if row.done])
@@ -241,26 +248,35 @@ def _test(table: Table, rows: list[Row]) -> None:
     labels = [row.label for row in rows]
     reference = table.reference
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
-    largest = max(len(pairs), (len(labels) - 1) * len(table.tested), 1)
-    # Enough for the smallest p to survive the correction ten times over.
-    table.samples = max(10_000, int(10 * largest / table.alpha))
+    table.compared = len(pairs) * len(table.tested)
+    # Enough for the smallest p to survive the correction ten times over, unless alpha is tiny.
+    table.samples = max(10_000, min(1_000_000, int(10 * table.compared / table.alpha)))
+    all_pairs: dict[tuple[str, str, str], Test] = {}
     for metric, cube in cubes(rows, table.seeds, table.tested):
         against_best = [(a, table.best[metric][0]) for a in labels if a != table.best[metric][0]]
         against_reference = [(a, reference) for a in labels if reference is not None and a != reference]
-        wanted = dict.fromkeys([*(pairs if metric == table.primary else []), *against_reference, *against_best])
+        wanted = dict.fromkeys([*pairs, *against_reference, *against_best])
         found = _pairs(metric, list(wanted), dict(zip(labels, cube, strict=True)), table.samples)
         table.against_best.update({(a, metric): found[a, b] for a, b in against_best if (a, b) in found})
         table.against_reference.update({(a, metric): found[a, b] for a, b in against_reference if (a, b) in found})
-        if metric == table.primary:
-            table.pairs = {each: found[each] for each in pairs if each in found}
-    # The families correct copies, because a test may belong to several.
-    for family in (table.against_best, table.against_reference, table.pairs):
-        tests = [Test(**vars(test)) for test in family.values()]
-        corrected = statistics.holm(np.array([test.p for test in tests]))
-        wilcoxon = statistics.holm(np.array([test.p_wilcoxon for test in tests]))
-        for key, test, p, other in zip(list(family), tests, corrected, wilcoxon, strict=True):
-            test.holm, test.holm_wilcoxon = float(p), float(other)
-            family[key] = test
+        all_pairs.update({(*each, metric): found[each] for each in pairs if each in found})
+    table.against_reference = _corrected(table.against_reference)
+    # The best row was chosen on the same users: only a correction over all pairs keeps what it promises then.
+    all_pairs = _corrected(all_pairs)
+    table.pairs = {(a, b): test for (a, b, metric), test in all_pairs.items() if metric == table.primary}
+    for (label, metric), test in table.against_best.items():
+        pair = all_pairs.get((label, test.against, metric)) or all_pairs[test.against, label, metric]
+        test.holm, test.holm_wilcoxon = pair.holm, pair.holm_wilcoxon
+
+
+def _corrected(family: dict[Key, Test]) -> dict[Key, Test]:
+    """Return copies of tests with Holm's correction over all of them; a test may belong to several families."""
+    tests = [Test(**vars(test)) for test in family.values()]
+    corrected = statistics.holm(np.array([test.p for test in tests]))
+    wilcoxon = statistics.holm(np.array([test.p_wilcoxon for test in tests]))
+    for test, p, other in zip(tests, corrected, wilcoxon, strict=True):
+        test.holm, test.holm_wilcoxon = float(p), float(other)
+    return dict(zip(family, tests, strict=True))
 
 
 def _pairs(

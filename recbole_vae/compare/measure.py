@@ -49,6 +49,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     run = Run(job["dataset"], job.get("protocol", ""), job.get("label", job["model"]), job["model"], job["seed"])
     run.settings, run.versions = dict(job["settings"]), checkpoint.versions()
     model_class = get_model(job["model"])
+    torch.autograd.set_detect_anomaly(False)  # RecBole's SINE turns it on for the whole process, by being imported
     if model_class.type not in (ModelType.GENERAL, ModelType.TRADITIONAL):
         run.status, run.reason = (
             REFUSED,

@@ -31,6 +31,7 @@ _OWN = (
     "models", "rows", "datasets", "dataset", "protocols", "settings", "seeds", "split_seed", "metrics", "topk", "primary",
     "max_k", "reference", "alpha", "trials", "spaces", "imports", "jobs", "time_limit", "memory_limit", "scheduler",
 )  # fmt: skip
+_NO_DIRECTION = ("giniindex", "averagepopularity", "tailpercentage", "shannonentropy")
 _SET_BY_COMPARE = {
     "model": "rows", "seed": "seeds", "checkpoint_dir": None, "show_progress": None, "fast_evaluation": None, "resume": None,
     "config_files": None, "nproc": "jobs", "metric_decimal_place": None,
@@ -55,6 +56,7 @@ class Plan:
         rows: what is compared, in the order of the table.
         datasets: settings of each data set, by its name; ``protocols``: of each protocol.
         settings: for all. A protocol's come above a data set's, a row's above both, and all above these.
+        options: of the command line; above all of those.
         seeds: of the models; of the split, too, unless ``split_seed`` is given.
         metrics: RecBole's names, without k; ``topk``: the k of the table.
         primary: chooses the best epoch and the tuned settings (on the validation part), and ranks the rows.
@@ -69,6 +71,7 @@ class Plan:
     datasets: dict[str, dict[str, Any]]
     protocols: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    options: dict[str, Any]
     seeds: list[int]
     split_seed: int | None
     metrics: list[str]
@@ -92,18 +95,36 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a comparison goes on; rows, seeds, data sets and protocols may be added."""
-        names = ("datasets", "protocols", "settings", "split_seed", "metrics", "topk", "primary", "max_k", "trials")
+        names = (
+            "datasets",
+            "protocols",
+            "settings",
+            "options",
+            "split_seed",
+            "metrics",
+            "topk",
+            "primary",
+            "max_k",
+            "trials",
+        )
         return {name: getattr(self, name) for name in names}
 
     def plain(self) -> dict[str, Any]:
-        """Return the plan as plain values, as a plan's YAML file could have them."""
+        """Return the plan as plain values, as a plan's YAML file could have them, with the command line's options in it."""
+
+        def left(settings: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in settings.items() if name not in self.options}
+
         rows = [
-            {"model": row.model, "label": row.label, "settings": dict(row.settings)}
+            {"model": row.model, "label": row.label, "settings": left(row.settings)}
             | ({} if row.space is None else {"space": dict(row.space)})
             for row in self.rows
         ]
         others = {name: value for name in _OWN if (value := getattr(self, name, None)) not in (None, {}, [])}
-        return {**others, "rows": rows}
+        named = {
+            name: {key: left(each) for key, each in getattr(self, name).items()} for name in ("datasets", "protocols")
+        }
+        return {**others, **named, "rows": rows, "settings": {**self.settings, **self.options}}
 
     def cells(self) -> list[tuple[str, str, Row]]:
         """Return all of (data set, protocol, row), in the order of the tables."""
@@ -115,6 +136,7 @@ class Plan:
         """Return all that determines a run, and nothing else, as plain values."""
         settings = {
             **self.settings, **self.datasets[dataset], **self.protocols[protocol], **row.settings, **(tuned or {}),
+            **self.options,
         }  # fmt: skip
         return {
             "dataset": dataset, "model": row.model, "seed": seed, "split_seed": self.split_seed, "settings": settings,
@@ -212,11 +234,8 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
             raise ConfigError(f"imports ({where('imports')}): cannot import {module} ({error}).") from None
         finally:
             sys.path.pop()
-    settings = _settings(
-        {**TRAINING, **reader.mapping("settings"), **{n: v for n, v in given.items() if n not in _OWN}},
-        "settings",
-        where,
-    )
+    settings = _settings({**TRAINING, **reader.mapping("settings")}, "settings", where)
+    of_command = _settings({name: value for name, value in given.items() if name not in _OWN}, "command line", where)
     datasets = {name: _settings(each, name, where) for name, each in _named_settings(values, where).items()}
     protocols = {
         name: _settings(each, name, where) for name, each in (reader.mapping("protocols") or {"default": {}}).items()
@@ -244,7 +263,8 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     if split_seed is not None and not _is_seed(split_seed):
         _refuse("split_seed", split_seed, where, "an integer >= 0")
     plan = Plan(
-        rows=rows, datasets=datasets, protocols=protocols, settings=settings, seeds=seeds, split_seed=split_seed,
+        rows=rows, datasets=datasets, protocols=protocols, settings=settings, options=of_command, seeds=seeds,
+        split_seed=split_seed,
         metrics=metrics, topk=topk, primary=primary, max_k=reader.integer("max_k", max(50, *topk), max(topk)),
         reference=values.get("reference"), alpha=reader.number("alpha", 0.05, 1) or 0.05, trials=reader.integer("trials", 0, 0),
         spaces=spaces, imports=imports, jobs=reader.integer("jobs", 1, 1), time_limit=reader.number("time_limit"),
@@ -255,7 +275,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
         _refuse("reference", plan.reference, where, f"the label of a row: {', '.join(labels)}")
     _check_splits(plan, where)
     for name, own_settings in datasets.items():
-        _check_data({**settings, **own_settings}, name, where)
+        _check_data({**settings, **own_settings, **of_command}, name, where)
     return plan
 
 
@@ -417,7 +437,15 @@ def _check_metrics(metrics: Sequence[str], topk: Sequence[int], primary: str, wh
     at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)} & set(ranking)
     values = {"metrics": list(metrics), "topk": list(topk), "valid_metric": primary}
     kinds = {name: ranking[name] for name in at_k}  # the others need scores of all pairs, or have no k
-    check_metrics(values, kinds, (), at_k, lambda key: where("primary" if key == "valid_metric" else key))
+    try:
+        check_metrics(values, kinds, (), at_k, lambda key: where("primary" if key == "valid_metric" else key))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("valid_metric", "primary")) from None
+    if primary.partition("@")[0].lower() in _NO_DIRECTION:
+        raise ConfigError(
+            f"primary: {primary!r} ({where('primary')}) is not allowed: whether more of it is better is no matter of course. "
+            "Choose one of accuracy, such as NDCG@10."
+        )
 
 
 def _check_splits(plan: Plan, where: Where) -> None:

@@ -225,7 +225,7 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> None:
             found = "".join(f"<li>{escape(each)}</li>" for each in remarks(table, comparison))
             page.body.append(f'<ul class="remarks">{found}</ul>' if found else "")
         else:
-            page.body.append('<p class="quiet">Means over the seeds.</p>')
+            page.body.append('<p class="quiet">Means over the seeds ± their standard deviation.</p>')
     if not rows:
         return
     _differences(page, table)
@@ -241,7 +241,7 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> None:
     )
     page.section(
         "Accuracy over k",
-        "How the metrics grow with the length of the list. Click a name to hide it in this section.",
+        "The metrics at each length of the list. Click a name to hide it in this section.",
         _over_k(page, rows),
     )
     page.section(
@@ -263,7 +263,8 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> None:
     page.section(
         "All pairs",
         f"Difference in {primary}, the row minus the column, in order of rank. * differs significantly: paired "
-        f"randomisation test over users, Holm's correction over the {len(table.pairs)} pairs, alpha = {table.alpha:g}.",
+        f"randomisation test over users, Holm's correction over all pairs in all metrics "
+        f"({table.compared} tests), alpha = {table.alpha:g}.",
         _matrix(table),
         legend=False,
     )
@@ -677,7 +678,7 @@ def _settings(page: _Page, comparison: Comparison) -> None:
             f"<details><summary>{escape(', '.join(name))} <span class=quiet>({len(own)} rows)</span></summary>"
         )
         for label, runs in own.items():
-            page.body.append(f"<p>{escape(label)}</p><pre><code>{escape(command(runs[0]))}</code></pre>")
+            page.body.append(f"<p>{escape(label)}</p><pre><code>{escape(command(runs[0], comparison))}</code></pre>")
         splits = dict.fromkeys(
             (run.seed, run.split_hash[:16]) for runs in own.values() for run in runs if run.split_hash
         )

@@ -118,10 +118,22 @@ class _Cell:
     shown: int = 0
     runs: list[Run] = field(default_factory=list)
 
+    def key(self, job: Mapping[str, Any]) -> str:
+        """Return what tells a run from all others; two rows may have the same settings, and must not share a folder."""
+        return digest([self.protocol, self.row.label, job])
+
     def refused(self) -> str:
         """Return why the row cannot take part, as a trial found; or ""."""
         trials = self.study.trials() if self.study else []
         return next((each["reason"] for each in trials if each["status"] == REFUSED), "")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what was done until then."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        super().__init__()
+        self.comparison = comparison
 
 
 def compare(plan: Plan, out: Path, command: str) -> Comparison:
@@ -136,7 +148,11 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
         ConfigError: ``out`` is no folder, is that of another comparison, or is in use; or a package or the scheduler is missing.
         DataError: a result cannot be written.
     """
-    spaces = [space_of(plan, row) if plan.trials else {} for row in plan.rows]  # before anything is made
+    models = {row.model for row in plan.rows}
+    for name in plan.spaces:
+        if name not in models:
+            raise ConfigError(f"spaces: {name} is the model of no row; there are: {', '.join(sorted(models))}.")
+    spaces = [space_of(plan, row) for row in plan.rows]  # before anything is made
     if plan.trials and any(spaces):
         optuna()
     with _folder(plan, out), _executor(plan) as executor:
@@ -153,9 +169,9 @@ class _Comparing:
     def run(self, command: str) -> Comparison:
         plan = self.plan
         for cell in self.cells:
-            space = space_of(plan, cell.row) if plan.trials else {}
-            if space:
-                key = {**plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0]), "space": space}
+            space = space_of(plan, cell.row)
+            if space and plan.trials:
+                key = [cell.key(plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0])), space]
                 file = self.out / "tuning" / f"{digest(key)[:16]}.journal"
                 cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
                 if len(cell.study.trials()) >= plan.trials and cell.study.best() is None and not cell.refused():
@@ -172,13 +188,18 @@ class _Comparing:
                 done, _ = wait(self.pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     self._take(future, *self.pending.pop(future))
-        except BaseException:
+        except BaseException as error:
             for future in self.pending:
                 future.cancel()
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(self._comparison(command)) from None
             raise
         finally:
             self.bar.close()
-        runs = [run for cell in self.cells for run in cell.runs]
+        return self._comparison(command)
+
+    def _comparison(self, command: str) -> Comparison:
+        plan, runs = self.plan, [run for cell in self.cells for run in cell.runs]
         _compare_splits(runs)
         return Comparison(
             sorted(runs, key=self._place), plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials,
@@ -203,7 +224,7 @@ class _Comparing:
                 others = [each["scores"] for each in trials if each["status"] == "done" and each["scores"]]
                 specification = {**self._specification(job), "others": others, "bigger": cell.study.bigger}
                 specification["job"]["trial"] = True
-                folder = self.out / "tuning" / f"{cell.row.model}-{digest(job)[:16]}"
+                folder = self.out / "tuning" / f"{cell.row.model}-{cell.key(job)[:16]}"
                 self._submit(specification, folder, "trial", cell, (trial, settings))
                 return
             yield from ["kept"] * self._shown(cell, plan.trials)
@@ -221,7 +242,7 @@ class _Comparing:
                     self._finish(Run(cell.dataset, "", "", cell.row.model, seed, FAILED, reason), cell, job)
                 )
                 continue
-            folder = self.out / "runs" / f"{cell.row.model}-{seed}-{digest(job)[:16]}"
+            folder = self.out / "runs" / f"{cell.row.model}-{seed}-{cell.key(job)[:16]}"
             if (folder / "result.json").is_file():
                 try:
                     run = Run.load(folder)
@@ -363,8 +384,8 @@ def _folder(plan: Plan, out: Path) -> Iterator[None]:
 
 def _check_identity(plan: Plan, out: Path) -> None:
     file, own = out / "comparison.json", plan.identity()
-    if not file.is_file():
-        others = [each.name for each in out.iterdir() if each.name != ".lock"]
+    if not file.is_file() or not _anything_done(out):
+        others = [each.name for each in out.iterdir() if each.name not in (".lock", file.name, "runs", "tuning")]
         if others:
             raise ConfigError(
                 f"--out={out} (command line): this folder is not of a comparison and not empty ({others[0]})."
@@ -386,6 +407,12 @@ def _check_identity(plan: Plan, out: Path) -> None:
             raise
         raise ConfigError(f"{file}: damaged ({error}); choose another folder.") from None
     write_whole(file, json.dumps(own, indent=1).encode())
+
+
+def _anything_done(out: Path) -> bool:
+    """Return whether a run is done, or a trial was made: until then, a mistake in the plan can be mended."""
+    results = out.glob("runs/*/result.json")
+    return any(out.glob("tuning/*.journal")) or any('"status": "done"' in each.read_text() for each in results)
 
 
 def _differences(name: str, before: Any, now: Any) -> list[str]:

@@ -175,18 +175,20 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
     else:
         sentences.append("One seed, so there is no deviation over seeds.")
     budget = _plural(comparison.trials, "tuning trial")
-    sentences.append(f"{budget[0].upper()}{budget[1:]} for each row." if comparison.trials else "Untuned defaults.")
+    tuned = f"{budget[0].upper()}{budget[1:]} for each row that has something to tune."
+    sentences.append(tuned if comparison.trials else "Untuned defaults.")
     if sum(bool(row.done) for row in table.rows) > 1:
         sentences.append("The best of each column is bold, the second underlined.")
     if table.against_best:
-        family = f"all rows and metrics of this table ({_plural(len(table.against_best), 'test')})"
+        family = f"all pairs of rows in all metrics of this table ({_plural(table.compared, 'test')})"
         marks = "= marks what does not differ significantly from the best of its column"
         if table.against_reference:
             marks += f", * what differs significantly from {table.reference}"
-            family += f", once against the best and once against {table.reference}"
+            family += f"; that for * over all rows and metrics ({_plural(len(table.against_reference), 'test')})"
         sentences.append(
             f"{marks}: two-sided paired randomisation test over users, whose values are averaged over seeds "
-            f"({table.samples:,} sign flips), alpha = {table.alpha:g}, Holm's correction over {family}."
+            f"({table.samples:,} sign flips, or all where few users differ), "
+            f"alpha = {table.alpha:g}, Holm's correction over {family}."
         )
         untested = [title(metric) for metric in table.metrics if metric not in table.tested]
         if untested:
@@ -300,7 +302,7 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
             words = (
                 " ".join([*caption(table, comparison), *remarks(table, comparison)])
                 if first
-                else f"{part.title}: {table.name}. Means over the seeds."
+                else f"{part.title}: {table.name}. Means over the seeds ± their standard deviation."
             )
             lines += [
                 r"\begin{table}",
@@ -442,7 +444,7 @@ def settings_yaml(comparison: Comparison) -> str:
             "split_hash": run.split_hash,
             "device": run.device,
             "settings": run.settings,
-            "command": command(run),
+            "command": command(run, comparison),
         }
         for run in comparison.runs
     ]
@@ -469,8 +471,16 @@ def versions(runs: Iterable[Run]) -> dict[str, str]:
     return {package: ", ".join(each) for package, each in found.items()}
 
 
-def command(run: Run) -> str:
-    """Return the command that makes a run by itself."""
-    options = {"model": run.model, "dataset": run.dataset, **run.settings, "seed": run.seed}
+def command(run: Run, comparison: Comparison) -> str:
+    """Return the command that makes a run by itself, or that of the comparison where only ``compare`` does what it needs."""
+    plan = comparison.settings
+    if plan.get("split_seed") is not None or plan.get("imports") or run.model == "Pop":
+        return comparison.command
+    measured = {
+        "metrics": list(dict.fromkeys(metric.partition("@")[0] for metric in comparison.metrics)),
+        "topk": sorted({int(k) for metric in comparison.metrics if (k := metric.partition("@")[2])}),
+        "valid_metric": comparison.primary,
+    }
+    options = {"model": run.model, "dataset": run.dataset, **run.settings, "seed": run.seed, **measured}
     words = [f"--{name}={value}" for name, value in options.items()]
     return shlex.join(["recbole-vae", "run", *words])

@@ -37,7 +37,7 @@ def space_of(plan: Plan, row: Row) -> dict[str, Any]:
         path = files("recbole_vae.properties").joinpath(f"hyper/{row.model}.yaml")
         space = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML) if path.is_file() else {}
         owner = f"properties/hyper/{row.model}.yaml"
-        space = {name: each for name, each in space.items() if name not in row.settings}
+        space = {name: each for name, each in space.items() if name not in row.settings and name not in plan.options}
     return _checked(space, owner)
 
 

@@ -212,7 +212,9 @@ class SplitFile:
             rows = pd.read_csv(io.StringIO(rest), dtype=str, keep_default_na=False)
             found = first.removeprefix(cls._FIRST)
             good = found != first and list(rows.columns) == ["part", "user_id", "item_id"]
-            good = good and set(rows["part"]) == set(_BLOCKS[1:])
+            good = good and set(rows["part"]) == set(_BLOCKS[1:]) and not rows.duplicated(["user_id", "item_id"]).any()
+        except gzip.BadGzipFile:
+            good = False
         except OSError as error:
             raise DataError(f"{path}: cannot read this split ({error.strerror or error}).") from None
         except (ValueError, EOFError, zlib.error):  # not gzip, not text, no CSV

@@ -112,8 +112,16 @@ class Result(OrderedDict[str, float]):
     per_user: dict[str, Table]
     split_hash: str | None = None
 
+    _errors: dict[str, float] | None = None
+
+    def __reduce__(self) -> Any:
+        """Send the standard errors to another process, without the users: RecBole's pipe to its parent takes 64 KiB."""
+        return Result, (dict(self),), {"per_user": {}, "split_hash": self.split_hash, "_errors": self.standard_errors()}
+
     def standard_errors(self) -> dict[str, float]:
         """Return the standard errors of the means; 0 for a single user."""
+        if self._errors is not None:
+            return self._errors
         return {
             name: float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
             for name, values in self.per_user.items()

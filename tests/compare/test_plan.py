@@ -42,11 +42,15 @@ def test_a_plan_says_everything_and_the_command_line_stands_above_it() -> None:
     assert [row.label for row in got.rows] == ["EASE", "weak"]
     assert got.rows[1].settings == {"reg_weight": 10.0}
     assert got.seeds == [2020, 2021]
-    assert got.settings == {"epochs": 7, "stopping_step": 50, "eval_step": 1, "learning_rate": 1e-4}
+    assert got.settings == {"epochs": 4, "stopping_step": 50, "eval_step": 1}
+    assert got.options == {"epochs": 7, "learning_rate": 1e-4}
     assert (got.columns, got.primary) == (["ndcg@5", "recall@5"], "Recall@5")
     job = got.job("tiny", "by time", got.rows[1], 2021, {"reg_weight": 3.0})
     assert job["settings"]["eval_args"]["order"] == "TO"
     assert job["settings"]["reg_weight"] == 3.0
+    assert job["settings"]["epochs"] == 7
+    above = read("rows: [{model: MultDAE, settings: {epochs: 2}}]\n", epochs="1")
+    assert above.job("ml-100k", "default", above.rows[0], 0, {"epochs": 3})["settings"]["epochs"] == 1
     assert len(got.cells()) == 4
     again = read(yaml.safe_dump(got.plain()))
     assert again.plain() == got.plain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from typing import Any
 
@@ -17,7 +18,7 @@ from recbole.evaluator.collector import DataStruct
 
 from recbole_vae.data.evaluation import FullSortDataLoader
 from recbole_vae.evaluator.collector import FastCollector
-from recbole_vae.evaluator.metrics import FastEvaluator
+from recbole_vae.evaluator.metrics import FastEvaluator, Result
 from tests.conftest import Builder
 
 TOPK = ["Hit", "MRR", "MAP", "Recall", "NDCG", "Precision", "ShannonEntropy", "GAUC"]
@@ -167,3 +168,16 @@ def test_case_studies_find_what_they_look_for(build: Builder) -> None:
         assert sorted(ours.uid2history_item[user].tolist()) == sorted(theirs.uid2history_item[user].tolist())
         assert sorted(ours.uid2positive_item[user].tolist()) == sorted(theirs.uid2positive_item[user].tolist())
         assert ours.uid2items_num[user] == theirs.uid2items_num[user]
+
+
+def test_a_result_goes_through_the_pipe_to_a_parent_process() -> None:
+    """RecBole's child waits until its parent has read, which waits for its end: more than 64 KiB would be for ever."""
+    result = Result({"ndcg@10": 0.5})
+    result.per_user = {"ndcg@10": np.linspace(0, 1, 100_000)}
+    result.split_hash = "abc"
+    sent = pickle.dumps(result)
+    assert len(sent) < 4096
+    there = pickle.loads(sent)
+    assert there == result
+    assert there.split_hash == "abc"
+    assert there.standard_errors() == result.standard_errors() == {"ndcg@10": pytest.approx(0.0009129, rel=1e-3)}

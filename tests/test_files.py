@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from recbole_vae.errors import DataError
+from recbole_vae.files import write_whole, written_whole
+
+
+def test_a_file_is_replaced_when_all_is_written() -> None:
+    path = Path("a.txt")
+    path.write_text("old")
+    with written_whole(path) as file:
+        file.write("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    with pytest.raises(ZeroDivisionError), written_whole(path) as file:
+        file.write(str(1 // 0))
+    assert path.read_text() == "new"
+    write_whole(path, b"newer")
+    assert path.read_text() == "newer"
+    assert list(Path().iterdir()) == [path]
+
+
+def test_a_folder_is_refused_before_anything_is_written() -> None:
+    Path("folder").mkdir()
+    with (
+        pytest.raises(DataError, match="folder: cannot write this file: it is a folder"),
+        written_whole(Path("folder")),
+    ):
+        pytest.fail("entered")
+    with pytest.raises(DataError, match="cannot write this file"):
+        write_whole(Path("nowhere/a"), b"")
+
+
+def test_links_and_pipes_stay_what_they_are() -> None:
+    Path("target.txt").write_text("old")
+    Path("link.txt").symlink_to("target.txt")
+    with written_whole(Path("link.txt")) as file:
+        file.write("new")
+    assert Path("link.txt").is_symlink()
+    assert Path("target.txt").read_text() == "new"
+    os.mkfifo("pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(Path("pipe").read_text()))
+    reader.start()
+    with written_whole(Path("pipe")) as file:
+        file.write("through")
+    reader.join(10)
+    assert read == ["through"]
+    assert Path("pipe").is_fifo()
