@@ -298,6 +298,7 @@ def run(
         users, items = generate(*shape)
         write(place / "bench" / "bench.inter", users, items)
         measured: dict[str, list[Measured]] = {side.name: [] for side in rows}
+        interrupted = False
         turns = [side for _ in range(repeats) for side in rows]
         for side in (bar := tqdm(turns, desc="Bench", ncols=100)):
             bar.set_postfix_str(side.name[:40])
@@ -315,6 +316,7 @@ def run(
                 if not measured[rows[0].name]:
                     raise
                 print("interrupted: the table has what was measured so far", file=sys.stderr)
+                interrupted = True
                 break
     return {
         "machine": {
@@ -325,6 +327,7 @@ def run(
             "system": platform.platform(),
         },
         "versions": versions(),
+        "interrupted": interrupted,
         "data": {"users": shape[0], "items": shape[1], "interactions": len(users)},
         "measured": {name: [asdict(each) for each in repeated] for name, repeated in measured.items() if repeated},
     }

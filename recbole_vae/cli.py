@@ -418,6 +418,8 @@ def _bench(options: dict[str, str]) -> None:
         print(bench.table(reports[-1]), end="\n\n" if len(shapes) > 1 else "\n")
         if "json" in files:
             files["json"].write_text(json.dumps(reports if len(shapes) > 1 else reports[0], indent=1) + "\n")
+        if reports[-1]["interrupted"]:
+            raise KeyboardInterrupt
     if "plot" in files:
         bench.plot(reports, files["plot"])
 

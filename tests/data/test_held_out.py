@@ -411,3 +411,15 @@ def test_a_saved_split_leaves_nothing_to_choose(build: Builder, other: dict[str,
             "MultDAE", "tiny", data_path=write_inter(random_rows()),
             eval_args={"split": {"HU": "x.split.csv.gz"}, "mode": "full", **other},
         )  # fmt: skip
+
+
+def test_items_that_only_held_out_users_have_are_unknown() -> None:
+    rows = random_rows(40, 30)
+    rows += [(user, f"own of {user}") for user in sorted({user for user, _ in rows})]
+    users, items = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
+    split = split_users(users, items, None, None, HeldOutUsers((8, 8), 0.8, 5, 0, by_time=False), 0)
+    apart = [rows[place] for place in split.order[split.sizes[0] :]]
+    assert apart
+    assert not [item for _, item in apart if item.startswith("own")]
+    known = {rows[place][1] for place in split.order[: split.sizes[0]]}
+    assert split.unknown == sum(item not in known for _, item in rows) >= 16
