@@ -18,11 +18,9 @@ Key = TypeVar("Key", bound=tuple[str, ...])
 
 BEYOND = {
     "itemcoverage": True,
-    "coverage": True,
     "tailrecall": True,
     "tailpercentage": None,
     "giniindex": None,
-    "gini": None,
     "averagepopularity": None,
     "novelty": None,
     "shannonentropy": None,

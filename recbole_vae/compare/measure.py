@@ -46,7 +46,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     """
     started = time.perf_counter()
     sys.argv = sys.argv[:1]
-    run = Run(job["dataset"], job.get("protocol", ""), job.get("label", job["model"]), job["model"], job["seed"])
+    run = Run(job["dataset"], "", job["model"], job["model"], job["seed"])
     run.settings, run.versions = dict(job["settings"]), checkpoint.versions()
     model_class = get_model(job["model"])
     torch.autograd.set_detect_anomaly(False)  # RecBole's SINE turns it on for the whole process, by being imported

@@ -470,13 +470,13 @@ def _check_splits(plan: Plan, where: Where) -> None:
 
 def _check_data(settings: dict[str, Any], name: str, where: Where) -> None:
     """Look for the files of a data set; RecBole would try to download them."""
-    if name == "ml-100k" and settings.get("data_path") is None:
+    if name == "ml-100k":  # RecBole takes its own
         return
     folder = Path(str(settings.get("data_path", "dataset"))) / name
     parts = settings.get("benchmark_filename")
     for part in [""] if parts is None else [f".{part}" for part in parts]:
         file = folder / f"{name}{part}.inter"
-        if not file.is_file() and name != "ml-100k":
+        if not file.is_file():
             place = where("datasets") or where("dataset")
             raise ConfigError(
                 f"dataset: {name}{place and f' ({place})'}: there is no file {file}. Set data_path to the folder that holds "

@@ -329,6 +329,10 @@ def _differences(page: _Page, table: Table) -> None:
         )
 
 
+def _bar(deviation: float | None, colour: str) -> dict[str, Any]:
+    return {"type": "data", "array": [deviation or 0.0], "color": colour, "thickness": 1.2, "width": 3}
+
+
 def _signed(value: float, form: str) -> str:
     return form.format(value).replace("-", "−") if math.isfinite(value) else "–"
 
@@ -376,13 +380,7 @@ def _cost(page: _Page, table: Table, rows: Sequence[Row], attribute: str, words:
                 "x": [cost / unit],
                 "y": [mean],
                 "marker": {**style.marker, "size": 10},
-                "error_y": {
-                    "type": "data",
-                    "array": [deviation or 0.0],
-                    "color": style.colour,
-                    "thickness": 1.2,
-                    "width": 3,
-                },
+                "error_y": _bar(deviation, style.colour),
                 "hoverinfo": "text",
                 "hovertext": f"<b>{name}</b><br>{escape(title(table.primary))} {number(mean)}{spread}<br>{words}: {shown}",
             }
@@ -526,7 +524,7 @@ def _by_popularity(page: _Page, rows: Sequence[Row]) -> list[_Chart]:
 
 def _beyond(page: _Page, table: Table, rows: Sequence[Row]) -> list[_Chart]:
     charts = []
-    for metric in [*(m for m in table.metrics if base(m) in ("coverage", "itemcoverage")), *table.beyond]:
+    for metric in [*(m for m in table.metrics if base(m) == "itemcoverage"), *table.beyond]:
         traces: list[dict[str, Any]] = []
         for row in reversed(rows):
             found = row.over_seeds(metric)
@@ -543,13 +541,7 @@ def _beyond(page: _Page, table: Table, rows: Sequence[Row]) -> list[_Chart]:
                     "x": [mean],
                     "y": [escape(row.label)],
                     "marker": {**style.marker, "size": 10},
-                    "error_x": {
-                        "type": "data",
-                        "array": [deviation or 0.0],
-                        "color": style.colour,
-                        "thickness": 1.2,
-                        "width": 3,
-                    },
+                    "error_x": _bar(deviation, style.colour),
                     "hoverinfo": "text",
                     "hovertext": f"<b>{escape(row.label)}</b><br>{escape(title(metric))} {number(mean)}{spread}",
                 }

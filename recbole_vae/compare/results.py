@@ -45,7 +45,7 @@ class Run:
         dataset: its name; ``protocol``: the name of its protocol in the plan.
         label: name of the row of the table: the model's, or what the plan calls this setting of it.
         model: name of the class.
-        seed: that of the model and of the split.
+        seed: that of the model, and of the split unless the plan has a ``split_seed``.
         status: ``done``, ``failed``, ``out of memory``, ``timed out`` or ``cannot take part``.
         reason: one line; of what is not done.
         test: metrics on the test part, by lower-case names (``ndcg@10``), those beyond accuracy (``itemcoverage@10``) too.
