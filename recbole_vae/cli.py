@@ -148,6 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse_options(rest)
         if command != "run":
             return commands[command](options) or 0
+        for name, value in options.items():
+            if "=" in value:
+                raise ConfigError(
+                    f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file."
+                )
         # RecBole reads its options from here, in this process and in its children.
         sys.argv = [argv[0], *(f"--{name}={value}" for name, value in options.items())]
         with warnings.catch_warnings():
@@ -176,7 +181,7 @@ def parse_options(arguments: Sequence[str]) -> dict[str, str]:
     RecBole skips what it cannot read, and goes on with defaults.
 
     Raises:
-        ConfigError: an argument is no option, has no value, is given twice, or cannot reach RecBole.
+        ConfigError: an argument is no option, has no value, or is given twice.
     """
     options: dict[str, str] = {}
     rest = list(arguments)
@@ -191,10 +196,6 @@ def parse_options(arguments: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0)
         if not value:
             raise ConfigError(f"--{name} (command line) has no value; write --{name}=value.")
-        if "=" in value:
-            raise ConfigError(
-                f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file."
-            )
         if options.setdefault(name, value) != value:
             raise ConfigError(f"--{name} (command line) is given twice: {options[name]} and {value}.")
     return options
@@ -387,6 +388,8 @@ def _bench(options: dict[str, str]) -> None:
     for name, file in files.items():
         if not file.parent.is_dir():
             raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
+        if file.is_dir():
+            raise ConfigError(f"--{name}={file} (command line): this is a folder; name a file.")
     if "plot" in files:
         bench.pyplot(files["plot"])
     threads = _number(options, "threads", 0, minimum=1)
@@ -632,6 +635,8 @@ def _describe(error: BaseException) -> str:
             "out of memory; lower eval_batch_size, train_batch_size, mlp_hidden_size or latent_dimension, or set n_negatives "
             f"({_one_line(text)})"
         )
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror} (RECBOLE_VAE_TRACEBACK=1 shows where)"
     return f"{_one_line(text) or 'no message'} ({type(error).__name__}; RECBOLE_VAE_TRACEBACK=1 shows where)"
 
 

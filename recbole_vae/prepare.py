@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import math
+import os
 import shutil
 import tarfile
 import zipfile
@@ -75,10 +77,16 @@ def _separated(
             if not user or not item:
                 raise ValueError("the user or the item is missing")
             if order[3] >= 0:
-                float(time)
-            yield user, item, float(rating or 1), time
+                _finite(time)
+            yield user, item, _finite(rating), time
 
     return read
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text!r} where a number should be")
+    return number
 
 
 def _short(text: bytes) -> str:
@@ -95,7 +103,7 @@ def _netflix(lines: Iterable[bytes]) -> Iterator[Row]:
         parts = text.split(",")
         if len(parts) != 3 or not item:
             raise ValueError(f"{_short(line)} is neither 'movie:' nor 'user,rating,date' after one")
-        yield parts[0], item, float(parts[1]), _seconds(parts[2])
+        yield parts[0], item, _finite(parts[1]), _seconds(parts[2])
 
 
 @cache
@@ -175,17 +183,19 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
         raise DataError(f"{folder}: exists already; remove it, or choose another --out.")
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder.")
-    temporary = folder.with_name(f".{target}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = folder.with_name(f".{target}.{os.getpid()}.tmp")
     made = not Path(out).exists()
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         result = _write(name, what, path, temporary, folder, show_progress)
         temporary.rename(folder)
+    except OSError as error:  # those of the source are DataErrors already
+        raise DataError(f"{folder}: cannot be written ({error.strerror}).") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if made and not folder.exists():
-            Path(out).rmdir()
+            with contextlib.suppress(OSError):
+                Path(out).rmdir()
     return result
 
 

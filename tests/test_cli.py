@@ -14,7 +14,6 @@ import pytest
 
 from recbole_vae import checkpoint
 from recbole_vae.cli import main, parse_options
-from recbole_vae.errors import ConfigError
 from tests.conftest import random_rows, write_inter
 
 SCRIPT = Path(__file__).parent.parent / "run_recbole_vae.py"
@@ -204,8 +203,17 @@ def test_ctrl_c_keeps_the_best_epoch_and_says_how_to_go_on() -> None:
 
 def test_options_are_read_in_both_ways() -> None:
     assert parse_options(["--a=1", "--b", "2", "--c=[3, 4]"]) == {"a": "1", "b": "2", "c": "[3, 4]"}
-    with pytest.raises(ConfigError, match="takes no '=' in a value"):
-        parse_options(["--a=b=c"])
+    assert parse_options(["--a=b=c"]) == {"a": "b=c"}
+
+
+def test_what_cannot_reach_recbole_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--a=b=c"]) == 2
+    assert "RecBole takes no '=' in a value; put the option into a YAML file" in capfd.readouterr().err
+    assert main(["bench", "--json=."]) == 2
+    assert "--json=. (command line): this is a folder; name a file." in capfd.readouterr().err
+    Path("file").touch()
+    assert main(["run", "--checkpoint_dir=file/x", "--epochs=1"]) == 1
+    assert "error: file/x: Not a directory" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("files")

@@ -142,12 +142,12 @@ def test_netflix_in_its_archive_of_an_archive_and_as_four_files() -> None:
 
 
 def test_msd_filters_songs_first_and_then_users() -> None:
-    pairs = [(user, song) for user in range(230) for song in range(25) if song < 20 or user < 150 + song]
+    pairs = [(user, song) for user in range(230) for song in range(25) if song < 20 or user < 178 + song]
     pairs += [(999, song) for song in range(20, 45)]
     text = "".join(f"user{user}\tSO{song}\t{1 + song % 3}\n" for user, song in pairs)
     prepare("msd", zipped("train_triplets.txt.zip", train_triplets_dot_txt=text), "out")
     songs = {song for song, number in Counter(song for _, song in pairs).items() if number >= 200}
-    assert songs == set(range(20))
+    assert songs == {*range(20), 21, 22, 23, 24}  # of song 20 there are 199, of song 21 are 200
     good = [pair for pair in pairs if pair[1] in songs]
     counts = Counter(user for user, _ in good)
     assert written("msd") == [
@@ -214,6 +214,16 @@ GOOD = colons(many())
             lambda: zipped("s.zip", mv_0000001_dot_txt="1:\n5,5,2005-13-01\n"),
             "s.zip, mv_0000001.txt, line 2: time data '2005-13-01' does not match format",
         ),
+        (
+            "ml-1m",
+            lambda: zipped("s.zip", **{"ml-1m__ratings_dot_dat": "1::2::::3\n"}),
+            "s.zip, ml-1m/ratings.dat, line 1: could not convert string to float: ''.",
+        ),
+        (
+            "ml-1m",
+            lambda: zipped("s.zip", **{"ml-1m__ratings_dot_dat": "1::2::5::3\n1::3::nan::3\n"}),
+            "s.zip, ml-1m/ratings.dat, line 2: 'nan' where a number should be.",
+        ),
         ("ml-1m", lambda: zipped("s.zip", **{"a__ratings_dot_dat": "1::2::5::3\n"}), "s.zip: no interaction is left"),
     ],
 )
@@ -230,6 +240,13 @@ def test_what_exists_is_not_overwritten() -> None:
     with pytest.raises(DataError, match="^out/ml-1m: exists already; remove it, or choose another --out"):
         prepare("ml-1m", source, "out")
     assert Path("out/ml-1m/ml-1m.inter").exists()
+
+
+def test_an_output_folder_that_cannot_be_is_named() -> None:
+    source = zipped("s.zip", **{"ml-1m__ratings_dot_dat": GOOD})
+    with pytest.raises(DataError, match=r"^s\.zip/ml-1m: cannot be written \(Not a directory\)"):
+        prepare("ml-1m", source, source)
+    assert zipfile.is_zipfile(source)
 
 
 def test_from_the_source_to_a_result_on_held_out_users(

@@ -115,6 +115,8 @@ def test_a_history_of_nothing_known_gets_the_popular_and_unknown_items_are_count
     assert [score for _, score in empty] == pytest.approx(shares)
     assert close(some, expected(run, ["i0"], 4))
     assert recommender.unknown == {"x": 3, "y": 1}
+    (everything,) = recommender.recommend([[]], k=10_000)
+    assert sorted(item for item, _ in everything) == sorted(run.dataset.field2id_token["item_id"][1:])
 
 
 def test_of_weights_and_other_field_names(build: Builder) -> None:

@@ -61,7 +61,7 @@ class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
         else:
             # A RepeatableSampler has no parts: nothing counts as seen, for it may be recommended again.
             parts = getattr(sampler, "datasets", [])
-            seen = keys(parts[: sampler.phases.index(sampler.phase) + 1] if parts else [])
+            seen = keys(parts[: sampler.phases.index(sampler.phase)] if parts else [])
             places = torch.searchsorted(relevant, seen).clamp_(max=len(relevant) - 1)
             seen = seen[relevant[places] != seen] if len(relevant) else seen
             self.seen = Histories.from_interactions(seen // n_items, seen % n_items, None, n_users)

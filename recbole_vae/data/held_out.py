@@ -185,19 +185,19 @@ class SplitFile:
         return cls(split.digest, pd.DataFrame({"part": parts, "user": users[apart], "item": items[apart]}).astype(str))
 
     def write(self, folder: Path, name: str) -> Path:
-        """Write ``NAME-DIGEST.split.csv.gz`` unless it is there, whole or not at all, and return its path.
+        """Write ``NAME-DIGEST.split.csv.gz`` unless it is there and sound, whole or not at all, and return its path.
 
         Raises:
             DataError: it cannot be written.
         """
         path = folder / f"{name}-{self.digest[:16]}.split.csv.gz"
-        if path.is_file():
-            return path
         text = self.rows.drop_duplicates().to_csv(
             index=False, header=["part", "user_id", "item_id"], lineterminator="\n"
         )
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, gzip.compress(f"{self._FIRST}{self.digest}\n{text}".encode(), mtime=0))
+        content = gzip.compress(f"{self._FIRST}{self.digest}\n{text}".encode(), mtime=0)
+        if not path.is_file() or path.read_bytes() != content:
+            write_whole(path, content)
         return path
 
     @classmethod

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_vae.data.histories import Histories
+from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.layers import SparseLinear
 from recbole_vae.nn.likelihood import multinomial_log_likelihood
 from recbole_vae.nn.optimizer import LazyAdam
@@ -169,3 +170,14 @@ def test_lazy_adam_is_adam_where_the_gradient_is_dense() -> None:
             parameter.grad = values.clone()
             optimizer.step()
     assert torch.equal(first, second)
+
+
+def test_a_decoder_samples_in_training_only() -> None:
+    histories = Histories.from_lists(LISTS)
+    sampler = NegativeSampler(histories, N_ITEMS, 1)
+    decoder = MLPDecoder(4, [], N_ITEMS, "tanh", sampler=sampler)
+    latent = torch.randn(len(histories), 4, generator=torch.Generator().manual_seed(0))
+    exact = multinomial_log_likelihood(decoder(latent), histories)
+    torch.testing.assert_close(decoder.eval().log_likelihood(latent, histories), exact)
+    estimates = torch.stack([decoder.train().log_likelihood(latent, histories) for _ in range(20)])
+    assert (estimates.std(0) > 0)[histories.lengths() > 0].any()
