@@ -396,6 +396,15 @@ def options_in(*names: str) -> set[str]:
     }
 
 
+def recbole_defaults() -> dict[str, Any]:
+    """Return RecBole's own defaults of the options that all models have."""
+    import yaml
+
+    text = (_recbole_folder() / "properties/overall.yaml").read_text(encoding="utf-8")
+    defaults: dict[str, Any] = yaml.safe_load(text)
+    return defaults
+
+
 def _init_device(original: Any) -> Any:
     def init_device(self: Any) -> None:
         import torch

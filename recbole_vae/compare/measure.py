@@ -95,12 +95,12 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     if sum(numbers) <= 1:  # RecBole gives models without parameters a single one, for its trainer
         _mend(net, train._dataset, run)
         trainer.eval_collector.data_collect(train)
-        if report is not None:
-            report(1, float(_lists(config, trainer, train, valid, job, whole=False).metrics[job["primary"].lower()]))
     else:
         run.parameters = sum(numbers)
         _train(trainer, train, valid, run, report)
     run.valid = _lists(config, trainer, train, valid, job, whole=False, best=run.epochs is not None).metrics
+    if report is not None and run.epochs is None:
+        report(1, run.valid[job["primary"].lower()])
     run.users = Users(np.empty(0, dtype=str), np.empty(0, dtype=np.int64), {})  # of a trial
     if not job.get("trial"):
         found = _lists(config, trainer, train, test, job, whole=True)

@@ -21,7 +21,14 @@ import yaml
 
 from recbole_vae.config import Where, check_data_options, check_eval_args, check_metrics, near
 from recbole_vae.errors import ConfigError
-from recbole_vae.register import RUN_OPTIONS, model_class, model_names, options_in, recbole_model_names
+from recbole_vae.register import (
+    RUN_OPTIONS,
+    model_class,
+    model_names,
+    options_in,
+    recbole_defaults,
+    recbole_model_names,
+)
 
 TRAINING = {"epochs": 300, "stopping_step": 50, "eval_step": 1}
 """The stopping rule of all rows, unless the plan has another: 50 evaluations without a better one."""
@@ -426,7 +433,22 @@ def _settings(given: Any, owner: str, where: Where) -> dict[str, Any]:
                 f"{name} ({place}): neither compare nor RecBole nor a model has this option"
                 f"{f'; did you mean {meant}?' if meant else '.'}"
             )
+        _check_kind(name, given[name], where)
     return _plain(dict(given or {}))  # type: ignore[no-any-return]
+
+
+def _check_kind(name: str, value: Any, where: Where) -> None:
+    """Refuse a word where RecBole has a number, which would end each run apart, and late."""
+    default = recbole_defaults().get(name)
+    if value is None or (isinstance(default, bool) and isinstance(value, bool)):
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        _refuse(name, value, where, "True or False")
+    if isinstance(default, int) and not whole:
+        _refuse(name, value, where, "an integer")
+    if isinstance(default, float) and not whole and not isinstance(value, float):
+        _refuse(name, value, where, "a number")
 
 
 def _check_metrics(metrics: Sequence[str], topk: Sequence[int], primary: str, where: Where) -> None:

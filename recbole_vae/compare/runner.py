@@ -301,7 +301,8 @@ class _Comparing:
             cell.runs.append(run)
             if run.status not in (DONE, REFUSED):
                 self.bar.write(
-                    f"{run.label}, seed {run.seed}, {run.dataset}: {run.status}: {run.reason}", file=sys.stderr
+                    f"{run.label}, seed {run.seed}, {run.dataset}: {run.status}: {run.reason}; log: {folder / 'log.txt'}",
+                    file=sys.stderr,
                 )
             return
         list(self._next(cell))
@@ -368,6 +369,7 @@ def _folder(plan: Plan, out: Path) -> Iterator[None]:
     """Make the folder, or look whether it is of this comparison; hold it."""
     import fcntl
 
+    made = not (out / ".lock").exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".lock").open("w")
@@ -378,7 +380,12 @@ def _folder(plan: Plan, out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(f"--out={out} (command line): another command is at work in this folder.") from None
-        _check_identity(plan, out)
+        try:
+            _check_identity(plan, out)
+        except ConfigError:
+            if made:
+                (out / ".lock").unlink()
+            raise
         yield
 
 

@@ -137,6 +137,7 @@ def test_another_comparison_is_refused(here: list[str]) -> None:
     Path("full/letter").write_text("mine")
     with pytest.raises(ConfigError, match="not of a comparison and not empty"):
         compare("full", models="EASE")
+    assert [path.name for path in Path("full").iterdir()] == ["letter"]
     assert here == ["EASE"]
 
 
