@@ -129,6 +129,7 @@ class ModelConfig:
     precision: str = option(str, choices=("auto", "float32", "bfloat16"))
     fast_evaluation: bool = option(bool)
     popularity_correction: float = option(float)
+    propensity_weight: float = option(float, minimum=0)
     value_field: str | None = option(str, optional=True)
     resume: str | None = option(str, optional=True)
 

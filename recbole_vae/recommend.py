@@ -100,7 +100,7 @@ class Recommender:
         if popularity_correction is not None:
             now["popularity_correction"] = popularity_correction
         # Checkpoints that are older than the option have none.
-        model = kind({"popularity_correction": 0.0, **options, **now}, data)
+        model = kind({"popularity_correction": 0.0, "propensity_weight": 0.0, **options, **now}, data)
         model.load_state_dict(state["state_dict"])
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
         recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"

@@ -30,8 +30,9 @@ BAD = [
     ("n_negatives", -1, "an integer >= 0"),
     ("anneal_cap", -0.1, "a number >= 0"),
     ("anneal_cap", float("inf"), "a number >= 0"),
-    ("total_anneal_steps", -1, "an integer >= 0"),
+    ("total_anneal_steps", -1, "an integer >= 0, or ~ (none)"),
     ("anneal_epochs", "ten", "a number >= 0, or ~ (none)"),
+    ("propensity_weight", -1, "a number >= 0"),
     ("epochs", "ten", "an integer >= 1"),
     ("train_batch_size", 0, "an integer >= 1"),
     ("learning_rate", 0, "a number > 0"),
@@ -66,6 +67,11 @@ def test_what_needs_all_items_cannot_go_with_negatives(build: Builder, name: str
         build(dataset="not-there", n_negatives=5, **{name: value})
     assert str(error.value).startswith(f"{name}: {value!r} cannot go with n_negatives: 5, which updates only")
     assert str(error.value).endswith(f"set {name}: {wanted}, or n_negatives: 0.")
+
+
+def test_something_must_say_how_beta_rises(build: Builder) -> None:
+    with pytest.raises(ConfigError, match="^anneal_epochs and total_anneal_steps are both ~"):
+        build(dataset="not-there", anneal_epochs=None)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +313,7 @@ def test_whole_floats_and_tuples_are_taken() -> None:
         "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
         "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
         "activation": "tanh", "dropout_prob": 0, "n_negatives": 0,
-        "precision": "auto", "fast_evaluation": True, "popularity_correction": 0, "enable_amp": False, "enable_scaler": False,
+        "precision": "auto", "fast_evaluation": True, "popularity_correction": 0, "propensity_weight": 0, "enable_amp": False, "enable_scaler": False,
         "use_gpu": False, "show_progress": True, "reproducibility": True,
     }  # fmt: skip
     options = MLPConfig.read(values)

@@ -89,7 +89,7 @@ def test_defaults_lie_between_recboles_and_the_users(build: Builder) -> None:
     assert config["dropout_prob"] == 0.5  # ours
     assert config["anneal_cap"] == 0.2
     assert config["eval_batch_size"] == 4194304
-    assert config["stopping_step"] == 10  # RecBole's
+    assert config["stopping_step"] == 20
     assert build("BPR").config["stopping_step"] == 10
     assert build("BPR").config["anneal_cap"] is None
 

@@ -90,9 +90,15 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         self.options = self.config_class.read(config)
         self.histories = Histories.from_dataset(dataset, self.options.value_field).to(self.device)
         self._correction: Tensor | None = None
-        if self.options.popularity_correction:
+        self._weights: Tensor | None = None
+        if self.options.popularity_correction or self.options.propensity_weight:
             counts = torch.bincount(self.histories.indices.long(), minlength=self.n_items)[1:]
-            self._correction = -self.options.popularity_correction * log_propensity(counts)
+            propensity = log_propensity(counts)
+            if self.options.popularity_correction:
+                self._correction = -self.options.popularity_correction * propensity
+            if self.options.propensity_weight:
+                weights = (-self.options.propensity_weight * propensity).exp()
+                self._weights = weights * (counts.sum() / (counts * weights).sum())
         self.step = 0
         self.steps_per_epoch = -(-int((self.histories.lengths() > 0).sum()) // self.options.train_batch_size)
 
@@ -120,6 +126,19 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
             Shape [batch, n_items], made of logits by :meth:`with_padding`; item 0, RecBole's padding, has ``-inf``. Items of
             the history are scored like others.
         """
+
+    def targets(self, histories: Histories) -> Histories:
+        """Return histories as the likelihood is to count them in training.
+
+        Returns:
+            Each entry with its weight times ``propensity ** -propensity_weight`` of its item (see
+            :func:`~recbole_vae.nn.propensity.log_propensity`), scaled so that the mean over all training interactions is 1;
+            the histories themselves where ``propensity_weight`` is 0.
+        """
+        if self._weights is None:
+            return histories
+        weights = self._weights.to(histories.indices.device)[histories.indices - 1]
+        return Histories(histories.indptr, histories.indices, histories.entry_values() * weights)
 
     def batch_terms(self, interaction: Any) -> tuple[LossTerms, float]:
         """Compute the parts of the loss of this process's share of a batch, and count the step.

@@ -48,7 +48,7 @@ class MultDAE(HistoryRecommender):
         first, last = histories.span(start, stop)
         share = histories.slice(start, stop)
         code = self.encoder(share, mask[first:last])
-        return LossTerms(reconstruction=-self.decoder.log_likelihood(code, share).mean())
+        return LossTerms(reconstruction=-self.decoder.log_likelihood(code, self.targets(share)).mean())
 
     def score(self, histories: Histories) -> Tensor:
         """Score all items by the decoder's logits; arguments and result: see the base class."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
 from recbole_vae.nn.annealing import linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
@@ -28,8 +29,16 @@ class MultVAEConfig(MLPConfig):
     """Options of :class:`MultVAE`."""
 
     anneal_cap: float = option(float, minimum=0)
-    total_anneal_steps: int = option(int, minimum=0)
     anneal_epochs: float | None = option(float, minimum=0, optional=True)
+    total_anneal_steps: int | None = option(int, minimum=0, optional=True)
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError if nothing says how beta rises."""
+        super().__post_init__()
+        if self.anneal_epochs is None and self.total_anneal_steps is None:
+            raise ConfigError(
+                "anneal_epochs and total_anneal_steps are both ~ (none), and one of them must say how beta rises."
+            )
 
 
 class MultVAE(HistoryRecommender):
@@ -59,14 +68,12 @@ class MultVAE(HistoryRecommender):
     def beta(self) -> float:
         """Return the weight of the KL term at the current step."""
         options = self.options
-        if options.anneal_epochs is None:
-            return linear_beta(self.step, options.total_anneal_steps, options.anneal_cap)
         if options.anneal_cap == 0:
             return 0.0
-        # linear_beta reaches the cap after total * cap steps.
-        return linear_beta(
-            self.step, options.anneal_epochs * self.steps_per_epoch / options.anneal_cap, options.anneal_cap
-        )
+        steps: float | None = options.total_anneal_steps
+        if steps is None:  # linear_beta reaches the cap after steps * cap
+            steps = (options.anneal_epochs or 0.0) * self.steps_per_epoch / options.anneal_cap
+        return linear_beta(self.step, steps, options.anneal_cap)
 
     def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension]; ``mask``: see MLPEncoder."""
@@ -83,7 +90,7 @@ class MultVAE(HistoryRecommender):
         mu, logvar = self.posterior(share, mask[first:last])
         latent = reparameterise(mu, logvar, noise[start:stop])
         return LossTerms(
-            reconstruction=-self.decoder.log_likelihood(latent, share).mean(),
+            reconstruction=-self.decoder.log_likelihood(latent, self.targets(share)).mean(),
             kl=kl_standard_normal(mu, logvar).mean(),
             beta=self.beta(),
         )

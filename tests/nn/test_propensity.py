@@ -97,9 +97,9 @@ def test_from_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str
         assert f"popularity_correction: '{value}' (command line) is not allowed" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="^popularity_correction: nan is not allowed; it must be a number"):
         recbole_vae.Recommender.load(run.trainer.saved_model_file, popularity_correction=float("nan"))
-    # A checkpoint that is older than the option.
+    # A checkpoint that is older than these options.
     state = torch.load(run.trainer.saved_model_file, weights_only=True)
-    del state["config"]["popularity_correction"]
+    del state["config"]["popularity_correction"], state["config"]["propensity_weight"]
     torch.save(state, "old.pth")
     assert recbole_vae.Recommender.load("old.pth").model.options.popularity_correction == 0
 
@@ -109,3 +109,28 @@ def test_of_an_empty_history_the_scores_stay_finite(build: Builder) -> None:
     with torch.no_grad():
         scores = model.score(Histories.from_lists([[]]))
     assert torch.isfinite(scores[:, 1:]).all()
+
+
+@pytest.mark.parametrize("model_name", ["MultVAE", "MultDAE"])
+def test_training_may_count_rare_items_more(build: Builder, model_name: str) -> None:
+    model = build(model_name, propensity_weight=1.5, dropout_prob=0.0).model.double().eval()
+    plain = build(model_name, dropout_prob=0.0).model.double().eval()
+    counts = torch.bincount(plain.histories.indices.long(), minlength=plain.n_items)[1:].numpy()
+    weights = np.exp(-1.5 * oracle(counts.tolist()))
+    weights *= counts.sum() / (counts * weights).sum()
+    assert weights[counts.argmin()] > weights[counts.argmax()]
+    users = torch.tensor([3, 5, 9])
+    histories = plain.histories[users]
+    assert plain.targets(histories) is histories
+    targets = model.targets(histories)
+    np.testing.assert_allclose(targets.entry_values().numpy(), weights[histories.indices.numpy() - 1], rtol=1e-5)
+    model.load_state_dict(plain.state_dict())
+    torch.manual_seed(1)
+    loss = float(model.loss_terms(histories, 0, 3).reconstruction.detach())
+    weighted = Histories(histories.indptr, histories.indices, targets.values)
+    plain.targets = lambda _: weighted
+    torch.manual_seed(1)
+    assert loss == pytest.approx(float(plain.loss_terms(histories, 0, 3).reconstruction.detach()), rel=1e-9)
+    plain.targets = lambda each: each
+    torch.manual_seed(1)
+    assert loss != pytest.approx(float(plain.loss_terms(histories, 0, 3).reconstruction.detach()), rel=1e-3)
