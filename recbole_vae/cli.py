@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -23,6 +23,9 @@ from recbole_vae.errors import ConfigError, RecBoleVAEError, is_out_of_memory
 from recbole_vae.files import written_whole
 from recbole_vae.register import model_names, options_in, recbole_model_names
 
+if TYPE_CHECKING:
+    from recbole_vae.data.histories import Histories
+
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
        recbole-vae prepare NAME SOURCE [--out=dataset]
@@ -30,6 +33,7 @@ usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B
        recbole-vae compare --out=DIR [--models=A,B] [--dataset=NAME] [--seeds=5] [--config=PLAN.yaml] [--OPTION=VALUE ...]
        recbole-vae bench [--preset=ml-1m] [--models=MultVAE,MultDAE] [--OPTION=VALUE ...]
        recbole-vae explain --checkpoint=FILE (--user=ID | --histories=FILE) [-k=10] [--json=FILE] [--html=FILE]
+       recbole-vae generate --checkpoint=FILE --out=DIR [--users=N] [--source=posterior] [--around=ID | --histories=FILE]
        recbole-vae --version
 
 run      Train a model by RecBole, evaluate its best epoch on the test part, and print a summary.
@@ -101,6 +105,17 @@ explain  Say which items of a history each recommendation rests on, and without 
   --json=FILE            write a line of JSON for each user; - is standard output, in place of the text
   --html=FILE            write a page to look at
 
+generate Draw synthetic users from a variational autoencoder, as a data set of RecBole, and say how true they are.
+
+  --checkpoint=FILE      written by training; nothing else is needed
+  --out=DIR              folder of the new data set, whose name is that of the folder; it must not exist
+  --users=N              how many (default: as many as there are training users, or one around each history)
+  --source=NAME          posterior: around training users (default), or prior: from N(0, I)
+  --around=A,B           around these users of the training data; or --histories=FILE, as for recommend
+  --seed=N               of all that is drawn (default 0)
+  --unseen=FILE          histories of real users whom the model has not seen, to measure the synthetic ones against
+  --json=FILE            write what was measured
+
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
 """
 
@@ -132,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "compare": _compare,
             "bench": _bench,
             "explain": _explain,
+            "generate": _generate,
         }
         if command not in ("run", *commands):
             raise ConfigError(
@@ -477,6 +493,78 @@ def _explain(options: dict[str, str]) -> None:
     found = (explainer.explain(user, history, k, method=method, search=search) for user, history in bar)
     explain_report.write(found, options.get("json"), options.get("html"))
     _report_unknown(model.unknown)
+
+
+_GENERATE_OPTIONS = ("checkpoint", "out", "users", "source", "around", "histories", "seed", "unseen", "json")
+
+
+def _generate(options: dict[str, str]) -> None:
+    _check_options("generate", options, _GENERATE_OPTIONS)
+    _need_checkpoint(options)
+    if "out" not in options:
+        raise ConfigError("--out (command line) is missing: the folder of the new data set.")
+    if "around" in options and "histories" in options:
+        raise ConfigError("--around and --histories (command line) cannot be given together.")
+    out, users, seed = Path(options["out"]), _number(options, "users", 0), _number(options, "seed", 0, minimum=0)
+    if out.exists() or not out.parent.is_dir():
+        what = f"there is no folder {out.parent}" if not out.exists() else "exists already"
+        raise ConfigError(f"--out={out} (command line): {what}.")
+    if "json" in options and (not Path(options["json"]).parent.is_dir() or Path(options["json"]).is_dir()):
+        raise ConfigError(f"--json={options['json']} (command line): not a file in a folder that exists.")
+    from recbole_vae import generate, recommend
+
+    source = options.get("source", generate.SOURCES[0])
+    if source not in generate.SOURCES:
+        raise ConfigError(
+            f"source: '{source}' (command line) is not allowed; it must be {' or '.join(generate.SOURCES)}."
+        )
+    own = {"around", "histories"} & set(options)
+    if own and {"unseen", "json"} & set(options):
+        raise ConfigError(
+            "--unseen and --json (command line) are for users drawn from the whole model, not around some."
+        )
+    loaded = recommend.Recommender.load(options["checkpoint"])
+    model = loaded.model
+    generate.check_generates(model)
+
+    def read(name: str) -> Histories:
+        pairs = recommend.read_histories(
+            recommend.open_text(name), "standard input" if name == "-" else name, model.USER_ID, model.ITEM_ID
+        )
+        return generate.known_histories(loaded, pairs)
+
+    unseen = read(options["unseen"]) if "unseen" in options else None
+    around = read(options["histories"]) if "histories" in options else None
+    if "around" in options:
+        around = generate.known_histories(
+            loaded, ((user, loaded.history(user)) for user in options["around"].split(","))
+        )
+    real = generate.table_of(model.histories, model.n_items)
+    number = users or (real.shape[0] if around is None else len(around))
+    drawn = generate.Kept(
+        generate.synthesise(model, around, number, source=source, seed=seed), model.n_items, 0 if own else real.shape[0]
+    )
+    _report_unknown(loaded.unknown)
+    out.mkdir()
+    try:
+        with written_whole(out / f"{out.name}.inter") as file:
+            file.write(f"{model.USER_ID}:token\t{model.ITEM_ID}:token\n")
+            bar = tqdm(drawn, total=number, unit=" users", ncols=100, disable=None)
+            for place, items in enumerate(bar, start=1):
+                file.writelines(f"s{place}\t{loaded.items[item]}\n" for item in items)
+    finally:
+        if not any(out.iterdir()):
+            out.rmdir()
+    print(f"{out / out.name}.inter: {number:,} users")
+    if own:
+        return
+    report = generate.truth(
+        real, drawn.table(), None if unseen is None else generate.table_of(unseen, model.n_items), seed=seed
+    )
+    print(generate.text(report))
+    if "json" in options:
+        with written_whole(Path(options["json"])) as file:
+            json.dump(report.plain(), file, indent=1)
 
 
 def _need_checkpoint(options: dict[str, str]) -> None:

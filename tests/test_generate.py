@@ -1,0 +1,268 @@
+"""Synthetic users, and how true they are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.quick_start import run_recbole
+from scipy.sparse import csr_matrix
+from scipy.stats import chisquare
+
+from recbole_vae import Recommender, generate
+from recbole_vae.cli import main
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError, DataError
+from tests.conftest import Builder, random_rows, write_inter
+
+
+class Known:
+    """A model whose latent variable is the history's length, and whose logits are known."""
+
+    n_items = 6
+
+    def __init__(self, histories: Histories, deviation: float = 0.0, slope: float = 0.0) -> None:
+        self.histories, self.deviation, self.slope = histories, deviation, slope
+        self.latents: list[float] = []
+
+    def posterior(self, histories: Histories) -> tuple[torch.Tensor, torch.Tensor]:
+        mu = histories.lengths().float().unsqueeze(1)
+        return mu, torch.full_like(mu, 2 * np.log(self.deviation) if self.deviation else -torch.inf)
+
+    def decoder(self, latent: torch.Tensor) -> torch.Tensor:
+        self.latents += latent.flatten().tolist()
+        return torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5]) + self.slope * latent * torch.arange(5)
+
+
+SINGLES = Histories.from_lists([[], [1], [2], [3]])
+
+
+def test_items_are_drawn_by_their_probabilities() -> None:
+    drawn = list(generate.synthesise(Known(SINGLES), None, 4000))
+    counts = Counter(int(each[0]) for each in drawn)
+    expected = torch.softmax(torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5]), 0).double().numpy()
+    assert chisquare([counts[item] for item in range(1, 6)], 4000 * expected / expected.sum()).pvalue > 1e-3
+    assert {len(each) for each in drawn} == {1}
+
+
+def test_two_items_are_drawn_without_replacement() -> None:
+    drawn = Counter(tuple(each) for each in generate.synthesise(Known(Histories.from_lists([[1, 2]])), None, 5000))
+    p = torch.softmax(torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5]), 0).double().numpy()
+    pairs = [(one, two) for one in range(5) for two in range(one + 1, 5)]
+    expected = np.array([p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]) for i, j in pairs])
+    observed = [drawn[one + 1, two + 1] for one, two in pairs]
+    assert sum(observed) == 5000
+    assert chisquare(observed, 5000 * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_lengths_and_latent_variables_are_of_the_histories() -> None:
+    histories = Histories.from_lists([[], [1], [1, 2, 3], [1, 2, 3, 4, 5]])
+    model = Known(histories)
+    drawn = list(generate.synthesise(model, None, 900))
+    counts = Counter(len(each) for each in drawn)
+    assert set(counts) == {1, 3, 5}
+    assert chisquare(list(counts.values())).pvalue > 1e-3
+    assert model.latents == [len(each) for each in drawn]
+    model = Known(histories, deviation=0.1)
+    list(generate.synthesise(model, Histories.from_lists([[4, 5]]), 2000))
+    assert np.mean(model.latents) == pytest.approx(2, abs=0.02)
+    assert np.std(model.latents) == pytest.approx(0.1, rel=0.1)
+    model = Known(histories, deviation=0.1)
+    prior = list(generate.synthesise(model, None, 2000, source="prior"))
+    assert np.mean(model.latents) == pytest.approx(0, abs=0.1)
+    assert np.std(model.latents) == pytest.approx(1, rel=0.1)
+    assert {len(each) for each in prior} == {1, 3, 5}
+
+
+def test_around_some_histories_each_has_its_turn() -> None:
+    around = Histories.from_lists([[1], [1, 2], [1, 2, 3]])
+    model = Known(SINGLES)
+    assert [len(each) for each in generate.synthesise(model, around, 7)] == [1, 2, 3, 1, 2, 3, 1]
+    assert [len(each) for each in generate.synthesise(model, around, None)] == [1, 2, 3]
+
+
+def test_what_is_drawn_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Known(Histories.from_lists([[1], [1, 2, 3]]), deviation=1.0, slope=0.3)
+    first = [each.tolist() for each in generate.synthesise(model, None, 50, seed=3)]
+    monkeypatch.setattr(generate, "_SCORES", 35)
+    assert [each.tolist() for each in generate.synthesise(model, None, 50, seed=3)] == first
+    assert [each.tolist() for each in generate.synthesise(model, None, 20, seed=3)] == first[:20]
+    assert [each.tolist() for each in generate.synthesise(model, None, 50, seed=4)] != first
+    for each in first:
+        assert sorted(set(each)) == each
+        assert 1 <= each[0] <= each[-1] <= 5
+
+
+def clusters(users: int, seed: int, items: int = 40) -> csr_matrix:
+    """Users who each have items of one half of the catalogue."""
+    rng = np.random.default_rng(seed)
+    table = np.zeros((users, items), dtype=np.float32)
+    for user in range(users):
+        chosen = rng.choice(items // 2, size=rng.integers(5, 12), replace=False)
+        table[user, chosen + user % 2 * items // 2] = 1
+    return csr_matrix(table)
+
+
+def test_a_perfect_generator_is_as_true_as_real_users_and_a_caricature_is_not() -> None:
+    report = generate.truth(clusters(400, 0), clusters(300, 1))
+    assert (report.users, report.judges, report.unseen) == (200, 200, False)
+    real, synthetic, caricature = report.rows.values()
+    assert synthetic.co_occurrence == pytest.approx(real.co_occurrence, abs=0.03)
+    assert synthetic.ndcg == pytest.approx(real.ndcg, abs=0.04)
+    assert synthetic.length < 0.15
+    assert caricature.co_occurrence < 0.3
+    assert caricature.ndcg < real.ndcg - 0.1
+    assert caricature.length < 0.15
+    assert synthetic.copies < 0.02
+    other = generate.truth(clusters(400, 0), clusters(300, 1), clusters(100, 2))
+    assert (other.users, other.judges, other.unseen) == (300, 100, True)
+    assert "unseen by the model" in generate.text(other)
+
+
+def test_planted_copies_are_found() -> None:
+    real = clusters(200, 0)
+    order = np.random.default_rng(5).permutation(200)
+    report = generate.truth(real, real[order[50:]], seed=5)  # the second half judges
+    assert report.rows["synthetic"].copies >= 0.5
+    assert report.rows["synthetic"].nearest[1] == 1
+    assert report.rows["real"].copies < 0.1
+
+
+def test_the_measures_equal_plain_ones() -> None:
+    side, judges = clusters(30, 3), clusters(50, 4)
+    found = generate.nearest(side, judges)
+    sets = [[set(row.indices) for row in table] for table in (side, judges)]
+    expected = [max(len(one & two) / len(one | two) for two in sets[1]) for one in sets[0]]
+    np.testing.assert_allclose(found, expected)
+    given, wanted = generate._fold(judges, np.random.default_rng(0))
+    np.testing.assert_array_equal((given + wanted).toarray(), judges.toarray())
+    lengths = np.diff(judges.indptr)
+    np.testing.assert_array_equal(np.diff(given.indptr), np.round(0.8 * lengths))
+    dense = side.toarray().astype(np.float64)
+    gram = dense.T @ dense
+    inverse = np.linalg.inv(gram + 3.0 * np.diag(gram).mean() * np.eye(40))
+    weight = -inverse / np.diag(inverse)
+    np.fill_diagonal(weight, 0)
+    values = []
+    for one, two in zip(given.toarray(), wanted.toarray(), strict=True):
+        scores = np.where(one > 0, -np.inf, one @ weight)
+        hits = two[np.argsort(-scores, kind="stable")]
+        discounts = 1 / np.log2(np.arange(2, 42))
+        values.append((hits * discounts).sum() / discounts[: int(two.sum())].sum())
+    assert generate._ease_ndcg(side, given, wanted, 3.0) == pytest.approx(np.mean(values), abs=1e-3)
+    report = generate._truth(side, judges, given, wanted, 3.0)
+    one, two = side.toarray().sum(0) / side.nnz, judges.toarray().sum(0) / judges.nnz
+    assert report.total_variation == pytest.approx(np.abs(one - two).sum() / 2, rel=1e-5)
+    assert report.items == (one > 0).sum()
+    cosines = []
+    for table in (side, judges):
+        columns = table.toarray()[:, np.argsort(-two, kind="stable")]
+        with np.errstate(invalid="ignore"):
+            normal = np.nan_to_num(columns / np.sqrt((columns**2).sum(0)))
+        cosines.append((normal.T @ normal)[np.triu_indices(40, 1)])
+    assert report.co_occurrence == pytest.approx(np.corrcoef(*cosines)[0, 1], rel=1e-5)
+
+
+def test_too_few_users_are_refused() -> None:
+    with pytest.raises(DataError, match="too few users"):
+        generate.truth(clusters(3, 0), clusters(1, 0))
+
+
+def test_a_model_without_a_posterior_is_refused() -> None:
+    with pytest.raises(ConfigError, match="SimpleNamespace has no latent variables with a distribution"):
+        next(generate.synthesise(SimpleNamespace(), None, 3))
+
+
+@pytest.fixture
+def checkpoint(build: Builder) -> str:
+    run = build("MultVAE", "tiny", data_path=write_inter(random_rows(60, 20)), epochs=2)
+    run.fit()
+    return str(run.trainer.saved_model_file)
+
+
+def test_from_the_command_line_to_a_data_set(checkpoint: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recbole_vae", "generate", f"--checkpoint={checkpoint}", "--out=data/made", "--json=r.json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "data/made/made.inter: 60 users" in done.stdout
+    assert "NDCG@100 of an EASE trained on them" in done.stdout
+    report = json.loads(Path("r.json").read_text())
+    assert set(report["rows"]) == {"real", "synthetic", "popularity"}
+    lines = [line.split("\t") for line in Path("data/made/made.inter").read_text().splitlines()]
+    assert lines[0] == ["user_id:token", "item_id:token"]
+    assert len(set(map(tuple, lines))) == len(lines)
+    assert {item for _, item in lines[1:]} <= set(Recommender.load(checkpoint).items[1:])
+    assert [user for user, _ in lines[1:]] == sorted((user for user, _ in lines[1:]), key=lambda each: int(each[1:]))
+    result = run_recbole(model="EASE", dataset="made", config_dict={"data_path": "data", "show_progress": False})
+    assert 0 < result["test_result"]["recall@10"] <= 1
+
+
+def test_around_users_and_histories(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", f"--checkpoint={checkpoint}", "--out=one", "--around=u3", "--users=5", "--seed=7"]) == 0
+    assert capsys.readouterr().out == "one/one.inter: 5 users\n"
+    length = len(Recommender.load(checkpoint).history("u3"))
+    users = [line.split("\t")[0] for line in Path("one/one.inter").read_text().splitlines()[1:]]
+    assert Counter(users) == {f"s{number}": length for number in range(1, 6)}
+    Path("h.csv").write_text("user_id,item_id\na,i1\na,i2\na,zzz\nb,i3\n")
+    assert main(["generate", f"--checkpoint={checkpoint}", "--out=two", "--histories=h.csv"]) == 0
+    assert "two/two.inter: 2 users" in (captured := capsys.readouterr()).out
+    assert "1 times an item that is not in the training data" in captured.err
+    assert len(Path("two/two.inter").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--out (command line) is missing"),
+        (["--out=saved"], "--out=saved (command line): exists already"),
+        (["--out=no/where"], "there is no folder no"),
+        (["--out=o", "--users=0"], "users: '0' (command line) is not allowed"),
+        (["--out=o", "--source=magic"], "source: 'magic' (command line) is not allowed; it must be posterior or prior"),
+        (["--out=o", "--around=u1", "--histories=h.csv"], "cannot be given together"),
+        (["--out=o", "--around=u1", "--json=x"], "are for users drawn from the whole model"),
+        (["--out=o", "--json=saved"], "not a file in a folder that exists"),
+        (["--out=o", "--around=nobody"], "user 'nobody' is not among the 60 users"),
+        (["--out=o", "--histories=unknown.csv"], "the history of 'a' has no item that the model knows"),
+        (["--out=o", "--usres=3"], "did you mean --users"),
+    ],
+)
+def test_mistakes_are_named_and_leave_nothing(
+    checkpoint: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("unknown.csv").write_text("user_id,item_id\na,zzz\n")
+    assert main(["generate", f"--checkpoint={checkpoint}", *arguments]) in (1, 2)
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("o").exists()
+
+
+def test_a_mult_dae_is_refused(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
+    run = build("MultDAE", "tiny", data_path=write_inter(random_rows(60, 20)), epochs=1)
+    run.fit()
+    assert main(["generate", f"--checkpoint={run.trainer.saved_model_file}", "--out=o"]) == 2
+    assert "MultDAE has no latent variables with a distribution" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_there_was(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole: Any = generate.synthesise
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        for place, each in enumerate(whole(*args, **kwargs)):
+            if place == 1100:
+                raise KeyboardInterrupt
+            yield each
+
+    monkeypatch.setattr(generate, "synthesise", interrupted)
+    assert main(["generate", f"--checkpoint={checkpoint}", "--out=o", "--users=3000"]) == 130
+    assert [path.name for path in Path("o").iterdir()] == ["o.inter.partial"]
+    assert len({line.split("\t")[0] for line in Path("o/o.inter.partial").read_text().splitlines()[1:]}) == 1024
