@@ -113,7 +113,8 @@ generate Draw synthetic users from a variational autoencoder, as a data set of R
   --source=NAME          posterior: around training users (default), or prior: from N(0, I)
   --around=A,B           around these users of the training data; or --histories=FILE, as for recommend
   --seed=N               of all that is drawn (default 0)
-  --unseen=FILE          histories of real users whom the model has not seen, to measure the synthetic ones against
+  --unseen=FILE          histories of real users whom the model has not seen, to measure the synthetic ones against; or the
+                         split file of a run with held-out users, for its test users
   --json=FILE            write what was measured
 
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
@@ -512,6 +513,7 @@ def _generate(options: dict[str, str]) -> None:
     if "json" in options and (not Path(options["json"]).parent.is_dir() or Path(options["json"]).is_dir()):
         raise ConfigError(f"--json={options['json']} (command line): not a file in a folder that exists.")
     from recbole_vae import generate, recommend
+    from recbole_vae.data.held_out import SplitFile
 
     source = options.get("source", generate.SOURCES[0])
     if source not in generate.SOURCES:
@@ -528,6 +530,10 @@ def _generate(options: dict[str, str]) -> None:
     generate.check_generates(model)
 
     def read(name: str) -> Histories:
+        if name.endswith(".split.csv.gz"):
+            rows = SplitFile.read(name).rows
+            tested = rows[rows["part"].str.startswith("test")]
+            return generate.known_histories(loaded, tested.groupby("user")["item"])
         pairs = recommend.read_histories(
             recommend.open_text(name), "standard input" if name == "-" else name, model.USER_ID, model.ITEM_ID
         )

@@ -167,7 +167,7 @@ def truth(
     if users < 2 or judges.shape[0] < 2:
         raise DataError("too few users to say how true the synthetic ones are: at least 4 real and 2 synthetic ones.")
     own = real[order[:users]]
-    lengths, shares = np.diff(own.indptr), np.asarray(real.sum(0)).ravel()
+    lengths, shares = np.diff(own.indptr), np.asarray(real.sum(0), dtype=np.float64).ravel()
     keys = np.log(np.maximum(shares, 1e-300)) - np.log(rng.standard_exponential((users, real.shape[1])))
     by_popularity = [np.argpartition(-keys[row], length - 1)[:length] for row, length in enumerate(lengths)]
     sides = {"real": own, "synthetic": synthetic[:users], "popularity": _table(by_popularity, real.shape[1])}

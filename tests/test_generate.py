@@ -206,6 +206,18 @@ def test_from_the_command_line_to_a_data_set(checkpoint: str) -> None:
     assert 0 < result["test_result"]["recall@10"] <= 1
 
 
+def test_held_out_users_may_judge(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
+    run = build(
+        "MultVAE", "tiny", data_path=write_inter(random_rows(60, 20)), epochs=1,
+        eval_args={"split": {"HU": [10, 12]}, "mode": "full"},
+    )  # fmt: skip
+    run.fit()
+    (split,) = Path("saved").glob("*.split.csv.gz")
+    checkpoint = f"--checkpoint={run.trainer.saved_model_file}"
+    assert main(["generate", checkpoint, "--out=o", f"--unseen={split}"]) == 0
+    assert "38 users of each kind; judges: 12 real users, unseen by the model" in capsys.readouterr().out
+
+
 def test_around_users_and_histories(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", f"--checkpoint={checkpoint}", "--out=one", "--around=u3", "--users=5", "--seed=7"]) == 0
     assert capsys.readouterr().out == "one/one.inter: 5 users\n"
