@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -34,6 +35,7 @@ usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B
        recbole-vae bench [--preset=ml-1m] [--models=MultVAE,MultDAE] [--OPTION=VALUE ...]
        recbole-vae explain --checkpoint=FILE (--user=ID | --histories=FILE) [-k=10] [--json=FILE] [--html=FILE]
        recbole-vae generate --checkpoint=FILE --out=DIR [--users=N] [--source=posterior] [--around=ID | --histories=FILE]
+       recbole-vae latent --checkpoint=FILE [--user=ID] [--html=FILE] [--json=FILE]
        recbole-vae --version
 
 run      Train a model by RecBole, evaluate its best epoch on the test part, and print a summary.
@@ -117,6 +119,17 @@ generate Draw synthetic users from a variational autoencoder, as a data set of R
                          split file of a run with held-out users, for its test users
   --json=FILE            write what was measured
 
+latent   Say what a model's latent variables stand for: which items and genres each raises and lowers.
+
+  --checkpoint=FILE      written by training; nothing else is needed
+  --axes=NAME            principal: the directions with the largest effects (default), or latents: each by itself
+  --latents=N            how many, the strongest (default 10)
+  -k=N                   items that each names (default 10)
+  --user=ID              of the training data: what would be recommended if a latent variable were another
+  --items=FILE           the items' names and genres, as for explain
+  --html=FILE            write a page with a map of items and users
+  --json=FILE            write all that was found
+
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
 """
 
@@ -149,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "bench": _bench,
             "explain": _explain,
             "generate": _generate,
+            "latent": _latent,
         }
         if command not in ("run", *commands):
             raise ConfigError(
@@ -160,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "prepare needs the name of a data set and its source: recbole-vae prepare NAME SOURCE."
                 )
             rest = [f"--name={rest[0]}", f"--source={rest[1]}", *rest[2:]]
-        if command in ("recommend", "explain"):
+        if command in ("recommend", "explain", "latent"):
             rest = [re.sub(r"^-k(?=$|=)", "--k", argument) for argument in rest]
         options = parse_options(rest)
         if command != "run":
@@ -494,6 +508,35 @@ def _explain(options: dict[str, str]) -> None:
     found = (explainer.explain(user, history, k, method=method, search=search) for user, history in bar)
     explain_report.write(found, options.get("json"), options.get("html"))
     _report_unknown(model.unknown)
+
+
+def _latent(options: dict[str, str]) -> None:
+    _check_options("latent", options, ("checkpoint", "axes", "latents", "k", "user", "items", "html", "json"))
+    _need_checkpoint(options)
+    latents, k = _number(options, "latents", 10), _number(options, "k", 10)
+    for name in ("json", "html"):
+        path = Path(options.get(name, "file"))
+        if name in options and (not path.parent.is_dir() or path.is_dir()):
+            raise ConfigError(f"--{name}={path} (command line): not a file in a folder that exists.")
+    from recbole_vae import explain_report, latent, latent_report, recommend
+
+    axes = options.get("axes", latent.AXES[0])
+    if axes not in latent.AXES:
+        raise ConfigError(f"axes: '{axes}' (command line) is not allowed; it must be {' or '.join(latent.AXES)}.")
+    loaded = recommend.Recommender.load(options["checkpoint"])
+    beside = loaded.item_file if loaded.item_file and loaded.item_file.is_file() else None
+    names = options.get("items", beside)
+    texts = explain_report.read_item_texts(names, loaded.model.ITEM_ID) if names else None
+    found = latent.describe(
+        loaded, texts, axes=axes, latents=latents, k=k, user=options.get("user"), show_progress=True
+    )
+    print("\n".join(latent.lines(found)))
+    if "json" in options:
+        with written_whole(Path(options["json"])) as file:
+            file.write(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=1) + "\n")
+    if "html" in options:
+        with written_whole(Path(options["html"])) as file:
+            file.write(latent_report.html(found))
 
 
 _GENERATE_OPTIONS = ("checkpoint", "out", "users", "source", "around", "histories", "seed", "unseen", "json")

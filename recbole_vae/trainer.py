@@ -23,6 +23,7 @@ from recbole_vae.errors import CheckpointError, TrainingError
 from recbole_vae.evaluator.metrics import FastEvaluator
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.optimizer import LazyAdam
+from recbole_vae.nn.prior import ACTIVE, active
 
 _trainers = count()
 
@@ -105,6 +106,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         except KeyboardInterrupt:
             self.logger.warning(f"Interrupted. {self._best_so_far()}")
             raise
+        self._log_active()
         return self.best_valid_score, self.best_valid_result
 
     def _train_epoch(
@@ -156,6 +158,23 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     def _sum_over_processes(tensors: list[Tensor]) -> None:
         for tensor in tensors:
             dist.all_reduce(tensor)
+
+    def _log_active(self) -> None:
+        """Log how many latent variables say something; a VAE whose posterior has collapsed looks like any other."""
+        if not hasattr(self.model, "posterior"):
+            return
+        self.model.eval()
+        with torch.no_grad():
+            rows = torch.arange(len(self.model.histories), device=self.device).split(4096)
+            in_use = active(torch.cat([self.model.posterior(self.model.histories[each])[0] for each in rows])[1:])
+        number, total = int(in_use.sum()), len(in_use)
+        text = f"{number} of {total} latent variables are in use (variance of their means over users above {ACTIVE:g})"
+        if 10 * number < total:
+            self.logger.warning(
+                f"{text}: the posterior has collapsed to the prior. Lower anneal_cap, or raise anneal_epochs."
+            )
+        else:
+            self.logger.info(f"{text}.")
 
     def _best_so_far(self) -> str:
         if not Path(self.saved_model_file).exists():
