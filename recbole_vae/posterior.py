@@ -112,12 +112,24 @@ def interval(ranks: Tensor) -> Tensor:
 
 
 def stability(ranks: Tensor) -> Tensor:
-    """Return which share of a list of k items is among the first k of a sample, too, on average; float32, shape [batch].
+    """Return how much a list is like the first k of a sample: average overlap, mean over the samples.
+
+    The overlap at depth ``d`` is the share of the first ``d`` items that both lists have, and the average is over the depths from
+    1 to k (Fagin, Kumar and Sivakumar: Comparing Top k Lists. SODA 2003), so that the first places count most.
 
     Args:
-        ranks: of the list's items, int, shape [batch, samples, k].
+        ranks: of the list's items, best first, int, shape [batch, samples, k].
+
+    Returns:
+        In [0, 1], 1 where all samples have the same list; float32, shape [batch].
     """
-    return (ranks <= ranks.shape[2]).float().mean((1, 2))
+    k = ranks.shape[2]
+    places = torch.arange(1, k + 1, dtype=ranks.dtype, device=ranks.device)
+    # An item at place j and rank r is in both lists from depth max(j, r) on: there it adds 1 / depth.
+    added = torch.zeros(k + 1, device=ranks.device)
+    added[:k] = (1 / places).flip(0).cumsum(0).flip(0)
+    depths = torch.maximum(ranks, places).clamp_max(k + 1)
+    return added[depths.long() - 1].sum(2).mean(1) / k
 
 
 def expected_ndcg(scores: Tensor, lengths: Tensor, k: int) -> Tensor:

@@ -30,7 +30,8 @@ class Ranking(list[tuple[str, float]]):
     Attributes:
         intervals: for each item the smallest and the largest of its ranks in the samples, without the outer 5 % at either end;
             None without samples, and where the history has no known item.
-        stability: how many of the items are among the first k of a sample, too: mean share, in [0, 1]; or None.
+        stability: how much the lists of the samples are like this one, in [0, 1]; see
+            :func:`~recbole_vae.posterior.stability`; or None.
         expected_ndcg: see :func:`~recbole_vae.posterior.expected_ndcg`; or None.
     """
 
