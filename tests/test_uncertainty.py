@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -385,7 +386,13 @@ def test_the_command_line(build: Builder) -> None:
         assert f"\n{order['name']} " in done.stdout
         assert f">{order['name']}</text>" in Path("u.html").read_text()
     page = Path("u.html").read_text()
-    assert page.count("<polyline") == len(report["orders"]) == 5
+    drawing = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    curves = drawing.findall("polyline")
+    assert len(curves) == len(report["orders"]) == 5
+    for curve in curves:
+        points = np.array([list(map(float, point.split(","))) for point in curve.attrib["points"].split()])
+        assert (np.diff(points[:, 0]) > 0).all()
+        assert ((points >= 48) & (points <= [592, 312])).all()
     assert "<script" not in page
     assert "default-src 'none'" in page
 
