@@ -31,6 +31,7 @@ def check_posterior(model: HistoryRecommender) -> None:
         )
 
 
+@torch.no_grad()
 def sampled_scores(
     model: Any, histories: Histories, samples: int, *, seed: int = 0, temperature: float = 1.0
 ) -> Iterator[Tensor]:

@@ -118,12 +118,11 @@ def test_stability_is_the_overlap_with_sampled_lists_and_intervals_are_quantiles
     (ranking,) = recommender.recommend([history], k=k, samples=samples, seed=3)
     one = Histories.from_lists([recommender.known(history)])
     lists, ranks = [], []
-    with torch.no_grad():
-        for scores in posterior.sampled_scores(recommender.model, one, samples, seed=3):
-            scores[0, one.indices] = -torch.inf
-            order = scores[0].argsort(descending=True).tolist()
-            lists.append([recommender.items[item] for item in order[:k]])
-            ranks.append([order.index(recommender.known([item])[0]) + 1 for item, _ in ranking])
+    for scores in posterior.sampled_scores(recommender.model, one, samples, seed=3):
+        scores[0, one.indices] = -torch.inf
+        order = scores[0].argsort(descending=True).tolist()
+        lists.append([recommender.items[item] for item in order[:k]])
+        ranks.append([order.index(recommender.known([item])[0]) + 1 for item, _ in ranking])
     overlaps = [
         len({*items_of(ranking)[:depth]} & {*each[:depth]}) / depth for each in lists for depth in range(1, k + 1)
     ]
