@@ -36,6 +36,7 @@ usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B
        recbole-vae explain --checkpoint=FILE (--user=ID | --histories=FILE) [-k=10] [--json=FILE] [--html=FILE]
        recbole-vae generate --checkpoint=FILE --out=DIR [--users=N] [--source=posterior] [--around=ID | --histories=FILE]
        recbole-vae latent --checkpoint=FILE [--user=ID] [--html=FILE] [--json=FILE]
+       recbole-vae uncertainty --checkpoint=FILE [--samples=100] [--diversify=0.5,1] [--json=FILE] [--html=FILE]
        recbole-vae --version
 
 run      Train a model by RecBole, evaluate its best epoch on the test part, and print a summary.
@@ -64,6 +65,9 @@ recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item
   --candidates=FILE      the only items that may be recommended, one in a line
   --keep_seen=True       items of the history may be recommended, too
   --popularity_correction=X  above 0 favours rare items, below 0 popular ones (default: as trained, 0 unless set)
+  --samples=S            say how sure this is, by S samples of the posterior: with rank_low,rank_high,stability,expected_ndcg
+  --diversify=X          fill the places from samples of their own; X, such as 1, is how far these spread
+  --seed=N               of the samples (default 0)
   --out=FILE             where to write (default: standard output)
 
 compare  Run models on the same splits, each run in a process of its own, and make the tables. After a stop, the same
@@ -129,6 +133,18 @@ latent   Say what a model's latent variables stand for: which items and genres e
   --items=FILE           the items' names and genres, as for explain
   --html=FILE            write a page with a map of items and users
   --json=FILE            write all that was found
+uncertainty  Say how well a model knows for which users its recommendations are good, on the test part of its data set.
+
+  --checkpoint=FILE      written by training; the data set is loaded and split again
+  -k=N                   length of the lists (default 10)
+  --samples=S            of the posterior, for the stability of a user's list (default 100; 0: without)
+  --diversify=X,Y        also draw lists with the posterior's spread times X, ...: what diversity costs
+  --seed=N               of the samples (default 0)
+  --part=NAME            test (default) or valid
+  --data_path=FOLDER     has the data set's folder (default: where it was at training)
+  --popularity_correction=X  as for recommend
+  --json=FILE            write all that was found
+  --html=FILE            write a page with the risk-coverage curves
 
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
 """
@@ -163,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "explain": _explain,
             "generate": _generate,
             "latent": _latent,
+            "uncertainty": _uncertainty,
         }
         if command not in ("run", *commands):
             raise ConfigError(
@@ -174,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "prepare needs the name of a data set and its source: recbole-vae prepare NAME SOURCE."
                 )
             rest = [f"--name={rest[0]}", f"--source={rest[1]}", *rest[2:]]
-        if command in ("recommend", "explain", "latent"):
+        if command in ("recommend", "explain", "latent", "uncertainty"):
             rest = [re.sub(r"^-k(?=$|=)", "--k", argument) for argument in rest]
         options = parse_options(rest)
         if command != "run":
@@ -291,6 +308,9 @@ _RECOMMEND_OPTIONS = (
     "keep_seen",
     "out",
     "popularity_correction",
+    "samples",
+    "diversify",
+    "seed",
 )
 
 
@@ -335,6 +355,11 @@ def _recommend(options: dict[str, str]) -> None:
         raise ConfigError("--users and --histories (command line) cannot be given together.")
     keep_seen = _true_or_false(options, "keep_seen", False)
     k = _number(options, "k", 10)
+    sampling = recommend.Sampling(
+        _number(options, "samples", 0, minimum=0),
+        _real(options, "diversify") or 0.0,
+        _number(options, "seed", 0, minimum=0),
+    )
     out = Path(options["out"]) if "out" in options else None
     if out and not out.parent.is_dir():
         raise ConfigError(f"--out={out} (command line): there is no folder {out.parent}.")
@@ -360,12 +385,13 @@ def _recommend(options: dict[str, str]) -> None:
         pairs, total = known or ((user, model.history(user)) for user in users), len(users)
     # Standard output is for the result, and a terminal shows one of the two.
     bar = tqdm(pairs, total=total, unit=" users", ncols=100, disable=None if out else True)
-    rankings = model.stream(bar, k, not keep_seen, candidates)
+    rankings = model.stream(bar, k, not keep_seen, candidates, sampling)
+    sampled = sampling.samples > 0
     if out is None:
-        recommend.write_rankings(rankings, sys.stdout)
+        recommend.write_rankings(rankings, sys.stdout, sampled=sampled)
     else:
         with written_whole(out) as file:
-            count = recommend.write_rankings(rankings, file)
+            count = recommend.write_rankings(rankings, file, sampled=sampled)
         print(f"{out}: {count} users", file=sys.stderr)
     _report_unknown(model.unknown)
 
@@ -614,6 +640,40 @@ def _generate(options: dict[str, str]) -> None:
     if "json" in options:
         with written_whole(Path(options["json"])) as file:
             json.dump(report.plain(), file, indent=1)
+
+
+_UNCERTAINTY_OPTIONS = (
+    "checkpoint", "k", "samples", "diversify", "seed", "part", "data_path", "popularity_correction", "json", "html",
+)  # fmt: skip
+
+
+def _uncertainty(options: dict[str, str]) -> None:
+    _check_options("uncertainty", options, _UNCERTAINTY_OPTIONS)
+    _need_checkpoint(options)
+    files = {name: Path(options[name]) for name in ("json", "html") if name in options}
+    for name, file in files.items():
+        if not file.parent.is_dir():
+            raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
+    k, samples = _number(options, "k", 10, minimum=2), _number(options, "samples", 100, minimum=0)
+    spreads = options["diversify"].split(",") if "diversify" in options else []
+    from recbole_vae import uncertainty, uncertainty_report
+
+    report = uncertainty.evaluate(
+        options["checkpoint"],
+        k=k,
+        samples=samples,
+        seed=_number(options, "seed", 0, minimum=0),
+        part=options.get("part", "test"),
+        diversify=[_real({"diversify": text}, "diversify") or 0.0 for text in spreads],
+        data_path=options.get("data_path"),
+        popularity_correction=_real(options, "popularity_correction"),
+        show_progress=True,
+    )
+    print(uncertainty_report.as_text(report))
+    for name, text in (("json", uncertainty_report.as_json), ("html", uncertainty_report.as_html)):
+        if name in files:
+            with written_whole(files[name]) as output:
+                output.write(text(report))
 
 
 def _need_checkpoint(options: dict[str, str]) -> None:

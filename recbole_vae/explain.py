@@ -67,10 +67,11 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
 
 def _begins_linear(model: Any) -> bool:
     parts = getattr(model, "encoder", None), getattr(model, "decoder", None)
-    # A subclass with a score of its own (HybridVAE) does more than decode the code.
-    owners = [next((cls for cls in type(model).__mro__ if name in vars(cls)), None) for name in ("code", "score")]
+    # A subclass with a score of its own (HybridVAE's score_latent) does more than decode the code.
+    names = ("code", "score", "score_latent")
+    code, *scores = (next((cls for cls in type(model).__mro__ if name in vars(cls)), None) for name in names)
     is_ours = isinstance(parts[0], MLPEncoder) and isinstance(parts[1], MLPDecoder)
-    return is_ours and owners[0] is owners[1] is not None
+    return is_ours and code is not None and {*scores, None} == {code, None}
 
 
 def _scores_without(model: Any, history: Histories, items: Tensor) -> tuple[Tensor, Tensor]:

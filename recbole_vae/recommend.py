@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,16 +15,60 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from recbole_vae import checkpoint
+from recbole_vae import checkpoint, posterior
 from recbole_vae.data.histories import Histories
-from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.register import model_class
 
 _SCORES = 2**22
 """Scores that are held at once (16 MiB in float32)."""
 
-Ranking = list[tuple[str, float]]
-"""Items with their scores, best first."""
+
+class Ranking(list[tuple[str, float]]):
+    """Items with their scores, best first; and, where samples of the posterior were asked for, how sure this ranking is.
+
+    Attributes:
+        intervals: for each item the smallest and the largest of its ranks in the samples, without the outer 5 % at either end;
+            None without samples, and where the history has no known item.
+        stability: how much the lists of the samples are like this one, in [0, 1]; see
+            :func:`~recbole_vae.posterior.stability`; or None.
+        expected_ndcg: see :func:`~recbole_vae.posterior.expected_ndcg`; or None.
+    """
+
+    intervals: list[tuple[int, int]] | None = None
+    stability: float | None = None
+    expected_ndcg: float | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is drawn from the posterior.
+
+    Attributes:
+        samples: how many samples say how sure a ranking is; 0 for none.
+        diversify: above 0, each place but the first is filled from a sample of its own, with the posterior's standard deviation
+            multiplied by this (see :func:`~recbole_vae.posterior.thompson`).
+        seed: of the noise.
+    """
+
+    samples: int = 0
+    diversify: float = 0.0
+    seed: int = 0
+
+    def check(self, model: Any) -> None:
+        """Raise a ConfigError for a value that is not allowed, or a model without a posterior."""
+        for name in ("samples", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigError(f"{name}: {value!r} is not allowed; it must be an integer >= 0.")
+        if not (math.isfinite(self.diversify) and self.diversify >= 0):
+            raise ConfigError(f"diversify: {self.diversify!r} is not allowed; it must be a number >= 0.")
+        if self.samples and self.diversify:
+            raise ConfigError(
+                "samples and diversify cannot be given together: intervals and stability are of the plain ranking."
+            )
+        if self.samples or self.diversify:
+            posterior.check_posterior(model)
 
 
 @dataclass
@@ -113,6 +158,9 @@ class Recommender:
         *,
         exclude_seen: bool = True,
         candidates: Iterable[str] | None = None,
+        samples: int = 0,
+        diversify: float = 0.0,
+        seed: int = 0,
     ) -> list[Ranking]:
         """Rank items for histories, each a collection of item ids.
 
@@ -124,16 +172,21 @@ class Recommender:
             k: how many items; fewer where there are not so many.
             exclude_seen: whether items of the history are left out.
             candidates: ids of the only items that may be recommended; None for all.
+            samples: how many samples of the posterior say how sure the ranking is; see :class:`Sampling`.
+            diversify: spread of the samples that a diversified ranking is drawn from. Scores stay those at the posterior mean,
+                and do not descend then.
+            seed: of the noise.
 
         Returns:
             A ranking for each history.
 
         Raises:
             DataError: no candidate is known, ``k`` is less than 1, or a history is a string.
+            ConfigError: the model has no posterior to sample from, or a value of :class:`Sampling` is not allowed.
         """
-        return [
-            ranking for _, ranking in self.stream(((None, each) for each in histories), k, exclude_seen, candidates)
-        ]
+        pairs = ((None, each) for each in histories)
+        sampling = Sampling(samples, diversify, seed)
+        return [ranking for _, ranking in self.stream(pairs, k, exclude_seen, candidates, sampling)]
 
     def recommend_users(self, users: Iterable[str], k: int = 10, **options: Any) -> list[Ranking]:
         """Rank items for users of the training data, given by their ids; arguments, result: see :meth:`recommend`.
@@ -163,16 +216,19 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool = True,
         candidates: Iterable[str] | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[tuple[Any, Ranking]]:
         """Rank items for pairs of a key and a history, as they come, in constant memory; see :meth:`recommend`."""
         if not isinstance(k, int) or k < 1:
             raise DataError(f"k: {k!r} is not allowed; it must be an integer >= 1.")
+        sampling = sampling or Sampling()
+        sampling.check(self.model)
         barred = self._barred(candidates)
         pairs = iter(histories)
-        size = max(1, _SCORES // len(self.items))
+        size = max(1, _SCORES // max(len(self.items), sampling.samples * k))
         while batch := list(islice(pairs, size)):
             lists = [self.known(history) for _, history in batch]
-            for (key, _), ranking in zip(batch, self._rank(lists, k, exclude_seen, barred), strict=True):
+            for (key, _), ranking in zip(batch, self._rank(lists, k, exclude_seen, barred, sampling), strict=True):
                 yield key, ranking
 
     def _barred(self, candidates: Iterable[str] | None) -> Tensor | None:
@@ -206,23 +262,48 @@ class Recommender:
         return found
 
     @torch.inference_mode()
-    def _rank(self, lists: list[list[int]], k: int, exclude_seen: bool, barred: Tensor | None) -> Iterator[Ranking]:
-        batch = Histories.from_lists(lists)
-        scores = self.model.score(batch.to(self.model.device)).float()
+    def _rank(
+        self, lists: list[list[int]], k: int, exclude_seen: bool, barred: Tensor | None, sampling: Sampling
+    ) -> list[Ranking]:
+        batch = Histories.from_lists(lists).to(self.model.device)
+        scores = self.model.score(batch).float()
         empty = batch.lengths() == 0
         if empty.any():
-            scores[empty.to(scores.device)] = self._popularity.to(scores.device)
+            scores[empty] = self._popularity.to(scores.device)
         if exclude_seen:
             scores[batch.rows(), batch.indices] = -torch.inf
         if barred is not None:
             scores[:, barred.to(scores.device)] = -torch.inf
-        best = scores.topk(min(k, scores.shape[1]))
-        for values, numbers in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            yield [
+        best = scores.topk(k := min(k, scores.shape[1])).indices
+        some = ~empty
+        known, of_known = batch[some.nonzero()[:, 0]], scores[some]
+        if sampling.diversify and len(known):
+            best[some] = posterior.thompson(
+                self.model, known, of_known, k, temperature=sampling.diversify, seed=sampling.seed
+            )
+        rankings = [
+            Ranking(
                 (self.items[number], value)
                 for number, value in zip(numbers, values, strict=True)
                 if value != float("-inf")
-            ]
+            )
+            for values, numbers in zip(scores.gather(1, best).tolist(), best.tolist(), strict=True)
+        ]
+        if sampling.samples and len(known):
+            ranks = posterior.sampled_ranks(
+                self.model, known, best[some], of_known.isneginf(), sampling.samples, seed=sampling.seed
+            )
+            sure = (
+                posterior.interval(ranks),
+                posterior.stability(ranks),
+                posterior.expected_ndcg(of_known, known.lengths(), k),
+            )
+            rows = some.nonzero()[:, 0].tolist()
+            for row, intervals, *values in zip(rows, *(each.tolist() for each in sure), strict=True):
+                ranking = rankings[row]
+                ranking.intervals = [(low, high) for low, high in intervals[: len(ranking)]]
+                ranking.stability, ranking.expected_ndcg = values
+        return rankings
 
 
 def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -> Iterator[tuple[str, list[str]]]:
@@ -288,15 +369,28 @@ def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> DataError:
     return DataError(f"{name}, line {line} or later: not text in UTF-8 ({error.reason}); save the file as UTF-8.")
 
 
-def write_rankings(rankings: Iterable[tuple[str, Ranking]], file: IO[str]) -> int:
-    """Write rankings as CSV, ``user_id,rank,item_id,score``, and return the number of users."""
+def write_rankings(rankings: Iterable[tuple[str, Ranking]], file: IO[str], *, sampled: bool = False) -> int:
+    """Write rankings as CSV, ``user_id,rank,item_id,score``, and return the number of users.
+
+    Args:
+        rankings: of one user after the other.
+        file: to write to.
+        sampled: whether ``rank_low,rank_high,stability,expected_ndcg`` follow; their cells are empty where there is none.
+    """
     writer = csv.writer(file, lineterminator="\n")
     pairs = iter(rankings)
     first = list(islice(pairs, 1))  # before anything is written: bad input shows here
-    writer.writerow(("user_id", "rank", "item_id", "score"))
+    more = ("rank_low", "rank_high", "stability", "expected_ndcg") if sampled else ()
+    writer.writerow(("user_id", "rank", "item_id", "score", *more))
     users = 0
     for users, (user, ranking) in enumerate(chain(first, pairs), start=1):  # noqa: B007 - the result
-        writer.writerows((user, rank, item, f"{score:.6g}") for rank, (item, score) in enumerate(ranking, start=1))
+        for rank, (item, score) in enumerate(ranking, start=1):
+            cells = [user, rank, item, f"{score:.6g}"]
+            if sampled:
+                cells += ranking.intervals[rank - 1] if ranking.intervals else ("", "")
+                of_user = (ranking.stability, ranking.expected_ndcg)
+                cells += ["" if value is None else f"{value:.4g}" for value in of_user]
+            writer.writerow(cells)
     return users
 
 

@@ -35,7 +35,7 @@ def test_the_readmes_command() -> None:
     assert "Time  " in done.stdout
     (file,) = Path("saved").glob("MultVAE-*.pth")
     assert f"Checkpoint  {file}" in done.stdout
-    assert f"python {SCRIPT} --resume={file} --epochs=4 --stopping_step=20" in done.stdout
+    assert f"python {SCRIPT} --resume={file} --epochs=4 --stopping_step=40" in done.stdout
     assert f"python {SCRIPT} --model=EASE --dataset=ml-100k\n" in done.stdout
     assert "Train     0" in done.stderr  # the progress bar
     assert "beta=" in done.stderr

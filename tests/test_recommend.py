@@ -17,7 +17,7 @@ import recbole_vae
 from recbole_vae.cli import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, DataError
-from recbole_vae.recommend import Recommender, read_histories, write_rankings
+from recbole_vae.recommend import Ranking, Recommender, read_histories, write_rankings
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 
@@ -187,7 +187,7 @@ def test_a_file_that_is_no_text_or_empty_is_named() -> None:
 
 def test_rankings_are_written_as_csv() -> None:
     file = io.StringIO()
-    assert write_rankings([("a", [("i,1", 0.5), ("i2", -1e-9)]), ("b", [])], file) == 2
+    assert write_rankings([("a", Ranking([("i,1", 0.5), ("i2", -1e-9)])), ("b", Ranking())], file) == 2
     rows = list(csv.reader(io.StringIO(file.getvalue())))
     assert rows == [["user_id", "rank", "item_id", "score"], ["a", "1", "i,1", "0.5"], ["a", "2", "i2", "-1e-09"]]
 

@@ -61,11 +61,10 @@ class HybridVAE(MultVAE):
         ) if options.linear_share else None  # fmt: skip
         self.kernel = UserKernel(self.histories, items, options.kernel_l2) if options.kernel_share else None
 
-    def score(self, histories: Histories) -> Tensor:
-        """Score all items by the mixture; arguments and result: see the base class."""
+    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
+        """Score all items by the mixture, whose closed-form paths do not depend on ``latent``; see MultVAE."""
         options = self.options
-        mu, _ = self.posterior(histories)
-        scores = standardise(self.decoder(mu), histories).mul_(1 - options.linear_share - options.kernel_share)
+        scores = standardise(self.decoder(latent), histories).mul_(1 - options.linear_share - options.kernel_share)
         for path, share in ((self.linear, options.linear_share), (self.kernel, options.kernel_share)):
             if path is not None:
                 scores.add_(standardise(path(histories), histories), alpha=share)

@@ -97,7 +97,14 @@ class MultVAE(HistoryRecommender):
 
     def score(self, histories: Histories) -> Tensor:
         """Score all items by the decoder's logits at the posterior mean; arguments and result: see the base class."""
-        return self.with_padding(self.decoder(self.code(self.encoder(histories))))
+        return self.score_latent(histories, self.code(self.encoder(histories)))
+
+    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
+        """Score all items where the latent variables of the histories are given, shape [batch, latent_dimension].
+
+        The result is as of :meth:`score`, which gives it the posterior mean.
+        """
+        return self.with_padding(self.decoder(latent))
 
     def code(self, features: Tensor) -> Tensor:
         """Return what items are ranked by, the posterior mean, from the encoder's features."""

@@ -1,0 +1,188 @@
+"""How sure a ranking is, by samples from the posterior of a history's latent variables; and rankings drawn from them.
+
+A model with a posterior has the methods ``posterior`` and ``score_latent`` of :class:`~recbole_vae.model.multvae.MultVAE`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
+from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
+
+LEVEL = 0.9
+"""Share of the samples whose rank lies within the interval."""
+
+
+def check_posterior(model: HistoryRecommender) -> None:
+    """Raise a ConfigError unless a model has a posterior to sample from."""
+    if not (hasattr(model, "posterior") and hasattr(model, "score_latent")):
+        raise ConfigError(
+            f"{type(model).__name__} has no posterior: it makes a single code of each history, so that there is nothing to "
+            "sample. Set samples: 0 and no diversify, or take a model with the methods posterior and score_latent, such as "
+            "MultVAE."
+        )
+
+
+@torch.no_grad()
+def sampled_scores(
+    model: Any, histories: Histories, samples: int, *, seed: int = 0, temperature: float = 1.0
+) -> Iterator[Tensor]:
+    """Score all items at ``z = mu + temperature * sigma * noise``, with noise of N(0, I), one sample after the other.
+
+    The noise of a history depends on its items and the seed alone: neither on the batch, nor on how many samples follow.
+
+    Args:
+        model: in evaluation mode.
+        histories: batch of histories, on the model's device.
+        samples: how many.
+        seed: of the noise.
+        temperature: what the posterior's standard deviation is multiplied by.
+
+    Yields:
+        Scores in float32, which may be changed, shape [batch, n_items].
+
+    Raises:
+        ConfigError: the model has no posterior.
+    """
+    check_posterior(model)
+    mu, logvar = model.posterior(histories)
+    deviation = temperature * (0.5 * logvar).exp()
+    generators = [_generator(row.numpy(), seed) for row in histories.indices.cpu().split(histories.lengths().tolist())]
+    together = max(1, SCORES_PER_CHUNK // (len(histories) * model.n_items))
+    for first in range(0, samples, together):
+        count = min(together, samples - first)
+        drawn = [[each.standard_normal(mu.shape[1], np.float32) for each in generators] for _ in range(count)]
+        latent = mu + deviation * torch.from_numpy(np.array(drawn)).to(mu)  # [count, batch, latent_dimension]
+        rows = torch.arange(len(histories), device=mu.device).repeat(count)
+        scores = model.score_latent(histories if count == 1 else histories[rows], latent.flatten(0, 1)).float()
+        yield from scores.unflatten(0, (count, -1))
+
+
+def _generator(items: np.ndarray[Any, Any], seed: int) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed} ".encode() + items.astype("<i8").tobytes(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def sampled_ranks(
+    model: Any, histories: Histories, items: Tensor, excluded: Tensor, samples: int, *, seed: int = 0
+) -> Tensor:
+    """Rank some items in each sample: one more than the number of items that score higher.
+
+    Args:
+        model: in evaluation mode.
+        histories: batch of histories, on the model's device.
+        items: internal item ids, int64, shape [batch, k].
+        excluded: which items are in no ranking, bool, shape [batch, n_items].
+        samples: how many.
+        seed: of the noise.
+
+    Returns:
+        int32, shape [batch, samples, k].
+
+    Raises:
+        ConfigError: the model has no posterior.
+    """
+    ranks = torch.empty(len(items), samples, items.shape[1], dtype=torch.int32, device=items.device)
+    for sample, scores in enumerate(sampled_scores(model, histories, samples, seed=seed)):
+        scores.masked_fill_(excluded, -torch.inf)
+        for place, own in enumerate(scores.gather(1, items).unbind(1)):
+            ranks[:, sample, place] = (scores > own.unsqueeze(1)).sum(1) + 1
+    return ranks
+
+
+def interval(ranks: Tensor) -> Tensor:
+    """Return the smallest and largest rank of each item without the outer 5 % of the samples at either end.
+
+    Args:
+        ranks: int, shape [batch, samples, k].
+
+    Returns:
+        int, shape [batch, k, 2].
+    """
+    ordered, last = ranks.sort(dim=1).values, ranks.shape[1] - 1
+    low = int((1 - LEVEL) / 2 * last + 1e-9)
+    return torch.stack((ordered[:, low], ordered[:, last - low]), dim=2)
+
+
+def stability(ranks: Tensor) -> Tensor:
+    """Return how much a list is like the first k of a sample: average overlap, mean over the samples.
+
+    The overlap at depth ``d`` is the share of the first ``d`` items that both lists have, and the average is over the depths from
+    1 to k (Fagin, Kumar and Sivakumar: Comparing Top k Lists. SODA 2003), so that the first places count most.
+
+    Args:
+        ranks: of the list's items, best first, int, shape [batch, samples, k].
+
+    Returns:
+        In [0, 1], 1 where all samples have the same list; float32, shape [batch].
+    """
+    k = ranks.shape[2]
+    places = torch.arange(1, k + 1, dtype=ranks.dtype, device=ranks.device)
+    # An item at place j and rank r is in both lists from depth max(j, r) on: there it adds 1 / depth.
+    added = torch.zeros(k + 1, device=ranks.device)
+    added[:k] = (1 / places).flip(0).cumsum(0).flip(0)
+    depths = torch.maximum(ranks, places).clamp_max(k + 1)
+    return added[depths.long() - 1].sum(2).mean(1) / k
+
+
+def expected_ndcg(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+    """Estimate each ranking's NDCG@k before anything is known of it, by the model's own probabilities.
+
+    If ``n`` items to come were drawn from the softmax ``p`` of the scores, an item would be among them with probability
+    ``1 - (1 - p_i)^n``; put in the place of the hits of NDCG@k, and divided by the gain of ``min(n, k)`` hits. ``n`` is taken
+    as :data:`TO_COME` of the history's length. The values are of use to compare users, not as a forecast of NDCG: the softmax
+    is of what was trained, flatter than what comes.
+
+    Args:
+        scores: ``-inf`` for what is in no ranking, shape [batch, n_items].
+        lengths: of the histories, int, shape [batch].
+        k: length of the rankings.
+
+    Returns:
+        In [0, 1], float32, shape [batch].
+    """
+    number = (lengths.float() * TO_COME).clamp_min(1.0)
+    best = scores.softmax(1).topk(min(k, scores.shape[1])).values
+    # 1 - (1 - p)^n without the cancellation of small p.
+    hits = -torch.expm1(number.unsqueeze(1) * torch.log1p(-best.clamp(max=1 - 1e-7)))
+    gains = 1 / torch.arange(2, best.shape[1] + 2, device=scores.device).log2()
+    ideal = gains.cumsum(0)[number.round().long().clamp_max(len(gains)) - 1]
+    return hits @ gains / ideal
+
+
+TO_COME = 0.125
+"""Items to come, as a share of the history: those of a test part where RecBole splits 8:1:1."""
+
+
+def thompson(model: Any, histories: Histories, scores: Tensor, k: int, *, temperature: float, seed: int = 0) -> Tensor:
+    """Fill each place of a list with the best item, not yet in it, of a posterior sample of its own (Thompson, 1933).
+
+    The first place is that of the plain list: where it is sampled, too, the same diversity costs more accuracy.
+
+    Args:
+        model: in evaluation mode.
+        histories: batch of histories, on the model's device.
+        scores: at the posterior mean, ``-inf`` for what must not be in a list, shape [batch, n_items].
+        k: length of the lists, at most n_items.
+        temperature: what the posterior's standard deviation is multiplied by; at 0 the list is the plain one.
+        seed: of the noise.
+
+    Returns:
+        Internal item ids, int64, shape [batch, k]; where all items are excluded or in the list, an excluded one.
+
+    Raises:
+        ConfigError: the model has no posterior.
+    """
+    taken, places = scores.isneginf(), [scores.argmax(1, keepdim=True)]
+    for sampled in sampled_scores(model, histories, k - 1, seed=seed, temperature=temperature):
+        taken.scatter_(1, places[-1], True)
+        places.append(sampled.masked_fill_(taken, -torch.inf).argmax(1, keepdim=True))
+    return torch.cat(places, dim=1)

@@ -1,0 +1,416 @@
+"""Samples of the posterior: how sure a ranking is, diversified rankings, and the evaluation of both."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from recbole_vae import posterior, uncertainty
+from recbole_vae.cli import main
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import CheckpointError, ConfigError, DataError
+from recbole_vae.recommend import Recommender
+from tests.conftest import Builder, Run, random_rows, write_inter
+
+NORMAL = stats.norm
+
+
+@pytest.fixture(params=["MultVAE", "HybridVAE"])
+def run(request: pytest.FixtureRequest, build: Builder) -> Run:
+    result = build(request.param, learning_rate=0.01)
+    result.fit()
+    return result
+
+
+def load(run: Run, **options: Any) -> Recommender:
+    return Recommender.load(run.trainer.saved_model_file, **options)
+
+
+def without_noise(recommender: Recommender) -> Recommender:
+    """Make the posterior a point."""
+    width = recommender.model.options.latent_dimension
+    last = recommender.model.encoder.layers[-1]
+    with torch.no_grad():
+        last.weight[width:], last.bias[width:] = 0.0, -200.0
+    return recommender
+
+
+class TwoLatents:
+    """Item 1 has score 0, item 2 the first latent variable, item 3 the second; independent, of deviation 1."""
+
+    n_items, mu = 4, (0.4, -0.7)
+
+    def posterior(self, histories: Histories) -> tuple[Tensor, Tensor]:
+        mu = torch.tensor(self.mu).repeat(len(histories), 1)
+        return mu, torch.zeros_like(mu)
+
+    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
+        padding, zero = torch.full((len(latent), 1), -torch.inf), torch.zeros(len(latent), 1)
+        return torch.cat((padding, zero, latent), dim=1)
+
+
+def different_histories(number: int) -> Histories:
+    return Histories.from_lists([[user + 1] for user in range(number)])
+
+
+def test_ranks_of_two_latent_variables_are_those_of_the_normal_distribution() -> None:
+    samples, model = 4000, TwoLatents()
+    nothing = torch.tensor([[True, False, False, False]])
+    ranks = posterior.sampled_ranks(model, different_histories(1), torch.tensor([[2, 1]]), nothing, samples)
+    above = NORMAL.cdf(model.mu)  # how often item 2, and item 3, score above item 1
+    expected = [(1 - above).prod(), 1 - (1 - above).prod() - above.prod(), above.prod()]
+    shares = np.bincount(ranks[0, :, 1].numpy() - 1, minlength=3) / samples
+    assert shares == pytest.approx(expected, abs=4 * 0.5 / samples**0.5)
+    assert min(expected) > 0.05  # so that the interval has all of them
+    assert posterior.interval(ranks).tolist()[0][1] == [1, 3]
+    # Item 2 is first, or last, where it is above, or below, 0 and item 3: the differences are normal.
+    mean = np.array([model.mu[0], model.mu[0] - model.mu[1]])
+    first, last = (stats.multivariate_normal(sign * mean, [[1, 1], [1, 2]]).cdf([0, 0]) for sign in (-1, 1))
+    overlaps = [first, (1 - last + 1 - above.prod()) / 2]  # at depth 1, and 2
+    assert float(posterior.stability(ranks)[0]) == pytest.approx(np.mean(overlaps), abs=0.02)
+
+
+def test_each_user_has_noise_of_its_own_and_each_place_a_sample() -> None:
+    users, model = 4000, TwoLatents()
+    histories = different_histories(users)
+    mean = model.score_latent(histories, model.posterior(histories)[0])
+    items = posterior.thompson(model, histories, mean, 3, temperature=1.0)
+    assert set(items[:, 0].tolist()) == {2}
+    second = (items[:, 1] == 1).float().mean()  # item 1 where item 3 is below it
+    assert float(second) == pytest.approx(NORMAL.cdf(-model.mu[1]), abs=4 * 0.5 / users**0.5)
+    half = posterior.thompson(model, histories, mean, 2, temperature=0.5)
+    assert float((half[:, 1] == 1).float().mean()) == pytest.approx(NORMAL.cdf(-model.mu[1] / 0.5), abs=0.035)
+    assert (posterior.thompson(model, histories, mean, 3, temperature=0.0) == torch.tensor([2, 1, 3])).all()
+
+
+def test_without_noise_all_is_as_at_the_mean(run: Run) -> None:
+    recommender = without_noise(load(run, popularity_correction=0.5))
+    histories = [recommender.history(user) for user in recommender.users[1:]]
+    plain = recommender.recommend(histories, k=6)
+    for one, other in zip(plain, recommender.recommend(histories, k=6, samples=7), strict=True):
+        assert one == other
+        assert other.intervals == [(rank, rank) for rank in range(1, 7)]
+        assert other.stability == 1.0
+        assert 0 < (other.expected_ndcg or 0.0) < 1
+        assert (one.intervals, one.stability, one.expected_ndcg) == (None, None, None)
+    assert recommender.recommend(histories, k=6, diversify=3.0) == plain
+
+
+def test_stability_is_the_overlap_with_sampled_lists_and_intervals_are_quantiles(run: Run) -> None:
+    recommender = load(run)
+    history, samples, k = ["i0", "i3", "i4"], 30, 5
+    (ranking,) = recommender.recommend([history], k=k, samples=samples, seed=3)
+    one = Histories.from_lists([recommender.known(history)])
+    lists, ranks = [], []
+    for scores in posterior.sampled_scores(recommender.model, one, samples, seed=3):
+        scores[0, one.indices] = -torch.inf
+        order = scores[0].argsort(descending=True).tolist()
+        lists.append([recommender.items[item] for item in order[:k]])
+        ranks.append([order.index(recommender.known([item])[0]) + 1 for item, _ in ranking])
+    overlaps = [
+        len({*items_of(ranking)[:depth]} & {*each[:depth]}) / depth for each in lists for depth in range(1, k + 1)
+    ]
+    assert 0 < np.mean(overlaps) < 1
+    assert ranking.stability == pytest.approx(np.mean(overlaps))
+    low = np.quantile(np.array(ranks), 0.05, axis=0, method="lower").tolist()
+    high = np.quantile(np.array(ranks), 0.95, axis=0, method="higher").tolist()
+    assert ranking.intervals == list(zip(low, high, strict=True))
+
+
+def test_the_noise_is_of_the_user_and_the_seed_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender = load(run)
+    users = recommender.users[1:]
+    found = recommender.recommend_users(users, k=6, samples=9, seed=5)
+    lists = recommender.recommend_users(users, k=6, diversify=1.5, seed=5)
+    assert [each.intervals for each in found] != [
+        each.intervals for each in recommender.recommend_users(users, k=6, samples=9, seed=6)
+    ]
+    assert [items_of(each) for each in lists] != [
+        items_of(each) for each in recommender.recommend_users(users, k=6, diversify=1.5, seed=6)
+    ]
+    for chunk in (1, 200):
+        monkeypatch.setattr("recbole_vae.recommend._SCORES", chunk)
+        monkeypatch.setattr("recbole_vae.posterior.SCORES_PER_CHUNK", chunk)
+        again = recommender.recommend_users(users[::-1], k=6, samples=9, seed=5)[::-1]
+        for one, other in zip(found, again, strict=True):
+            assert (one.intervals, one.stability) == (other.intervals, other.stability)
+            assert one.expected_ndcg == pytest.approx(other.expected_ndcg)
+        again = recommender.recommend_users(users[::-1], k=6, diversify=1.5, seed=5)[::-1]
+        assert [items_of(each) for each in lists] == [items_of(each) for each in again]
+
+
+def items_of(ranking: Any) -> list[str]:
+    return [item for item, _ in ranking]
+
+
+def test_a_diversified_list_has_nothing_twice_and_nothing_barred(run: Run) -> None:
+    recommender = load(run)
+    for user in recommender.users[1:]:
+        history = recommender.history(user)
+        (ranking,) = recommender.recommend([history], k=1000, diversify=2.0)
+        plain = dict(recommender.recommend([history], k=1000)[0])
+        assert len(ranking) == len(set(items_of(ranking))) == len(recommender.items) - 1 - len(history)
+        assert dict(ranking) == pytest.approx(plain)  # scores are those at the mean
+        assert ranking[0][0] == max(plain, key=lambda item: plain[item])
+    few = recommender.recommend([["i0"]], k=5, candidates=["i1", "i2", "i0"], diversify=2.0)[0]
+    assert set(items_of(few)) == {"i1", "i2"}
+    few = recommender.recommend([["i0"]], k=5, candidates=["i1", "i2", "i0"], samples=5)[0]
+    assert 0.8 <= (few.stability or 0.0) <= 1.0  # only the first place may differ
+    assert len(few.intervals or ()) == 2
+
+
+def test_a_history_of_nothing_gets_the_popular_items_without_intervals(run: Run) -> None:
+    recommender = load(run)
+    for options in ({"samples": 4}, {"diversify": 1.0}):
+        empty, some = recommender.recommend([[], ["i1"]], k=3, **options)
+        assert empty == recommender.recommend([[]], k=3)[0]
+        assert (empty.intervals, empty.stability, empty.expected_ndcg) == (None, None, None)
+        assert (some.intervals is None) == ("samples" not in options)
+        assert recommender.recommend([[]], k=3, **options) == [empty]
+
+
+def test_expected_ndcg_is_the_mean_over_all_draws() -> None:
+    scores = torch.tensor([[-torch.inf, 1.0, 0.3, -0.5, 0.0], [-torch.inf, 5.0, -torch.inf, -5.0, 1.0]])
+    lengths, k = torch.tensor([16, 24]), 3
+    expected = []
+    for row, length in zip(scores, lengths.tolist(), strict=True):
+        p, draws = row.softmax(0).double().numpy(), round(length * posterior.TO_COME)
+        best, gains = row.argsort(descending=True)[:k].tolist(), 1 / np.log2(np.arange(2, k + 2))
+        total = 0.0
+        for drawn in itertools.product(range(5), repeat=draws):
+            total += p[list(drawn)].prod() * sum(gain for item, gain in zip(best, gains, strict=True) if item in drawn)
+        expected.append(total / gains[: min(draws, k)].sum())
+    assert posterior.expected_ndcg(scores, lengths, k).tolist() == pytest.approx(expected, rel=1e-5)
+    certain = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
+    assert posterior.expected_ndcg(certain, torch.tensor([1]), 1).tolist() == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": -1}, "samples: -1 is not allowed; it must be an integer >= 0"),
+        ({"samples": 2.5}, "samples: 2.5 is not allowed"),
+        ({"samples": 2, "seed": -1}, "seed: -1 is not allowed"),
+        ({"diversify": -0.5}, "diversify: -0.5 is not allowed; it must be a number >= 0"),
+        ({"diversify": float("nan")}, "diversify: nan is not allowed"),
+        ({"samples": 2, "diversify": 1.0}, "samples and diversify cannot be given together"),
+    ],
+)
+def test_values_that_are_not_allowed(build: Builder, options: dict[str, Any], message: str) -> None:
+    run = build()
+    run.fit()
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        load(run).recommend([["i1"]], **options)
+
+
+def test_a_model_without_a_posterior_is_refused_by_name(build: Builder) -> None:
+    run = build("MultDAE")
+    run.fit()
+    for options in ({"samples": 3}, {"diversify": 1.0}):
+        with pytest.raises(ConfigError, match="^MultDAE has no posterior: it makes a single code"):
+            load(run).recommend([["i1"]], **options)
+    with pytest.raises(ConfigError, match="^MultDAE has no posterior"):
+        uncertainty.evaluate(run.trainer.saved_model_file)
+    report = uncertainty.evaluate(run.trainer.saved_model_file, samples=0)
+    assert "stability" not in {order.name for order in report.orders}
+
+
+values = st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(values)
+def test_risk_and_coverage_are_the_mean_over_all_ways_to_break_ties(pairs: list[tuple[int, float]]) -> None:
+    uncertain, quality = (np.array(each, float) for each in zip(*pairs, strict=True))
+    curves = []
+    for order in itertools.permutations(range(len(pairs))):
+        if list(uncertain[list(order)]) == sorted(uncertain):
+            curves.append(1 - np.cumsum(quality[list(order)]) / np.arange(1, len(pairs) + 1))
+    expected = np.mean(curves, axis=0)
+    assert uncertainty.risk_coverage(uncertain, quality) == pytest.approx(expected, abs=1e-12)
+    order_of = uncertainty.order_by("x", uncertain, quality)
+    assert order_of.area == pytest.approx(expected.mean())
+    assert order_of.risks[-1] == pytest.approx(1 - quality.mean())
+
+
+def test_an_order_against_other_computations() -> None:
+    rng = np.random.default_rng(0)
+    length = rng.integers(5, 40, 300).astype(float)
+    uncertain, quality = rng.normal(size=300) - length / 20, rng.random(300) + length / 40
+    order = uncertainty.order_by("x", uncertain, quality, (length,))
+    assert (order.spearman, order.p_value) == pytest.approx(tuple(stats.spearmanr(uncertain, quality)))
+    table = stats.spearmanr(np.column_stack([uncertain, quality, length])).statistic
+    first = (table[0, 1] - table[0, 2] * table[1, 2]) / np.sqrt((1 - table[0, 2] ** 2) * (1 - table[1, 2] ** 2))
+    assert order.partial == pytest.approx(first)
+    best = quality[np.argsort(uncertain)]
+    assert order.tenths == pytest.approx(best.reshape(10, 30).mean(1))
+    assert order.risks == pytest.approx([1 - best[: 3 * percent].mean() for percent in range(1, 101)])
+    itself = uncertainty.order_by("x", -length, quality, (length,))
+    assert itself.partial is None
+    assert uncertainty.order_by("x", np.ones(4), np.arange(4.0)).spearman is None
+
+
+def test_diversity_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.random((12, 7)) < 0.4
+    table[:, 0] = table[:, 6] = False  # the padding, and an item that nobody has
+    histories = Histories.from_lists([np.flatnonzero(row).tolist() for row in table])
+    lists = torch.tensor([[1, 2, 3], [4, 6, 1], [5, 2, 4]])
+    expected = []
+    for each in lists.tolist():
+        cosines = [
+            (table[:, a] & table[:, b]).sum() / max(1e-9, np.sqrt(table[:, a].sum() * table[:, b].sum()))
+            for a, b in itertools.combinations(each, 2)
+        ]
+        expected.append(1 - np.mean(cosines))
+    assert uncertainty.intra_list_diversity(lists, histories, 7) == pytest.approx(expected)
+    monkeypatch.setattr(uncertainty, "SCORES_PER_CHUNK", 1)
+    assert uncertainty.intra_list_diversity(lists, histories, 7) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("part", uncertainty.PARTS)
+def test_an_evaluation_is_of_the_split_of_training(build: Builder, held_out: bool, part: str) -> None:
+    options: dict[str, Any] = {"metrics": ["NDCG"], "topk": [4], "valid_metric": "NDCG@4", "metric_decimal_place": 9}
+    if held_out:
+        options["eval_args"] = {"split": {"HU": [8, 8]}, "fold_in": 0.7, "min_items": 5, "order": "RO", "mode": "full"}
+    run = build(learning_rate=0.01, **options)
+    run.fit()
+    path = run.trainer.saved_model_file
+    expected = run.trainer.evaluate(getattr(run, part), model_file=path)["ndcg@4"]
+    report = uncertainty.evaluate(path, k=4, samples=5, part=part, diversify=[1.0], popularity_correction=0.0)
+    assert report.ndcg == pytest.approx(expected, abs=1e-8)
+    assert report.users == len(getattr(run, part).uid_list)
+    assert report.best_area == min(report.best_area, *(order.area for order in report.orders))
+    assert [order.area for order in report.orders] == sorted(order.area for order in report.orders)
+    assert all(order.risks[-1] == pytest.approx(1 - report.ndcg) for order in report.orders)
+    plain, drawn = report.lists
+    assert (plain.diversify, drawn.diversify) == (0.0, 1.0)
+    assert plain.ndcg == pytest.approx(report.ndcg)
+    assert drawn.ndcg != plain.ndcg
+
+
+def test_an_evaluation_does_not_depend_on_the_batches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run.trainer.saved_model_file
+    report = uncertainty.evaluate(path, samples=6, diversify=[0.5], seed=2)
+    monkeypatch.setattr(uncertainty, "SCORES_PER_CHUNK", 70)
+    again = uncertainty.evaluate(path, samples=6, diversify=[0.5], seed=2)
+    for one, other in zip(report.orders, again.orders, strict=True):
+        assert one.risks == pytest.approx(other.risks)
+    assert report.lists == again.lists
+
+
+def test_other_data_and_none_are_named(build: Builder) -> None:
+    run = build()
+    run.fit()
+    path = run.trainer.saved_model_file
+    moved = shutil.move("data", "elsewhere")
+    with pytest.raises(DataError, match="^dataset: there is no folder data/tiny"):
+        uncertainty.evaluate(path, samples=0)
+    report = uncertainty.evaluate(path, samples=0, data_path=moved)
+    assert report.users
+    with pytest.raises(CheckpointError, match="other interactions|have other"):
+        uncertainty.evaluate(path, samples=0, data_path=write_inter(random_rows(seed=1), folder="other"))
+    with pytest.raises(ConfigError, match="^k: 26 is not allowed; the data set has 25 items"):
+        uncertainty.evaluate(path, k=26, samples=0, data_path=moved)
+    with pytest.raises(ConfigError, match="^part: 'train' is not allowed; it must be valid or test"):
+        uncertainty.evaluate(path, part="train")
+
+
+def test_per_ndcg() -> None:
+    plain = uncertainty.Lists(0.0, 0.5, 0.6, 0.1)
+    assert uncertainty.per_ndcg(plain, uncertainty.Lists(1.0, 0.4, 0.8, 0.1)) == pytest.approx(2.0)
+    assert uncertainty.per_ndcg(plain, plain) is None
+
+
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, "-m", "recbole_vae", *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, check=False, **options)
+
+
+def test_the_command_line(build: Builder) -> None:
+    run = build(learning_rate=0.01)
+    run.fit()
+    file = f"--checkpoint={run.trainer.saved_model_file}"
+    done = command(
+        "recommend", file, "--histories=-", "-k=2", "--samples=5", input="user_id,item_id\na,i1\na,i2\nnone,zz\n"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert list(rows[0])[:4] == ["user_id", "rank", "item_id", "score"]
+    (ranking,) = load(run).recommend([["i1", "i2"]], k=2, samples=5)
+    assert [(int(row["rank_low"]), int(row["rank_high"])) for row in rows[:2]] == ranking.intervals
+    for row in rows[:2]:
+        assert float(row["stability"]) == pytest.approx(ranking.stability, rel=1e-3)
+        assert float(row["expected_ndcg"]) == pytest.approx(ranking.expected_ndcg, rel=1e-3)
+    assert {tuple(list(row.values())[4:]) for row in rows[2:]} == {("",) * 4}
+
+    assert main(["recommend", file, "--users=u3", "-k=5", "--diversify=2", "--seed=4", "--out=o.csv"]) == 0
+    rows = list(csv.DictReader(Path("o.csv").read_text().splitlines()))
+    (ranking,) = load(run).recommend_users(["u3"], k=5, diversify=2.0, seed=4)
+    assert [row["item_id"] for row in rows] == items_of(ranking)
+    assert list(rows[0]) == ["user_id", "rank", "item_id", "score"]
+
+    done = command(
+        "uncertainty",
+        file,
+        "--samples=5",
+        "-k=4",
+        "--diversify=0.5,1",
+        "--json=u.json",
+        "--html=u.html",
+        "--part=valid",
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(Path("u.json").read_text())
+    assert done.stdout.startswith(f"MultVAE on tiny, valid part: {report['users']} users, NDCG@4 {report['ndcg']:.4f}")
+    assert [each["diversify"] for each in report["lists"]] == [0.0, 0.5, 1.0]
+    for order in report["orders"]:
+        assert f"\n{order['name']} " in done.stdout
+        assert f">{order['name']}</text>" in Path("u.html").read_text()
+    page = Path("u.html").read_text()
+    drawing = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    curves = drawing.findall("polyline")
+    assert len(curves) == len(report["orders"]) == 5
+    for curve in curves:
+        points = np.array([list(map(float, point.split(","))) for point in curve.attrib["points"].split()])
+        assert (np.diff(points[:, 0]) > 0).all()
+        assert ((points >= 48) & (points <= [592, 312])).all()
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recommend", "--checkpoint=no.pth", "--samples=many"], "samples: 'many' (command line) is not allowed; it must"),
+        (["recommend", "--checkpoint=no.pth", "--diversify=much"], "diversify: 'much' (command line) is not allowed"),
+        (["recommend", "--checkpoint=no.pth", "--seed=-1"], "seed: '-1' (command line) is not allowed"),
+        (["uncertainty"], "--checkpoint (command line) is missing"),
+        (["uncertainty", "--checkpoint=no.pth"], "no.pth: there is no such checkpoint."),
+        (["uncertainty", "--checkpoint=no.pth", "-k=1"], "k: '1' (command line) is not allowed; it must be an integer >= 2"),
+        (["uncertainty", "--checkpoint=no.pth", "--diversify=1,b"], "diversify: 'b' (command line) is not allowed"),
+        (["uncertainty", "--checkpoint=no.pth", "--part=train"], "part: 'train' is not allowed; it must be valid or test"),
+        (["uncertainty", "--checkpoint=no.pth", "--html=gone/u.html"], "--html=gone/u.html (command line): there is no"),
+        (["uncertainty", "--checkpoint=no.pth", "--sample=3"], "--sample (command line): uncertainty has no such option; did"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) in (1, 2)
+    assert capsys.readouterr().err.startswith(f"error: {message}")
