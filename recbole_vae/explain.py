@@ -2,7 +2,7 @@
 
 The influence of an item of the history on a recommendation is by how much the recommendation's score falls when the history
 lacks that item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on
-the normalised history (:class:`~recbole_vae.nn.encoder.MLPEncoder`), all of these share that layer's sum, and only the
+the normalised history (:class:`~recbole_vae.nn.encoder.HistoryEncoder`), all of these share that layer's sum, and only the
 logits of the recommended items are made.
 
 How good explanations are is measured by perturbation, as in Barkan et al.: A Counterfactual Framework for Learning and
@@ -22,7 +22,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
 from recbole_vae.nn.decoder import MLPDecoder
-from recbole_vae.nn.encoder import MLPEncoder
+from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.recommend import Recommender
 
 METHODS = ("exact", "gradient")
@@ -43,7 +43,7 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
         history: a single history, on the model's device.
         items: internal item ids, int64, shape [items].
         method: ``exact``: the score of the history less that of the history without the item; ``gradient``: the first-order
-            approximation of that, in less time, for models with an MLPEncoder.
+            approximation of that, in less time, for models with a HistoryEncoder.
 
     Returns:
         Shape [nnz, items]: row = entry of the history.
@@ -56,7 +56,7 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
     if method == "gradient":
         if not _begins_linear(model):
             raise ConfigError(
-                f"method: gradient is for models with an MLPEncoder, an MLPDecoder and a method 'code' between them, and "
+                f"method: gradient is for models with a HistoryEncoder, an MLPDecoder and a method 'code' between them, and "
                 f"{type(model).__name__} is none; use method: exact."
             )
         return _gradients(model, history, items)
@@ -70,7 +70,7 @@ def _begins_linear(model: Any) -> bool:
     # A subclass with a score of its own (HybridVAE's score_latent) does more than decode the code.
     names = ("code", "score", "score_latent")
     code, *scores = (next((cls for cls in type(model).__mro__ if name in vars(cls)), None) for name in names)
-    is_ours = isinstance(parts[0], MLPEncoder) and isinstance(parts[1], MLPDecoder)
+    is_ours = isinstance(parts[0], HistoryEncoder) and isinstance(parts[1], MLPDecoder)
     return is_ours and code is not None and {*scores, None} == {code, None}
 
 
@@ -97,7 +97,7 @@ def _score(model: HistoryRecommender, history: Histories, removed: Tensor) -> It
         yield model.score(history.without(part)).float()
 
 
-def _first_sums(encoder: MLPEncoder, history: Histories) -> Tensor:
+def _first_sums(encoder: HistoryEncoder, history: Histories) -> Tensor:
     """Return what the encoder's first layer gives without each entry and, last, for the whole; shape [nnz + 1, width].
 
     Without entry j the sum lacks a term, and the length that it is divided by lacks one too:

@@ -1,6 +1,6 @@
 """How sure a ranking is, by samples from the posterior of a history's latent variables; and rankings drawn from them.
 
-A model with a posterior has the methods ``posterior`` and ``score_latent`` of :class:`~recbole_vae.model.multvae.MultVAE`.
+A model with a posterior has the methods ``posterior`` and ``score_latent`` of :class:`~recbole_vae.model.vae.VAE`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         return f"{stem}-{os.getpid()}{f'-{number}' * bool(number)}{suffix}"
 
     def _build_optimizer(self, **kwargs: Any) -> Any:
-        named = list(self.model.named_parameters())
+        named = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         weights = [parameter for name, parameter in named if not name.endswith("bias")]
         biases = [parameter for name, parameter in named if name.endswith("bias")]
         groups = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
@@ -117,8 +117,9 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         totals: dict[str, Tensor] = {}
         users, beta, next_shown = 0, 0.0, 0.0
         batches = tqdm(
-            train_data, ncols=100, desc=set_color(f"Train {epoch_idx:>5}", "pink"), disable=not show_progress
-        )
+            self._batches(train_data), total=len(train_data) * len(self.model.passes), ncols=100,
+            desc=set_color(f"Train {epoch_idx:>5}", "pink"), disable=not show_progress,
+        )  # fmt: skip
         for interaction in batches:
             interaction = interaction.to(self.device)
             self.optimizer.zero_grad()
@@ -153,6 +154,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 f"{self.learning_rate:g}) or set clip_grad_norm: {{max_norm: 1.0}}. {self._best_so_far()}"
             )
         return self.loss_terms["loss"]
+
+    def _batches(self, train_data: Any) -> Iterator[Any]:
+        for name in self.model.passes:
+            self.model.begin_pass(name)
+            yield from train_data
 
     @staticmethod
     def _sum_over_processes(tensors: list[Tensor]) -> None:

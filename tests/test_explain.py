@@ -112,7 +112,9 @@ def test_of_a_long_history_both_methods_say_nearly_the_same(build: Builder) -> N
 def test_a_method_that_is_not_there(run: Run) -> None:
     with pytest.raises(ConfigError, match="^method: 'exakt' is not allowed; it must be exact or gradient"):
         influences(run.model, history_of([1, 2]), torch.tensor([3]), "exakt")
-    with pytest.raises(ConfigError, match="gradient is for models with an MLPEncoder.* OnlyScores is none; use method"):
+    with pytest.raises(
+        ConfigError, match="gradient is for models with a HistoryEncoder.* OnlyScores is none; use method"
+    ):
         influences(OnlyScores(run.model), history_of([1, 2]), torch.tensor([3]), "gradient")  # type: ignore[arg-type]
 
 

@@ -83,6 +83,8 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
     """
 
     input_type = InputType.LISTWISE
+    passes: ClassVar[tuple[str, ...]] = ("",)
+    """The passes over the users that make an epoch; see :meth:`begin_pass`."""
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -125,6 +127,12 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         Returns:
             Shape [batch, n_items], made of logits by :meth:`with_padding`; item 0, RecBole's padding, has ``-inf``. Items of
             the history are scored like others.
+        """
+
+    def begin_pass(self, name: str) -> None:
+        """Prepare a pass of an epoch, of which ``passes`` has the names; does nothing for the models of one pass.
+
+        A model that trains its parts in turns says by ``requires_grad`` which parameters are trained.
         """
 
     def targets(self, histories: Histories) -> Histories:

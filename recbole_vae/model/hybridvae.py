@@ -62,7 +62,7 @@ class HybridVAE(MultVAE):
         self.kernel = UserKernel(self.histories, items, options.kernel_l2) if options.kernel_share else None
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Score all items by the mixture, whose closed-form paths do not depend on ``latent``; see MultVAE."""
+        """Score all items by the mixture, whose closed-form paths do not depend on ``latent``; see VAE."""
         options = self.options
         scores = standardise(self.decoder(latent), histories).mul_(1 - options.linear_share - options.kernel_share)
         for path, share in ((self.linear, options.linear_share), (self.kernel, options.kernel_share)):

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
+from recbole_vae.model.base import LossTerms, MLPConfig
+from recbole_vae.model.vae import VAE
 from recbole_vae.nn.annealing import linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
@@ -41,7 +41,7 @@ class MultVAEConfig(MLPConfig):
             )
 
 
-class MultVAE(HistoryRecommender):
+class MultVAE(VAE):
     """Mult-VAE of Liang et al. (2018).
 
     ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
@@ -75,11 +75,6 @@ class MultVAE(HistoryRecommender):
             steps = (options.anneal_epochs or 0.0) * self.steps_per_epoch / options.anneal_cap
         return linear_beta(self.step, steps, options.anneal_cap)
 
-    def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension]; ``mask``: see MLPEncoder."""
-        mu, logvar = self.encoder(histories, mask).chunk(2, dim=1)
-        return mu, logvar
-
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the two terms of equation 6 with one sample of ``z`` for each user; arguments: see the base class."""
         like = self.encoder.input.weight
@@ -94,18 +89,3 @@ class MultVAE(HistoryRecommender):
             kl=kl_standard_normal(mu, logvar).mean(),
             beta=self.beta(),
         )
-
-    def score(self, histories: Histories) -> Tensor:
-        """Score all items by the decoder's logits at the posterior mean; arguments and result: see the base class."""
-        return self.score_latent(histories, self.code(self.encoder(histories)))
-
-    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Score all items where the latent variables of the histories are given, shape [batch, latent_dimension].
-
-        The result is as of :meth:`score`, which gives it the posterior mean.
-        """
-        return self.with_padding(self.decoder(latent))
-
-    def code(self, features: Tensor) -> Tensor:
-        """Return what items are ranked by, the posterior mean, from the encoder's features."""
-        return features.chunk(2, dim=1)[0]

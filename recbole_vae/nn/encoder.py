@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, mlp
+from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, init_linear, mlp
 
 
 def normalise(histories: Histories, dtype: torch.dtype) -> Tensor:
@@ -29,7 +31,41 @@ def dropout_mask(entries: int, probability: float, like: Tensor) -> Tensor:
     return torch.empty(entries, dtype=like.dtype, device=like.device).bernoulli_(keep).div_(keep)
 
 
-class MLPEncoder(nn.Module):
+class HistoryEncoder(nn.Module):
+    """An encoder that begins with a linear layer on the normalised history.
+
+    Args:
+        n_items: number of items (without RecBole's padding item).
+        width: outputs of the first layer.
+        sparse: whether the gradient of the first layer's weights is sparse.
+    """
+
+    def __init__(self, n_items: int, width: int, *, sparse: bool = False) -> None:
+        super().__init__()
+        self.input = SparseLinear(n_items, width, sparse=sparse)
+
+    def forward(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
+        """Encode histories.
+
+        Args:
+            histories: batch of histories; item ids from 1 up.
+            mask: what each entry of the normalised histories is multiplied by (see :func:`dropout_mask`), shape [nnz].
+
+        Returns:
+            Features, shape [batch, n_features].
+        """
+        values = normalise(histories, self.input.weight.dtype)
+        if mask is not None:
+            values = values * mask
+        # Item 0 is RecBole's padding and has no row.
+        return self.features(self.input(histories.indices - 1, values, histories.indptr))
+
+    @abstractmethod
+    def features(self, sums: Tensor) -> Tensor:
+        """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
+
+
+class MLPEncoder(HistoryEncoder):
     """The encoder of Mult-VAE and Mult-DAE: a multilayer perceptron on the normalised history.
 
     Args:
@@ -51,30 +87,45 @@ class MLPEncoder(nn.Module):
         activate_last: bool,
         sparse: bool = False,
     ) -> None:
-        super().__init__()
         first, *rest = [*hidden_sizes, n_features]
-        self.input = SparseLinear(n_items, first, sparse=sparse)
+        super().__init__(n_items, first, sparse=sparse)
         activated = bool(rest) or activate_last
         self.activation: nn.Module = ACTIVATIONS[activation]() if activated else nn.Identity()
         self.layers = mlp([first, *rest], activation, activate_last=activate_last)
 
-    def forward(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
-        """Encode histories.
-
-        Args:
-            histories: batch of histories; item ids from 1 up.
-            mask: what each entry of the normalised histories is multiplied by (see :func:`dropout_mask`), shape [nnz].
-
-        Returns:
-            Features, shape [batch, n_features].
-        """
-        values = normalise(histories, self.input.weight.dtype)
-        if mask is not None:
-            values = values * mask
-        # Item 0 is RecBole's padding and has no row.
-        return self.features(self.input(histories.indices - 1, values, histories.indptr))
-
     def features(self, sums: Tensor) -> Tensor:
         """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
         features: Tensor = self.layers(self.activation(sums))
+        return features
+
+
+class DenseEncoder(HistoryEncoder):
+    """RecVAE's encoder: five layers, each of which sees the sum of all before it (Shenbin et al. 2020, section 3.2).
+
+    ``h_1 = N(swish(W_1 x))`` and ``h_k = N(swish(W_k h_(k-1) + h_1 + ... + h_(k-1)))``, where ``N`` normalises a layer (Ba et
+    al. 2016); the features are linear in ``h_5``.
+
+    Args:
+        n_items: number of items (without RecBole's padding item).
+        width: of all hidden layers.
+        n_features: width of the output.
+        layers: number of hidden layers.
+    """
+
+    def __init__(self, n_items: int, width: int, n_features: int, layers: int = 5) -> None:
+        super().__init__(n_items, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 1))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=0.1) for _ in range(layers))  # the authors' eps
+        self.output = nn.Linear(width, n_features)
+        for layer in [*self.hidden, self.output]:
+            init_linear(layer.weight, layer.bias)
+
+    def features(self, sums: Tensor) -> Tensor:
+        """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
+        first, *norms = self.norms
+        state = total = first(F.silu(sums))
+        for layer, norm in zip(self.hidden, norms, strict=True):
+            state = norm(F.silu(layer(state) + total))
+            total = total + state
+        features: Tensor = self.output(state)
         return features

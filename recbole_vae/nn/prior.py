@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 
@@ -21,6 +24,42 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
 def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
     """Sample ``mu + sigma * noise`` from the posterior, with noise of N(0, I) (Kingma & Welling 2014, equation 10)."""
     return mu + (0.5 * logvar).exp() * noise
+
+
+def log_normal(latent: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Return the log-density of ``N(mu, exp(logvar))`` at each latent variable, in the shape of the arguments."""
+    return -0.5 * (math.log(2 * math.pi) + logvar + (latent - mu).square() / logvar.exp())
+
+
+COMPOSITE = (3 / 20, 3 / 4, 1 / 10)
+"""Weights of RecVAE's prior, of the authors' code: N(0, 1), the earlier posterior, and N(0, e^10)."""
+
+
+def log_composite(
+    latent: Tensor, mu: Tensor, logvar: Tensor, weights: tuple[float, float, float] = COMPOSITE
+) -> Tensor:
+    """Log-density of RecVAE's composite prior: a mixture, for each latent variable, that holds on to what was learned.
+
+    ``w_1 N(0, 1) + w_2 q_old(z | x) + w_3 N(0, e^10)``, where ``q_old`` is the posterior by the encoder's earlier parameters
+    (Shenbin et al. 2020, equation 7; the wide third component is of the authors' code).
+
+    Args:
+        latent: where, shape [batch, latent_dimension].
+        mu: means of the earlier posterior, likewise.
+        logvar: logarithms of its variances, likewise.
+        weights: of the three components; they sum to 1.
+
+    Returns:
+        Shape [batch, latent_dimension].
+    """
+    zeros = torch.zeros_like(mu)
+    components = ((zeros, zeros), (mu, logvar), (zeros, zeros + 10.0))
+    logs = [
+        log_normal(latent, *each) + math.log(weight)
+        for each, weight in zip(components, weights, strict=True)
+        if weight > 0
+    ]
+    return torch.stack(logs).logsumexp(0)
 
 
 ACTIVE = 0.01

@@ -1,0 +1,87 @@
+"""RecVAE's model: a composite prior, a deep encoder with a linear decoder, and training of the two in turns.
+
+Reference: Ilya Shenbin, Anton Alekseev, Elena Tutubalina, Valentin Malykh, Sergey I. Nikolenko: RecVAE: A New Variational
+Autoencoder for Top-N Recommendations with Implicit Feedback. WSDM 2020. RecBole has a model RecVAE, whose noise has a standard
+deviation of 0.01 instead of 1.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from recbole_vae.config import ModelConfig, option
+from recbole_vae.data.histories import Histories
+from recbole_vae.model.base import LossTerms
+from recbole_vae.model.vae import VAE
+from recbole_vae.nn.decoder import MLPDecoder
+from recbole_vae.nn.encoder import DenseEncoder, dropout_mask
+from recbole_vae.nn.precision import training_dtype
+from recbole_vae.nn.prior import log_composite, log_normal, reparameterise
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositeVAEConfig(ModelConfig):
+    """Options of :class:`CompositeVAE`."""
+
+    hidden_size: int = option(int, minimum=1)
+    latent_dimension: int = option(int, minimum=1)
+    dropout_prob: float = option(float, minimum=0, below=1)
+    gamma: float = option(float, minimum=0)
+
+
+class CompositeVAE(VAE):
+    """RecVAE of Shenbin et al. (2020).
+
+    Maximises ``E_q[log p(x | z)] - gamma |x| KL(q || p(z | old, x))`` with the composite prior of
+    :func:`~recbole_vae.nn.prior.log_composite` and ``|x|`` the user's number of interactions (equations 4 to 8), the divergence
+    estimated by the sample of ``z``. An epoch is three passes that train the encoder on histories with dropout, then one that
+    trains the decoder on whole ones; the prior takes up the encoder before the latter, as in the authors' code. It starts as
+    the posterior by the initial encoder.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = CompositeVAEConfig
+    options: CompositeVAEConfig
+    passes = ("encoder", "encoder", "encoder", "decoder")
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        options, items = self.options, self.n_items - 1
+        self.encoder = DenseEncoder(items, options.hidden_size, 2 * options.latent_dimension)
+        self.decoder = MLPDecoder(
+            options.latent_dimension, [], items, "tanh", training_dtype(options.precision, self.device)
+        )
+        self.earlier = copy.deepcopy(self.encoder).requires_grad_(False)
+        self._denoising = True
+
+    def begin_pass(self, name: str) -> None:
+        """Choose what is trained: the encoder, or the decoder, before which the prior takes up the encoder."""
+        self._denoising = name == "encoder"
+        self.encoder.requires_grad_(self._denoising)
+        self.decoder.requires_grad_(not self._denoising)
+        if not self._denoising:
+            self.earlier.load_state_dict(self.encoder.state_dict())
+
+    def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
+        """Compute both terms with one sample of ``z`` for each user; arguments: see the base class.
+
+        ``kl`` is weighted by each user's ``gamma |x|``, so that ``beta`` is 1.
+        """
+        like = self.encoder.input.weight
+        mask = dropout_mask(len(histories.indices), self.options.dropout_prob, like) if self._denoising else None
+        noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
+        first, last = histories.span(start, stop)
+        share = histories.slice(start, stop)
+        mu, logvar = self.posterior(share, None if mask is None else mask[first:last])
+        latent = reparameterise(mu, logvar, noise[start:stop])
+        earlier = self.earlier(share).chunk(2, dim=1)
+        divergence = (log_normal(latent, mu, logvar) - log_composite(latent, *earlier)).sum(1)
+        totals = torch.zeros_like(divergence).index_add(0, share.rows(), share.entry_values().to(divergence))
+        return LossTerms(
+            reconstruction=-self.decoder.log_likelihood(latent, self.targets(share)).mean(),
+            kl=(self.options.gamma * totals * divergence).mean(),
+            beta=1.0,
+        )

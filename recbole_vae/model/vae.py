@@ -1,0 +1,47 @@
+"""What the variational autoencoders share: a Gaussian posterior, and rankings by its mean."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.decoder import MLPDecoder
+from recbole_vae.nn.encoder import HistoryEncoder
+
+
+class VAE(HistoryRecommender):
+    """A variational autoencoder with ``q(z | x) = N(mu, diag sigma^2)``. A subclass makes encoder and decoder, and the loss.
+
+    Attributes:
+        encoder: its features are ``mu`` and ``log sigma^2``, side by side.
+        decoder: from ``z`` to the logits of all items.
+    """
+
+    encoder: HistoryEncoder
+    decoder: MLPDecoder
+
+    def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension].
+
+        Args:
+            histories: batch of histories.
+            mask: see :class:`~recbole_vae.nn.encoder.HistoryEncoder`.
+        """
+        mu, logvar = self.encoder(histories, mask).chunk(2, dim=1)
+        return mu, logvar
+
+    def score(self, histories: Histories) -> Tensor:
+        """Score all items by the decoder's logits at the posterior mean; arguments and result: see the base class."""
+        return self.score_latent(histories, self.code(self.encoder(histories)))
+
+    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
+        """Score all items where the latent variables of the histories are given, shape [batch, latent_dimension].
+
+        The result is as of :meth:`score`, which gives it the posterior mean.
+        """
+        return self.with_padding(self.decoder(latent))
+
+    def code(self, features: Tensor) -> Tensor:
+        """Return what items are ranked by, the posterior mean, from the encoder's features."""
+        return features.chunk(2, dim=1)[0]
