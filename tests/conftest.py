@@ -23,6 +23,9 @@ OPTIONS = {
 }  # fmt: skip
 """Options of a fast run, the same on processors that multiply bfloat16 fast."""
 
+LACKING = {"CompositeVAE": ("mlp_hidden_size", "total_anneal_steps", "n_negatives")}
+"""Options of the tests that are for other models than these."""
+
 
 @pytest.fixture(autouse=True)
 def clean_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
@@ -104,7 +107,12 @@ def build() -> Builder:
         if dataset is None:
             dataset = "tiny"
             options.setdefault("data_path", write_inter(random_rows()))
-        config = Config(model=model, dataset=dataset, config_dict={**OPTIONS, **options})
+        values = {**OPTIONS, **options}
+        if model == "CompositeVAE":
+            values = {"hidden_size": 12, **values}
+        for name in LACKING.get(model, ()):
+            values.pop(name, None)
+        config = Config(model=model, dataset=dataset, config_dict=values)
         init_seed(config["seed"], config["reproducibility"])
         data = create_dataset(config)
         train, valid, test = data_preparation(config, data)
@@ -116,7 +124,7 @@ def build() -> Builder:
     return _build
 
 
-@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE"])
+@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE"])
 def model_name(request: pytest.FixtureRequest) -> str:
     """Name each of the models."""
     return str(request.param)

@@ -149,7 +149,7 @@ def test_a_finished_run_has_nothing_left_to_train(build: Builder) -> None:
 
 def test_the_terms_are_logged_apart(build: Builder, caplog: pytest.LogCaptureFixture, model_name: str) -> None:
     written: dict[str, float] = {}
-    by_steps = {} if model_name == "MultDAE" else {"total_anneal_steps": 100, "anneal_epochs": None}
+    by_steps = {} if model_name in ("MultDAE", "CompositeVAE") else {"total_anneal_steps": 100, "anneal_epochs": None}
     run = build(model_name, epochs=1, **by_steps)
     run.trainer.tensorboard.add_scalar = lambda tag, value, epoch: written.update({tag: value})
     with caplog.at_level(logging.INFO):
@@ -158,7 +158,8 @@ def test_the_terms_are_logged_apart(build: Builder, caplog: pytest.LogCaptureFix
     line = next(record.getMessage() for record in caplog.records if "training" in record.getMessage())
     if model_name != "MultDAE":
         assert set(terms) == {"loss", "reconstruction", "kl", "beta"}
-        assert terms["beta"] == pytest.approx(0.02)  # of the last of three steps
+        # Of the last of three steps; CompositeVAE's is in the KL term already.
+        assert terms["beta"] == pytest.approx(1.0 if model_name == "CompositeVAE" else 0.02)
         assert {"Loss/Train", "Train/reconstruction", "Train/kl", "Train/beta"} <= set(written)
         # beta is 0, 0.01 and 0.02 in the three batches
         assert 0 < terms["loss"] - terms["reconstruction"] < 0.02 * terms["kl"] * 1.5
@@ -298,10 +299,18 @@ HELD_OUT = "eval_args={'split': {'HU': [8, 9]}, 'mode': 'full'}"
 
 @pytest.mark.parametrize(
     ("model_name", "training"),
-    [("MultVAE", ""), ("MultDAE", ""), ("MultVAE", "n_negatives=8, weight_decay=0.0"), ("MultVAE", HELD_OUT)],
+    [
+        ("MultVAE", ""),
+        ("MultDAE", ""),
+        ("CompositeVAE", "hidden_size=12"),
+        ("MultVAE", "n_negatives=8, weight_decay=0.0"),
+        ("MultVAE", HELD_OUT),
+    ],
 )
 def test_several_processes_give_what_one_gives(model_name: str, training: str) -> None:
     write_inter(random_rows(41))
+    if model_name != "CompositeVAE":
+        training = f"mlp_hidden_size=[12], {training}"
     script = f"""
 import sys
 sys.argv = ["test"]
@@ -310,8 +319,8 @@ import recbole_vae
 from recbole.quick_start import run
 
 if __name__ == "__main__":
-    options = dict(data_path="data", epochs=4, show_progress=False, train_batch_size=15, mlp_hidden_size=[12],
-                   latent_dimension=6, learning_rate=0.01, state="ERROR", precision="float32", {training})
+    options = dict(data_path="data", epochs=4, show_progress=False, train_batch_size=15, latent_dimension=6,
+                   learning_rate=0.01, state="ERROR", precision="float32", {training})
     one = run({model_name!r}, "tiny", config_dict=dict(options))
     with socket.socket() as free:
         free.bind(("localhost", 0))
