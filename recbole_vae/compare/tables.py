@@ -18,6 +18,7 @@ from recbole_vae.compare.results import DONE, Comparison, Run
 from recbole_vae.errors import RecBoleVAEError
 
 _TITLES = {
+    "truncatedrecall": "TruncatedRecall",
     "ndcg": "NDCG",
     "mrr": "MRR",
     "map": "MAP",
