@@ -33,6 +33,8 @@ NAMES = {"principal": "Direction", "latents": "Latent"}
 STEPS = (-3, -2, -1, 0, 1, 2, 3)
 """Where a traversal stops, in standard deviations from the user's own place."""
 
+_MOST = 100_000
+"""The most users who are looked at, drawn by chance where there are more."""
 _USERS = 32
 """Users over whom effects are averaged."""
 _LEAST = 10
@@ -170,19 +172,19 @@ def describe(
     if user is not None:
         history = Histories.from_lists([recommender.known(recommender.history(user))])
     with torch.no_grad():
-        codes, kl = _codes(model)
         filled = (model.histories.lengths().cpu() > 0).nonzero().squeeze(1)
         if not len(filled):
             raise DataError("there are no training users to look at.")
-        deviations = codes[filled].std(0, correction=0)
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(filled.numpy()))
+        users = torch.from_numpy(np.random.default_rng(seed).permutation(filled.numpy())[:_MOST])
+        codes, kl = _codes(model, users)
+        deviations = codes.std(0, correction=0)
         steps, first = deviations.diag(), 0
-        effects = _effects(model, codes[order[:_USERS]], steps, show_progress)
+        effects = _effects(model, codes[:_USERS], steps, show_progress)
         if axes == "principal":
             left = torch.linalg.svd(effects - effects.mean(1, keepdim=True), full_matrices=False).U[:, :latents]
             steps, first, kl = left.T @ steps, 1, None
-            effects = _effects(model, codes[order[:_USERS]], steps, show_progress)
-            deviations = ((codes[filled] / deviations.clamp_min(1e-12)) @ left).std(0, correction=0)
+            effects = _effects(model, codes[:_USERS], steps, show_progress)
+            deviations = ((codes / deviations.clamp_min(1e-12)) @ left).std(0, correction=0)
     strengths = effects.square().mean(1).sqrt()
     strongest = strengths.argsort(descending=True, stable=True)[:latents].tolist()
     counts = torch.bincount(model.histories.indices.long().cpu(), minlength=model.n_items)[1:]
@@ -206,18 +208,18 @@ def describe(
         for number, each in zip(strongest, genres, strict=True)
     ]  # fmt: skip
     popular = counts.argsort(descending=True, stable=True)[: min(_DRAWN, int((counts > 0).sum()))].numpy()
-    items, users = _map(model, codes[order[:_DRAWN]], popular)
+    items, drawn = _map(model, codes[:_DRAWN], popular)
     traversals = []
     if history is not None:
         names = [text.name for text in labels]
         traversals = [Traversal(each + first, _traverse(model, history, steps[each], k, names)) for each in strongest]
     return Described(
-        type(model).__name__, recommender.dataset, len(filled), codes.shape[1], int(active(codes[filled]).sum()), axes, found,
+        type(model).__name__, recommender.dataset, len(codes), codes.shape[1], int(active(codes).sum()), axes, found,
         [
             Point(float(x), float(y), labels[item].name, words(labels[item]))
             for (x, y), item in zip(items, popular, strict=True)
         ],
-        [Point(float(x), float(y), "", []) for x, y in users], user, traversals,
+        [Point(float(x), float(y), "", []) for x, y in drawn], user, traversals,
     )  # fmt: skip
 
 
@@ -226,24 +228,19 @@ def words(text: ItemText) -> list[str]:
     return text.details.replace(",", " ").split()
 
 
-def _codes(model: Any) -> tuple[Tensor, Tensor | None]:
-    """Return the codes of all users, shape [users, latent_dimension], and the mean divergence of each latent variable."""
-    parts, total, users = [], None, 0
-    device = model.histories.indices.device
-    for rows in torch.arange(len(model.histories)).split(4096):
-        histories = model.histories[rows.to(device)]
+def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the codes of users, shape [users, latent_dimension], and the mean divergence of each latent variable."""
+    codes, divergences = [], []
+    for rows in users.split(4096):
+        histories = model.histories[rows.to(model.histories.indices.device)]
         if hasattr(model, "posterior"):
             mu, logvar = model.posterior(histories)
-            parts.append(mu.cpu())
-            filled = histories.lengths() > 0
-            each = [
-                kl_standard_normal(m[:, None], v[:, None]) for m, v in zip(mu[filled].T, logvar[filled].T, strict=True)
-            ]
-            sums = torch.stack(each).sum(1).double().cpu()
-            total, users = sums if total is None else total + sums, users + int(filled.sum())
+            codes.append(mu.cpu())
+            each = [kl_standard_normal(m[:, None], v[:, None]) for m, v in zip(mu.T, logvar.T, strict=True)]
+            divergences.append(torch.stack(each).sum(1).double().cpu())
         else:
-            parts.append(model.code(model.encoder(histories)).cpu())
-    return torch.cat(parts), None if total is None else total / max(1, users)
+            codes.append(model.code(model.encoder(histories)).cpu())
+    return torch.cat(codes), torch.stack(divergences).sum(0) / len(users) if divergences else None
 
 
 def _effects(model: Any, codes: Tensor, steps: Tensor, show_progress: bool) -> Tensor:

@@ -26,6 +26,8 @@ from recbole_vae.nn.optimizer import LazyAdam
 from recbole_vae.nn.prior import ACTIVE, active
 
 _trainers = count()
+_LOOKED_AT = 100_000
+"""The most users by whom latent variables are judged to be in use."""
 
 
 class HistoryTrainer(Trainer):  # type: ignore[misc]
@@ -171,8 +173,12 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             return
         self.model.eval()
         with torch.no_grad():
-            rows = torch.arange(len(self.model.histories), device=self.device).split(4096)
-            in_use = active(torch.cat([self.model.posterior(self.model.histories[each])[0] for each in rows])[1:])
+            # Row 0 is RecBole's padding; of many users some will do.
+            rows = torch.arange(
+                1, len(self.model.histories), -(-len(self.model.histories) // _LOOKED_AT), device=self.device
+            )
+            means = [self.model.posterior(self.model.histories[each])[0] for each in rows.split(4096)]
+            in_use = active(torch.cat(means))
         number, total = int(in_use.sum()), len(in_use)
         text = f"{number} of {total} latent variables are in use (variance of their means over users above {ACTIVE:g})"
         if 10 * number < total:
