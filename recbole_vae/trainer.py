@@ -34,8 +34,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     """RecBole's ``Trainer`` for the models of recbole_vae.
 
     It logs the parts of the loss apart, writes checkpoints that load without running code and resume bit for bit (see
-    :mod:`recbole_vae.checkpoint`), leaves the biases out of ``weight_decay``, and lets several processes train and evaluate
-    as one does.
+    :mod:`recbole_vae.checkpoint`), leaves what is no matrix out of ``weight_decay``, and lets several processes train and
+    evaluate as one does.
     """
 
     model: HistoryRecommender
@@ -64,10 +64,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         return f"{stem}-{os.getpid()}{f'-{number}' * bool(number)}{suffix}"
 
     def _build_optimizer(self, **kwargs: Any) -> Any:
-        named = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        weights = [parameter for name, parameter in named if not name.endswith("bias")]
-        biases = [parameter for name, parameter in named if name.endswith("bias")]
-        groups = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        weights = [parameter for parameter in trained if parameter.ndim > 1]
+        vectors = [parameter for parameter in trained if parameter.ndim <= 1]
+        groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
         fused = {"adam": LazyAdam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(self.learner)
         if fused is None:
             return super()._build_optimizer(params=groups, **kwargs)
@@ -114,10 +114,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float:
-        """Train for one epoch and return the mean loss of a user."""
+        """Train for one epoch and return the mean loss of a user, over all passes."""
         self.model.train()
         totals: dict[str, Tensor] = {}
-        users, beta, next_shown = 0, 0.0, 0.0
+        users: dict[str, int] = {}
+        beta, next_shown = 0.0, 0.0
         batches = tqdm(
             self._batches(train_data), total=len(train_data) * len(self.model.passes), ncols=100,
             desc=set_color(f"Train {epoch_idx:>5}", "pink"), disable=not show_progress,
@@ -130,7 +131,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             loss.backward()
             parts = {"loss": loss.detach(), "reconstruction": weight * terms.reconstruction.detach()}
             if terms.kl is not None:
-                parts["kl"] = weight * terms.kl.detach()
+                parts["kl"], beta = weight * terms.kl.detach(), terms.beta
             if dist.is_initialized():
                 self._sum_over_processes([p.grad for p in self.model.parameters() if p.grad is not None])
                 self._sum_over_processes(list(parts.values()))
@@ -138,16 +139,16 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
             self.optimizer.step()
             # Each part is a mean over the batch; the last batch of an epoch may be smaller.
-            users, beta = users + len(interaction), terms.beta
             for name, part in parts.items():
+                users[name] = users.get(name, 0) + len(interaction)
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + part * len(interaction)
             if show_progress and time.monotonic() >= next_shown:  # not each time, for it waits for a GPU to get there
                 next_shown = time.monotonic() + 0.5
-                shown = {"rec": f"{float(totals['reconstruction']) / users:.4g}"}
+                shown = {"rec": f"{float(totals['reconstruction']) / users['reconstruction']:.4g}"}
                 if "kl" in totals:
-                    shown |= {"kl": f"{float(totals['kl']) / users:.3g}", "beta": f"{beta:.3g}"}
+                    shown |= {"kl": f"{float(totals['kl']) / users['kl']:.3g}", "beta": f"{beta:.3g}"}
                 batches.set_postfix(shown)
-        self.loss_terms = {name: float(total) / users for name, total in totals.items()}
+        self.loss_terms = {name: float(total) / users[name] for name, total in totals.items()}
         if "kl" in self.loss_terms:
             self.loss_terms["beta"] = beta
         if not math.isfinite(self.loss_terms["loss"]):

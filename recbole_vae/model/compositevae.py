@@ -66,7 +66,7 @@ class CompositeVAE(VAE):
             self.earlier.load_state_dict(self.encoder.state_dict())
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
-        """Compute both terms with one sample of ``z`` for each user; arguments: see the base class.
+        """Compute the terms with one sample of ``z`` for each user, for the decoder the first alone; see the base class.
 
         ``kl`` is weighted by each user's ``gamma |x|``, so that ``beta`` is 1.
         """
@@ -77,11 +77,14 @@ class CompositeVAE(VAE):
         share = histories.slice(start, stop)
         mu, logvar = self.posterior(share, None if mask is None else mask[first:last])
         latent = reparameterise(mu, logvar, noise[start:stop])
+        reconstruction = -self.decoder.log_likelihood(latent, self.targets(share)).mean()
+        if not self._denoising:  # the divergence does not depend on the decoder
+            return LossTerms(reconstruction)
         earlier = self.earlier(share).chunk(2, dim=1)
         divergence = (log_normal(latent, mu, logvar) - log_composite(latent, *earlier)).sum(1)
         totals = torch.zeros_like(divergence).index_add(0, share.rows(), share.entry_values().to(divergence))
         return LossTerms(
-            reconstruction=-self.decoder.log_likelihood(latent, self.targets(share)).mean(),
+            reconstruction,
             kl=(self.options.gamma * totals * divergence).mean(),
             beta=1.0,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -123,28 +124,38 @@ class _LinearMultinomial(torch.autograd.Function):
                 logs = torch.log_softmax(wide_linear(features, weight, bias, ctx.dtype), 1)
             delta = logs.exp_().mul_(scale.to(ctx.dtype))
             delta[rows, columns] += entry_gradient.to(ctx.dtype)
-            return *_products(delta, low, weight, features), None, None, None
-        in_features = torch.zeros_like(features)
-        in_weight, in_bias = torch.empty_like(weight), torch.empty_like(bias)
+            return *_products(delta, low, weight, features, ctx.needs_input_grad), None, None, None
+        in_features, in_weight, in_bias = (
+            torch.zeros_like(each) if needed else None
+            for each, needed in zip((features, weight, bias), ctx.needs_input_grad[:3], strict=True)
+        )
         for start, stop, entries in ctx.chunks:
             part = weight[start:stop]
             logits = wide_linear(features, part, bias[start:stop], ctx.dtype)
             # In the dtype of the features: a normaliser rounded to bfloat16 would scale the gradient of a whole history.
             delta = logits.to(features.dtype).sub_(ctx.normaliser.unsqueeze(1)).exp_().mul_(scale).to(ctx.dtype)
             delta[rows[entries], columns[entries] - start] += entry_gradient[entries].to(ctx.dtype)
-            for_features, in_weight[start:stop], in_bias[start:stop] = _products(delta, low, part, features)
-            in_features += for_features
+            parts = _products(delta, low, part, features, ctx.needs_input_grad)
+            places = (slice(None), slice(start, stop), slice(start, stop))
+            for whole, place, gradient_part in zip((in_features, in_weight, in_bias), places, parts, strict=True):
+                if whole is not None and gradient_part is not None:
+                    whole[place] += gradient_part
         return in_features, in_weight, in_bias, None, None, None
 
 
-def _products(delta: Tensor, low: Tensor, weight: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of features, weight and bias from that of the logits."""
-    in_features = (delta @ weight.to(delta.dtype)).to(features.dtype)
+def _products(
+    delta: Tensor, low: Tensor, weight: Tensor, features: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of features, weight and bias, as far as they are needed, from that of the logits."""
+    in_features = (delta @ weight.to(delta.dtype)).to(features.dtype) if needed[0] else None
+    in_weight = (delta.t() @ low).to(weight.dtype) if needed[1] else None
+    if not needed[2]:
+        return in_features, in_weight, None
     # Some rows at a time: torch's sum with another dtype converts the whole of delta first, and slower than the products.
     in_bias = torch.zeros(delta.shape[1], dtype=weight.dtype, device=weight.device)
     for rows in delta.split(delta.shape[0] if delta.is_cuda else _ROWS):
         in_bias += rows.to(weight.dtype).sum(0)
-    return in_features, (delta.t() @ low).to(weight.dtype), in_bias
+    return in_features, in_weight, in_bias
 
 
 def _chunks(columns: Tensor, n_items: int, width: int) -> list[tuple[int, int, Tensor]]:

@@ -91,6 +91,22 @@ def test_fused_likelihood_equals_the_plain_one(histories: Histories, logits_per_
 
 
 @pytest.mark.parametrize("logits_per_chunk", [8, 1000])
+@pytest.mark.parametrize("places", [[0], [1, 2], [1]])
+def test_fused_likelihood_makes_the_gradients_that_are_needed(
+    histories: Histories, logits_per_chunk: int, places: list[int]
+) -> None:
+    whole = output_layer(torch.float64)
+    expected = torch.autograd.grad(linear_multinomial_log_likelihood(*whole, histories).sum(), whole)
+    some = [each.detach().requires_grad_(place in places) for place, each in enumerate(whole)]
+    linear_multinomial_log_likelihood(*some, histories, logits_per_chunk=logits_per_chunk).sum().backward()
+    for place, each in enumerate(some):
+        if place in places:
+            torch.testing.assert_close(each.grad, expected[place], rtol=0, atol=1e-9)
+        else:
+            assert each.grad is None
+
+
+@pytest.mark.parametrize("logits_per_chunk", [8, 1000])
 def test_fused_likelihood_gradient_against_finite_differences(histories: Histories, logits_per_chunk: int) -> None:
     assert torch.autograd.gradcheck(
         lambda x, w, b: linear_multinomial_log_likelihood(x, w, b, histories, logits_per_chunk=logits_per_chunk),
