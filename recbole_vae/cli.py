@@ -360,9 +360,7 @@ def _recommend(options: dict[str, str]) -> None:
         _real(options, "diversify") or 0.0,
         _number(options, "seed", 0, minimum=0),
     )
-    out = Path(options["out"]) if "out" in options else None
-    if out and not out.parent.is_dir():
-        raise ConfigError(f"--out={out} (command line): there is no folder {out.parent}.")
+    out = _outputs(options, "out").get("out")
     model = recommend.Recommender.load(
         options["checkpoint"], popularity_correction=_real(options, "popularity_correction")
     )
@@ -441,12 +439,7 @@ def _bench(options: dict[str, str]) -> None:
         import psutil
 
         free = psutil.virtual_memory().available // 10**9
-    files = {name: Path(options[name]) for name in ("json", "plot") if name in options}
-    for name, file in files.items():
-        if not file.parent.is_dir():
-            raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
-        if file.is_dir():
-            raise ConfigError(f"--{name}={file} (command line): this is a folder; name a file.")
+    files = _outputs(options, "json", "plot")
     if "plot" in files:
         bench.pyplot(files["plot"])
     threads = _number(options, "threads", 0, minimum=1)
@@ -505,11 +498,7 @@ def _explain(options: dict[str, str]) -> None:
         raise ConfigError("explain needs either --user=ID or --histories=FILE (command line).")
     search = _true_or_false(options, "counterfactual", True)
     k = _number(options, "k", 10)
-    for name in ("json", "html"):
-        if options.get(name, "-") != "-" and not Path(options[name]).parent.is_dir():
-            raise ConfigError(
-                f"--{name}={options[name]} (command line): there is no folder {Path(options[name]).parent}."
-            )
+    _outputs(options, "json", "html")
     from recbole_vae import explain, explain_report, recommend
 
     method = options.get("method", "exact")
@@ -540,10 +529,7 @@ def _latent(options: dict[str, str]) -> None:
     _check_options("latent", options, ("checkpoint", "axes", "latents", "k", "user", "items", "html", "json"))
     _need_checkpoint(options)
     latents, k = _number(options, "latents", 10), _number(options, "k", 10)
-    for name in ("json", "html"):
-        path = Path(options.get(name, "file"))
-        if name in options and (not path.parent.is_dir() or path.is_dir()):
-            raise ConfigError(f"--{name}={path} (command line): not a file in a folder that exists.")
+    files = _outputs(options, "json", "html")
     from recbole_vae import explain_report, latent, latent_report, recommend
 
     axes = options.get("axes", latent.AXES[0])
@@ -557,11 +543,11 @@ def _latent(options: dict[str, str]) -> None:
         loaded, texts, axes=axes, latents=latents, k=k, user=options.get("user"), show_progress=True
     )
     print("\n".join(latent.lines(found)))
-    if "json" in options:
-        with written_whole(Path(options["json"])) as file:
+    if "json" in files:
+        with written_whole(files["json"]) as file:
             file.write(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=1) + "\n")
-    if "html" in options:
-        with written_whole(Path(options["html"])) as file:
+    if "html" in files:
+        with written_whole(files["html"]) as file:
             file.write(latent_report.html(found))
 
 
@@ -579,8 +565,7 @@ def _generate(options: dict[str, str]) -> None:
     if out.exists() or not out.parent.is_dir():
         what = f"there is no folder {out.parent}" if not out.exists() else "exists already"
         raise ConfigError(f"--out={out} (command line): {what}.")
-    if "json" in options and (not Path(options["json"]).parent.is_dir() or Path(options["json"]).is_dir()):
-        raise ConfigError(f"--json={options['json']} (command line): not a file in a folder that exists.")
+    files = _outputs(options, "json")
     from recbole_vae import generate, recommend
     from recbole_vae.data.held_out import SplitFile
 
@@ -637,8 +622,8 @@ def _generate(options: dict[str, str]) -> None:
         real, drawn.table(), None if unseen is None else generate.table_of(unseen, model.n_items), seed=seed
     )
     print(generate.text(report))
-    if "json" in options:
-        with written_whole(Path(options["json"])) as file:
+    if "json" in files:
+        with written_whole(files["json"]) as file:
             json.dump(report.plain(), file, indent=1)
 
 
@@ -650,10 +635,7 @@ _UNCERTAINTY_OPTIONS = (
 def _uncertainty(options: dict[str, str]) -> None:
     _check_options("uncertainty", options, _UNCERTAINTY_OPTIONS)
     _need_checkpoint(options)
-    files = {name: Path(options[name]) for name in ("json", "html") if name in options}
-    for name, file in files.items():
-        if not file.parent.is_dir():
-            raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
+    files = _outputs(options, "json", "html")
     k, samples = _number(options, "k", 10, minimum=2), _number(options, "samples", 100, minimum=0)
     spreads = options["diversify"].split(",") if "diversify" in options else []
     from recbole_vae import uncertainty, uncertainty_report
@@ -674,6 +656,19 @@ def _uncertainty(options: dict[str, str]) -> None:
         if name in files:
             with written_whole(files[name]) as output:
                 output.write(text(report))
+
+
+def _outputs(options: dict[str, str], *names: str) -> dict[str, Path]:
+    """Return the files that options name, where they can be written: what is found late may have taken hours."""
+    files = {name: Path(options[name]) for name in names if name in options}
+    for name, file in files.items():
+        if str(file) == "-":
+            continue
+        if not file.parent.is_dir():
+            raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
+        if file.is_dir():
+            raise ConfigError(f"--{name}={file} (command line): this is a folder; name a file.")
+    return files
 
 
 def _need_checkpoint(options: dict[str, str]) -> None:

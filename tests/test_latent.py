@@ -225,8 +225,8 @@ def test_the_command_line(build: Builder) -> None:
     [
         ("--axes=x", "axes: 'x' (command line) is not allowed; it must be principal or latents"),
         ("--user=nobody", "user 'nobody' is not among"),
-        ("--html=saved", "--html=saved (command line): not a file in a folder that exists"),
-        ("--json=no/l.json", "not a file in a folder that exists"),
+        ("--html=saved", "--html=saved (command line): this is a folder; name a file"),
+        ("--json=no/l.json", "there is no folder no"),
         ("--items=none.item", "none.item"),
         ("--latent=3", "did you mean --latents"),
     ],

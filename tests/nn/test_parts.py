@@ -98,7 +98,9 @@ def test_fused_likelihood_makes_the_gradients_that_are_needed(
     whole = output_layer(torch.float64)
     expected = torch.autograd.grad(linear_multinomial_log_likelihood(*whole, histories).sum(), whole)
     some = [each.detach().requires_grad_(place in places) for place, each in enumerate(whole)]
-    linear_multinomial_log_likelihood(*some, histories, logits_per_chunk=logits_per_chunk).sum().backward()
+    features, weight, bias = some
+    fused = linear_multinomial_log_likelihood(features, weight, bias, histories, logits_per_chunk=logits_per_chunk)
+    fused.sum().backward()
     for place, each in enumerate(some):
         if place in places:
             torch.testing.assert_close(each.grad, expected[place], rtol=0, atol=1e-9)
