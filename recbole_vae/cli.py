@@ -581,7 +581,7 @@ def _generate(options: dict[str, str]) -> None:
         )
     loaded = recommend.Recommender.load(options["checkpoint"])
     model = loaded.model
-    generate.check_generates(model)
+    generate.check_generates(model, source)
 
     def read(name: str) -> Histories:
         if name.endswith(".split.csv.gz"):

@@ -34,12 +34,17 @@ _L2 = 3.0
 _K = 100
 
 
-def check_generates(model: Any) -> None:
-    """Raise a ConfigError if a model has no distribution of latent variables to draw from."""
+def check_generates(model: Any, source: str = SOURCES[0]) -> None:
+    """Raise a ConfigError if a model has no distribution of latent variables to draw from, or another prior than N(0, I)."""
     if not hasattr(model, "posterior"):
         raise ConfigError(
             f"{type(model).__name__} has no latent variables with a distribution, so nothing can be drawn from it; take a "
             "checkpoint of a variational autoencoder, such as MultVAE."
+        )
+
+    if source == "prior" and not getattr(model, "standard_prior", True):
+        raise ConfigError(
+            f"source: prior draws from N(0, I), which is not the prior of {type(model).__name__}; take source: posterior."
         )
 
 
@@ -65,9 +70,9 @@ def synthesise(
         An iterator of items.
 
     Raises:
-        ConfigError: the model has no posterior.
+        ConfigError: the model has no posterior, or another prior than N(0, I) if that is the source.
     """
-    check_generates(model)
+    check_generates(model, source)
     table = model.histories.to("cpu") if around is None else around.to("cpu")
     filled = (table.lengths() > 0).nonzero().squeeze(1)
     # NumPy's numbers come one by one, whatever the size of the batch; those of torch do not.

@@ -70,7 +70,7 @@ class Latent:
         number: which: of the latent variables from 0, of the directions from 1.
         strength: root mean square of its effects.
         deviation: standard deviation of a latent variable over the users; of a direction, in units of its variables' deviations.
-        kl: mean divergence of a latent variable from the prior, in nats; None of a direction, or without a posterior.
+        kl: mean divergence of a latent variable from N(0, 1), in nats; None of a direction, or without a posterior.
         raised: items with the largest effects, as (id, name, details, effect); ``lowered``: those with the smallest.
         genres: those that differ significantly, most different first.
     """

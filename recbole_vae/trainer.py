@@ -183,9 +183,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         number, total = int(in_use.sum()), len(in_use)
         text = f"{number} of {total} latent variables are in use (variance of their means over users above {ACTIVE:g})"
         if 10 * number < total:
-            self.logger.warning(
-                f"{text}: the posterior has collapsed to the prior. Lower anneal_cap, or raise anneal_epochs."
-            )
+            self.logger.warning(f"{text}: the posterior has collapsed to the prior. Give the KL term less weight.")
         else:
             self.logger.info(f"{text}.")
 

@@ -265,6 +265,15 @@ def test_a_mult_dae_is_refused(build: Builder, capsys: pytest.CaptureFixture[str
     assert "MultDAE has no latent variables with a distribution" in capsys.readouterr().err
 
 
+def test_a_prior_that_is_another_is_refused(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
+    run = build("CompositeVAE", "tiny", data_path=write_inter(random_rows(60, 20)), epochs=1)
+    run.fit()
+    checkpoint = f"--checkpoint={run.trainer.saved_model_file}"
+    assert main(["generate", checkpoint, "--out=o", "--source=prior"]) == 2
+    assert "N(0, I), which is not the prior of CompositeVAE" in capsys.readouterr().err
+    assert main(["generate", checkpoint, "--out=o"]) == 0
+
+
 def test_ctrl_c_keeps_what_there_was(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole: Any = generate.synthesise
 

@@ -174,7 +174,7 @@ def test_a_collapsed_posterior_is_a_warning(build: Builder, caplog: pytest.LogCa
         run.model.encoder.input.weight.zero_()
     run.trainer.epochs = 0
     run.fit()
-    assert "the posterior has collapsed to the prior. Lower anneal_cap" in caplog.text
+    assert "the posterior has collapsed to the prior. Give the KL term less weight" in caplog.text
 
 
 def test_a_model_without_a_code_is_refused() -> None:

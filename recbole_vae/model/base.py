@@ -51,15 +51,19 @@ class LossTerms:
     Attributes:
         reconstruction: negative log-likelihood of the histories, shape [].
         kl: divergence of the posterior from the prior, shape []; None where there is none.
-        beta: weight of ``kl`` in the loss.
+        beta: weight of ``kl`` in the loss; its mean over users, where it differs between them.
+        weighted_kl: mean over users of ``beta`` times the divergence, shape [], where beta differs between them; else None.
     """
 
     reconstruction: Tensor
     kl: Tensor | None = None
     beta: float = 0.0
+    weighted_kl: Tensor | None = None
 
     def loss(self) -> Tensor:
         """Return what is minimised: ``reconstruction + beta * kl``, shape []."""
+        if self.weighted_kl is not None:
+            return self.reconstruction + self.weighted_kl
         return self.reconstruction if self.kl is None else self.reconstruction + self.beta * self.kl
 
 

@@ -37,7 +37,7 @@ class CompositeVAE(VAE):
     """RecVAE of Shenbin et al. (2020).
 
     Maximises ``E_q[log p(x | z)] - gamma |x| KL(q || p(z | old, x))`` with the composite prior of
-    :func:`~recbole_vae.nn.prior.log_composite` and ``|x|`` the user's number of interactions (equations 4 to 8), the divergence
+    :func:`~recbole_vae.nn.prior.log_composite` and ``|x|`` the user's number of interactions, the divergence
     estimated by the sample of ``z``. An epoch is three passes that train the encoder on histories with dropout, then one that
     trains the decoder on whole ones; the prior takes up the encoder before the latter, as in the authors' code. It starts as
     the posterior by the initial encoder.
@@ -46,6 +46,7 @@ class CompositeVAE(VAE):
     config_class: ClassVar[type[ModelConfig]] = CompositeVAEConfig
     options: CompositeVAEConfig
     passes = ("encoder", "encoder", "encoder", "decoder")
+    standard_prior = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -56,6 +57,8 @@ class CompositeVAE(VAE):
         )
         self.earlier = copy.deepcopy(self.encoder).requires_grad_(False)
         self._denoising = True
+        values = self.histories.entry_values()
+        self._mean_beta = options.gamma * float(values.sum()) / max(1, int((self.histories.lengths() > 0).sum()))
 
     def begin_pass(self, name: str) -> None:
         """Choose what is trained: the encoder, or the decoder, before which the prior takes up the encoder."""
@@ -66,10 +69,7 @@ class CompositeVAE(VAE):
             self.earlier.load_state_dict(self.encoder.state_dict())
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
-        """Compute the terms with one sample of ``z`` for each user, for the decoder the first alone; see the base class.
-
-        ``kl`` is weighted by each user's ``gamma |x|``, so that ``beta`` is 1.
-        """
+        """Compute the terms with one sample of ``z`` for each user, for the decoder the first alone; see the base class."""
         like = self.encoder.input.weight
         mask = dropout_mask(len(histories.indices), self.options.dropout_prob, like) if self._denoising else None
         noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
@@ -77,14 +77,12 @@ class CompositeVAE(VAE):
         share = histories.slice(start, stop)
         mu, logvar = self.posterior(share, None if mask is None else mask[first:last])
         latent = reparameterise(mu, logvar, noise[start:stop])
-        reconstruction = -self.decoder.log_likelihood(latent, self.targets(share)).mean()
+        targets = self.targets(share)
+        reconstruction = -self.decoder.log_likelihood(latent, targets).mean()
         if not self._denoising:  # the divergence does not depend on the decoder
             return LossTerms(reconstruction)
         earlier = self.earlier(share).chunk(2, dim=1)
         divergence = (log_normal(latent, mu, logvar) - log_composite(latent, *earlier)).sum(1)
-        totals = torch.zeros_like(divergence).index_add(0, share.rows(), share.entry_values().to(divergence))
-        return LossTerms(
-            reconstruction,
-            kl=(self.options.gamma * totals * divergence).mean(),
-            beta=1.0,
-        )
+        beta = torch.zeros_like(divergence).index_add(0, targets.rows(), targets.entry_values().to(divergence))
+        beta *= self.options.gamma
+        return LossTerms(reconstruction, divergence.mean(), self._mean_beta, (beta * divergence).mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
@@ -18,6 +20,8 @@ class VAE(HistoryRecommender):
         decoder: from ``z`` to the logits of all items.
     """
 
+    standard_prior: ClassVar[bool] = True
+    """Whether the prior is N(0, I)."""
     encoder: HistoryEncoder
     decoder: MLPDecoder
 

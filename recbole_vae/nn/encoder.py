@@ -100,7 +100,7 @@ class MLPEncoder(HistoryEncoder):
 
 
 class DenseEncoder(HistoryEncoder):
-    """RecVAE's encoder: five layers, each of which sees the sum of all before it (Shenbin et al. 2020, section 3.2).
+    """RecVAE's encoder: five layers, each of which sees the sum of all before it (Shenbin et al. 2020).
 
     ``h_1 = N(swish(W_1 x))`` and ``h_k = N(swish(W_k h_(k-1) + h_1 + ... + h_(k-1)))``, where ``N`` normalises a layer (Ba et
     al. 2016); the features are linear in ``h_5``.

@@ -41,7 +41,7 @@ def log_composite(
     """Log-density of RecVAE's composite prior: a mixture, for each latent variable, that holds on to what was learned.
 
     ``w_1 N(0, 1) + w_2 q_old(z | x) + w_3 N(0, e^10)``, where ``q_old`` is the posterior by the encoder's earlier parameters
-    (Shenbin et al. 2020, equation 7; the wide third component is of the authors' code).
+    (Shenbin et al. 2020; the wide third component is of the authors' code).
 
     Args:
         latent: where, shape [batch, latent_dimension].
@@ -63,7 +63,7 @@ def log_composite(
 
 
 ACTIVE = 0.01
-"""Variance of its posterior mean over users from which on a latent variable is in use (Burda et al. 2016, section 5.2)."""
+"""Variance of its posterior mean over users from which on a latent variable is in use (Burda et al. 2016)."""
 
 
 def active(means: Tensor) -> Tensor:
