@@ -542,13 +542,13 @@ def _latent(options: dict[str, str]) -> None:
     found = latent.describe(
         loaded, texts, axes=axes, latents=latents, k=k, user=options.get("user"), show_progress=True
     )
-    print("\n".join(latent.lines(found)))
     if "json" in files:
         with written_whole(files["json"]) as file:
             file.write(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=1) + "\n")
     if "html" in files:
         with written_whole(files["html"]) as file:
             file.write(latent_report.html(found))
+    print("\n".join(latent.lines(found)))
 
 
 _GENERATE_OPTIONS = ("checkpoint", "out", "users", "source", "around", "histories", "seed", "unseen", "json")
@@ -621,10 +621,10 @@ def _generate(options: dict[str, str]) -> None:
     report = generate.truth(
         real, drawn.table(), None if unseen is None else generate.table_of(unseen, model.n_items), seed=seed
     )
-    print(generate.text(report))
     if "json" in files:
         with written_whole(files["json"]) as file:
             json.dump(report.plain(), file, indent=1)
+    print(generate.text(report))
 
 
 _UNCERTAINTY_OPTIONS = (
@@ -651,11 +651,11 @@ def _uncertainty(options: dict[str, str]) -> None:
         popularity_correction=_real(options, "popularity_correction"),
         show_progress=True,
     )
-    print(uncertainty_report.as_text(report))
     for name, text in (("json", uncertainty_report.as_json), ("html", uncertainty_report.as_html)):
         if name in files:
             with written_whole(files[name]) as output:
                 output.write(text(report))
+    print(uncertainty_report.as_text(report))
 
 
 def _outputs(options: dict[str, str], *names: str) -> dict[str, Path]:
