@@ -741,7 +741,8 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
     model, dataset = config["model"], config["dataset"]
     ours = model in model_names()
     newest = (config["resume"] if ours else None) or _written(config, seconds)
-    best = f"best epoch by {config['valid_metric']}" if int(config["eval_step"]) > 0 else "last epoch"
+    validated = int(config["eval_step"]) > 0 and (result or {}).get("best_valid_result") is not None
+    best = f"best epoch by {config['valid_metric']}" if validated else "last epoch"
     measured: Any = (result or {}).get("test_result") or {}
     errors = measured.standard_errors() if hasattr(measured, "standard_errors") else {}
     decimals, width = config["metric_decimal_place"] or 4, max(16, *map(len, measured))

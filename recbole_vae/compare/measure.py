@@ -29,6 +29,10 @@ SHARE = 0.2
 """Share of the training interactions in each bin of items by popularity; the first bin is the tail."""
 
 
+PRETRAINING = ("actor_pretrain", "critic_pretrain")
+"""Values of ``train_stage`` for which RecBole trains its RaCT without validation, before ``finetune``."""
+
+
 class PrunedError(Exception):
     """A tuning trial was stopped because it is worse than the others were."""
 
@@ -87,9 +91,11 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
             raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
     run.split_hash = split_hash(train._dataset, valid._dataset, test._dataset)
     init_seed(seed, config["reproducibility"])
+    if config["train_stage"] == PRETRAINING[0]:
+        config = _pretrained(config, model_class, train, run)
     construction = time.perf_counter()
     net = model_class(config, train._dataset).to(config["device"])
-    run.training_seconds = time.perf_counter() - construction
+    run.training_seconds += time.perf_counter() - construction
     trainer = get_trainer(config["MODEL_TYPE"], job["model"])(config, net)
     numbers = [parameter.numel() for parameter in net.parameters() if parameter.requires_grad]
     if sum(numbers) <= 1:  # RecBole gives models without parameters a single one, for its trainer
@@ -124,6 +130,33 @@ def _mend(net: Any, training: Any, run: Run) -> None:
         run.notes.append("Pop counts every training interaction; RecBole's counts an item once in each batch.")
     elif run.model == "ADMMSLIM":
         run.notes.append("RecBole's ADMMSLIM adds noise of up to 1e-5 to its scores, drawn by the seed.")
+
+
+def _pretrained(config: Any, model_class: Any, train: Any, run: Run) -> Any:
+    """Do the stages that in RecBole are runs of their own, and return the config of the last one.
+
+    Raises:
+        ConfigError: a stage would end without a model.
+    """
+    if not 1 <= int(config["save_step"]) <= int(config["pretrain_epochs"]):
+        raise ConfigError(
+            f"save_step: {config['save_step']} must be from 1 to pretrain_epochs: {config['pretrain_epochs']}, or nothing is "
+            "left of a stage of training."
+        )
+    start, path = time.perf_counter(), ""
+    for stage in PRETRAINING:
+        staged = _with(config, train_stage=stage, pre_model_path=path)
+        trainer = get_trainer(config["MODEL_TYPE"], run.model)(
+            staged, model_class(staged, train._dataset).to(config["device"])
+        )
+        trainer.fit(train, show_progress=False)
+        path = trainer.saved_model_file
+    run.training_seconds += time.perf_counter() - start
+    run.notes.append(
+        f"{run.model} is trained in three stages; the curves show the last. The others have pretrain_epochs: "
+        f"{config['pretrain_epochs']} each."
+    )
+    return _with(config, train_stage="finetune", pre_model_path=path)
 
 
 def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int, float], bool] | None) -> None:

@@ -8,6 +8,7 @@ from recbole.quick_start import run_recbole
 
 from recbole_vae.compare.measure import measure, popularity_bins
 from recbole_vae.compare.results import DONE, REFUSED, Run
+from recbole_vae.errors import ConfigError
 from tests.conftest import Builder, random_rows, write_inter
 
 HELD_OUT = {"eval_args": {"split": {"HU": [6, 6]}, "min_items": 2, "mode": "full"}}
@@ -67,6 +68,18 @@ def test_all_models_have_the_same_split() -> None:
         assert other.split_hash != runs[0].split_hash
         fixed = [measure(job("EASE", seed=seed, split_seed=1, settings=settings)) for seed in (2, 3)]
         assert {run.split_hash for run in fixed} == {runs[0].split_hash}
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_ract_goes_through_its_stages_on_the_split_of_the_run() -> None:
+    settings = {"pretrain_epochs": 3, "save_step": 2, "metrics_k": 3, **HELD_OUT}
+    run = measure(job("RaCT", settings=settings))
+    assert run.status == DONE
+    assert (run.epochs, len(run.curve)) == (2, 2)  # those of the last stage
+    assert run.split_hash == measure(job("Pop", settings=HELD_OUT)).split_hash
+    assert any("three stages" in note for note in run.notes)
+    with pytest.raises(ConfigError, match="save_step: 4 must be from 1 to pretrain_epochs: 3"):
+        measure(job("RaCT", settings={**settings, "save_step": 4}))
 
 
 def test_who_cannot_take_part_says_why() -> None:
