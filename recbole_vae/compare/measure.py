@@ -24,10 +24,14 @@ from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluator.collector import FastCollector
 from recbole_vae.evaluator.metrics import FastEvaluator
 from recbole_vae.fold_in import why_not
+from recbole_vae.model.base import HistoryRecommender
 
 SHARE = 0.2
 """Share of the training interactions in each bin of items by popularity; the first bin is the tail."""
 
+
+CORRECTIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+"""Values of ``popularity_correction`` that a trained model is evaluated with."""
 
 PRETRAINING = ("actor_pretrain", "critic_pretrain")
 """Values of ``train_stage`` for which RecBole trains its RaCT without validation, before ``finetune``."""
@@ -112,6 +116,8 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
         found = _lists(config, trainer, train, test, job, whole=True)
         run.test, run.over_k, run.by_popularity = found.metrics, found.over_k, found.by_popularity
         run.users = found.users
+        if isinstance(net, HistoryRecommender):
+            run.frontier = _frontier(config, trainer, train, test, job)
     on_gpu = config["device"].type == "cuda"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run.peak_memory = torch.cuda.max_memory_allocated() if on_gpu else peak * (1 if sys.platform == "darwin" else 1024)
@@ -303,6 +309,20 @@ def _lists(
         histories[users].numpy().astype(np.int64),
         {name: values.astype(np.float32) for name, values in per_user.items()},
     )
+    return found
+
+
+def _frontier(config: Any, trainer: Any, train: Any, test: Any, job: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the test metrics for each of ``CORRECTIONS``."""
+    net = trainer.model
+    found = []
+    try:
+        for strength in CORRECTIONS:
+            net.correct_popularity(strength)
+            metrics = _lists(config, trainer, train, test, job, whole=False).metrics
+            found.append({"popularity_correction": strength, **metrics})
+    finally:
+        net.correct_popularity(net.options.popularity_correction)
     return found
 
 

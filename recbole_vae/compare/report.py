@@ -48,6 +48,7 @@ _CURVES = {
     "kl": "KL divergence",
     "beta": "Weight of the KL term (beta)",
 }
+_FRONTIER = ("itemcoverage", "tailrecall", "averagepopularity")
 _BINS = 5
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 """What the browser may load: nothing that is not in the file."""
@@ -259,6 +260,12 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> None:
         "Beyond accuracy, mean over seeds; bars: standard deviation over seeds.",
         _beyond(page, table, rows),
         legend=False,
+    )
+    page.section(
+        "Accuracy against popularity",
+        "What rare items cost. A line: one model, trained once, whose scores are corrected by popularity_correction from 0 (the "
+        "large mark) to 1; a mark alone: a model without that option. Means over seeds.",
+        _frontier(page, table, rows),
     )
     page.section(
         "All pairs",
@@ -554,6 +561,43 @@ def _beyond(page: _Page, table: Table, rows: Sequence[Row]) -> list[_Chart]:
         }
         if traces:
             charts.append(_Chart(title(metric), traces, layout))
+    return charts
+
+
+def _frontier(page: _Page, table: Table, rows: Sequence[Row]) -> list[_Chart]:
+    """Draw accuracy against what a list has of rare items, along the dial of the models that have one."""
+    if not any(run.frontier for row in rows for run in row.done):
+        return []
+    charts = []
+    for metric in (name for name in table.beyond if base(name) in _FRONTIER):
+        traces = []
+        for row in rows:
+            points = [run.frontier or [run.test] for run in row.done]
+            points = [[each for each in run if {metric, table.primary} <= each.keys()] for run in points]
+            if not points or not all(len(run) == len(points[0]) > 0 for run in points):
+                continue
+            same = list(zip(*points, strict=True))
+            x, y = (
+                [float(np.mean([each[name] for each in runs])) for runs in same] for name in (metric, table.primary)
+            )
+            dial = [runs[0].get("popularity_correction") for runs in same]
+            hover = [
+                f"{escape(title(table.primary))} {number(b)}<br>{escape(title(metric))} {number(a)}"
+                + ("" if value is None else f"<br>popularity_correction {value:g}")
+                for a, b, value in zip(x, y, dial, strict=True)
+            ]
+            trace = _line(page, row.label, x, y, hover)
+            marks = {"size": [11] + [7] * (len(x) - 1), "maxdisplayed": 0, "opacity": 1, "line": {"width": 0}}
+            trace["marker"] = {**trace["marker"], **marks}
+            traces.append(trace)
+        scale = _range([x for trace in traces for x in trace["x"]])
+        layout = {
+            "xaxis": {"title": title(metric) + (" (logarithmic)" if scale else ""), **scale},
+            "yaxis": {"title": title(table.primary)},
+            "height": 400,
+        }
+        if traces:
+            charts.append(_Chart(f"{title(table.primary)} against {title(metric)}", traces, layout))
     return charts
 
 

@@ -53,6 +53,8 @@ class Run:
         over_k: ``recall`` and ``ndcg`` on the test part at k = 1, 2, ...
         by_popularity: bins of the items, from the least popular: ``items`` (their number), ``popularity`` (mean number of
             training interactions), ``relevant`` (test interactions), ``recall`` (found among the first ``max(topk)``).
+        frontier: the test metrics by ``popularity_correction``, itself in each, from the same parameters; empty where the model
+            has no such option.
         curve: epochs: ``epoch``, ``seconds``, perhaps ``loss``, ``reconstruction``, ``kl``, ``beta``; and the metrics where the
             epoch was evaluated.
         seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation.
@@ -78,6 +80,7 @@ class Run:
     valid: dict[str, float] = field(default_factory=dict)
     over_k: dict[str, list[float]] = field(default_factory=dict)
     by_popularity: list[dict[str, float]] = field(default_factory=list)
+    frontier: list[dict[str, float]] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     training_seconds: float = 0.0

@@ -95,18 +95,21 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         super().__init__(config, dataset)
         self.options = self.config_class.read(config)
         self.histories = Histories.from_dataset(dataset, self.options.value_field).to(self.device)
-        self._correction: Tensor | None = None
         self._weights: Tensor | None = None
-        if self.options.popularity_correction or self.options.propensity_weight:
-            counts = torch.bincount(self.histories.indices.long(), minlength=self.n_items)[1:]
-            propensity = log_propensity(counts)
-            if self.options.popularity_correction:
-                self._correction = -self.options.popularity_correction * propensity
-            if self.options.propensity_weight:
-                weights = (-self.options.propensity_weight * propensity).exp()
-                self._weights = weights * (counts.sum() / (counts * weights).sum())
+        self.correct_popularity(self.options.popularity_correction)
+        if self.options.propensity_weight:
+            counts = self._counts()
+            weights = (-self.options.propensity_weight * log_propensity(counts)).exp()
+            self._weights = weights * (counts.sum() / (counts * weights).sum())
         self.step = 0
         self.steps_per_epoch = -(-int((self.histories.lengths() > 0).sum()) // self.options.train_batch_size)
+
+    def _counts(self) -> Tensor:
+        return torch.bincount(self.histories.indices.long(), minlength=self.n_items)[1:]
+
+    def correct_popularity(self, strength: float) -> None:
+        """Score from now on with another ``popularity_correction`` than the option's; see :meth:`with_padding`."""
+        self._correction = -strength * log_propensity(self._counts()) if strength else None
 
     @abstractmethod
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:

@@ -75,6 +75,16 @@ def make_run(label: str, protocol: str, seed: int, users: int, mean: float, held
             }
             for b in range(5)
         ],
+        frontier=[
+            {
+                "popularity_correction": x,
+                **test,
+                "averagepopularity@10": 120 + 300 * mean - 50 * x,
+                "ndcg@10": mean - x**2 / 50,
+            }
+            for x in (0.0, 0.5, 1.0)
+            if vae
+        ],
         curve=curve,
         seconds=seconds * 1.2,
         training_seconds=seconds,

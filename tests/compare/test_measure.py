@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from recbole.quick_start import run_recbole
 
-from recbole_vae.compare.measure import measure, popularity_bins
+from recbole_vae.compare.measure import CORRECTIONS, measure, popularity_bins
 from recbole_vae.compare.results import DONE, REFUSED, Run
 from recbole_vae.errors import ConfigError
 from tests.conftest import Builder, random_rows, write_inter
@@ -138,6 +138,16 @@ def test_bins_of_popularity() -> None:
     assert sum(each["items"] for each in run.by_popularity) == 25
     assert run.users is not None
     assert 0 < found <= sum(each["relevant"] for each in run.by_popularity)
+
+
+def test_the_frontier_begins_at_the_run_and_turns_to_rare_items() -> None:
+    run = measure(job("MultDAE", settings={"popularity_correction": 0.5}))
+    assert [point["popularity_correction"] for point in run.frontier] == list(CORRECTIONS)
+    assert run.frontier[CORRECTIONS.index(0.5)] == {"popularity_correction": 0.5, **run.test}
+    popularity = [point["averagepopularity@5"] for point in run.frontier]
+    assert popularity == sorted(popularity, reverse=True)
+    assert popularity[-1] < popularity[0]
+    assert measure(job("MultDAE", trial=True)).frontier == measure(job("EASE")).frontier == []
 
 
 def test_a_trial_measures_validation_only() -> None:

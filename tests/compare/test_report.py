@@ -86,6 +86,20 @@ def test_sections_and_links(page: str) -> None:
     assert all(f'id="{target}"' in page for target in targets)
 
 
+def test_the_frontier_has_a_line_for_those_with_the_dial_and_a_mark_for_others(page: str) -> None:
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', page)[1])  # type: ignore[index]
+    assert "NDCG@10 against Tail recall@10" in page
+    found = [c for c in charts if c["layout"].get("xaxis", {}).get("title") == "Popularity@10"]
+    traces = {trace["name"]: trace for trace in found[0]["traces"]}
+    assert {name: len(trace["x"]) for name, trace in traces.items()} == {
+        name: 3 if "VAE" in name else 1 for name in traces
+    }
+    line = traces["MultVAE"]
+    assert line["x"] == pytest.approx([line["x"][0] - step for step in (0, 25, 50)])
+    assert line["y"] == pytest.approx([0.31, 0.305, 0.29])
+    assert "popularity_correction 0.5" in line["hovertext"][1]
+
+
 def test_tables_are_rectangular(page: str) -> None:
     found = re.findall(r"<table><thead><tr>(.*?)</tr></thead><tbody>(.*?)</tbody>", page)
     assert len(found) == 10
@@ -96,10 +110,10 @@ def test_tables_are_rectangular(page: str) -> None:
 
 def test_no_empty_sections() -> None:
     made = make_comparison(models=2, seeds=1, users=30, protocols=1)
-    bare = [replace(run, curve=[], over_k={}, by_popularity=[]) for run in made.runs]
+    bare = [replace(run, curve=[], over_k={}, by_popularity=[], frontier=[]) for run in made.runs]
     page = report.html(analyse(replace(made, runs=bare)), replace(made, runs=bare))
     body = page[page.index("<main>") :]
-    for words in ("Learning curves", "Accuracy over k", "by popularity", "Tuning"):
+    for words in ("Learning curves", "Accuracy over k", "by popularity", "Accuracy against popularity", "Tuning"):
         assert words not in body[: body.index("<script")]
     assert "by length of history" in body
 
