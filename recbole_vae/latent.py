@@ -133,7 +133,7 @@ def check_has_latents(model: Any) -> None:
     if not (isinstance(getattr(model, "decoder", None), MLPDecoder) and hasattr(model, "code")):
         raise ConfigError(
             f"{type(model).__name__} has no latent variables that an encoder gives and an MLPDecoder takes; take a checkpoint "
-            "of MultVAE, MultDAE or HybridVAE."
+            "of a model of recbole_vae, such as MultVAE."
         )
 
 

@@ -23,8 +23,11 @@ OPTIONS = {
 }  # fmt: skip
 """Options of a fast run, the same on processors that multiply bfloat16 fast."""
 
-LACKING = {"CompositeVAE": ("mlp_hidden_size", "total_anneal_steps", "n_negatives")}
+LACKING = dict.fromkeys(("CompositeVAE", "VampVAE"), ("mlp_hidden_size", "total_anneal_steps", "n_negatives"))
 """Options of the tests that are for other models than these."""
+
+OWN = {"CompositeVAE": {"hidden_size": 12}, "VampVAE": {"hidden_size": 12, "n_pseudo_inputs": 5}}
+"""Options of a fast run that are for these alone."""
 
 
 @pytest.fixture(autouse=True)
@@ -107,9 +110,7 @@ def build() -> Builder:
         if dataset is None:
             dataset = "tiny"
             options.setdefault("data_path", write_inter(random_rows()))
-        values = {**OPTIONS, **options}
-        if model == "CompositeVAE":
-            values = {"hidden_size": 12, **values}
+        values = {**OPTIONS, **OWN.get(model, {}), **options}
         for name in LACKING.get(model, ()):
             values.pop(name, None)
         config = Config(model=model, dataset=dataset, config_dict=values)
@@ -124,7 +125,7 @@ def build() -> Builder:
     return _build
 
 
-@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE"])
+@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE"])
 def model_name(request: pytest.FixtureRequest) -> str:
     """Name each of the models."""
     return str(request.param)

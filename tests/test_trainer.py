@@ -16,7 +16,7 @@ import torch
 
 from recbole_vae import checkpoint
 from recbole_vae.errors import CheckpointError, TrainingError
-from tests.conftest import Builder, Run, random_rows, write_inter
+from tests.conftest import LACKING, Builder, Run, random_rows, write_inter
 
 LEARN = {"epochs": 12, "stopping_step": 100, "learning_rate": 0.01, "valid_metric": "NDCG@10"}
 
@@ -149,7 +149,11 @@ def test_a_finished_run_has_nothing_left_to_train(build: Builder) -> None:
 
 def test_the_terms_are_logged_apart(build: Builder, caplog: pytest.LogCaptureFixture, model_name: str) -> None:
     written: dict[str, float] = {}
-    by_steps = {} if model_name in ("MultDAE", "CompositeVAE") else {"total_anneal_steps": 100, "anneal_epochs": None}
+    by_steps: dict[str, Any] = (
+        {} if model_name in ("MultDAE", *LACKING) else {"total_anneal_steps": 100, "anneal_epochs": None}
+    )
+    if model_name == "VampVAE":  # as many steps, in epochs
+        by_steps = {"anneal_cap": 1.0, "anneal_epochs": 100 / 3}
     run = build(model_name, epochs=1, **by_steps)
     run.trainer.tensorboard.add_scalar = lambda tag, value, epoch: written.update({tag: value})
     with caplog.at_level(logging.INFO):
@@ -305,13 +309,14 @@ HELD_OUT = "eval_args={'split': {'HU': [8, 9]}, 'mode': 'full'}"
         ("MultVAE", ""),
         ("MultDAE", ""),
         ("CompositeVAE", "hidden_size=12"),
+        ("VampVAE", "hidden_size=12, n_pseudo_inputs=5"),
         ("MultVAE", "n_negatives=8, weight_decay=0.0"),
         ("MultVAE", HELD_OUT),
     ],
 )
 def test_several_processes_give_what_one_gives(model_name: str, training: str) -> None:
     write_inter(random_rows(41))
-    if model_name != "CompositeVAE":
+    if model_name not in LACKING:
         training = f"mlp_hidden_size=[12], {training}"
     script = f"""
 import sys

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import mlp, wide_linear
+from recbole_vae.nn.layers import GatedLinear, linear, mlp, wide_linear
 from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood
 from recbole_vae.nn.sampling import NegativeSampler, sampled_multinomial_log_likelihood
 
@@ -66,3 +66,36 @@ class MLPDecoder(nn.Module):
         """Return the logits of some items only, int64, numbered from 0, shape [items]; shape [batch, items]."""
         output = cast(nn.Linear, self.layers[-1])
         return F.linear(self.layers[:-1](latent), output.weight[items], output.bias[items])
+
+
+class GatedDecoder(MLPDecoder):
+    """The decoder of H+Vamp: each latent variable through a gated layer, several of them through one more, then a linear layer.
+
+    Reference: Kim and Suh, RecSys 2019, section 3.3.
+
+    Args:
+        latent_dimension: of each latent variable; the input has them side by side.
+        variables: how many there are.
+        width: of the hidden layers.
+        n_items: number of items (without RecBole's padding item).
+        dtype: see :class:`MLPDecoder`.
+    """
+
+    def __init__(
+        self, latent_dimension: int, variables: int, width: int, n_items: int, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(latent_dimension, [], n_items, "tanh", dtype)
+        joint = [GatedLinear(variables * width, width)] if variables > 1 else []
+        self.layers = nn.Sequential(_SideBySide(latent_dimension, variables, width), *joint, linear(width, n_items))
+
+
+class _SideBySide(nn.Module):
+    """A gated layer for each of several inputs of one width, which lie side by side, as do the results."""
+
+    def __init__(self, in_features: int, inputs: int, width: int) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(GatedLinear(in_features, width) for _ in range(inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.chunk(len(self.each), dim=1)
+        return torch.cat([layer(part) for layer, part in zip(self.each, parts, strict=True)], 1)

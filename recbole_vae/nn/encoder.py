@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, init_linear, mlp
+from recbole_vae.nn.layers import ACTIVATIONS, GatedLinear, SparseLinear, linear, mlp
 
 
 def normalise(histories: Histories, dtype: torch.dtype) -> Tensor:
@@ -54,11 +54,16 @@ class HistoryEncoder(nn.Module):
         Returns:
             Features, shape [batch, n_features].
         """
+        return self.features(self.sums(histories, mask))
+
+    def sums(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
+        """Return what the first layer gives, shape [batch, width]; arguments: those of :meth:`forward`."""
         values = normalise(histories, self.input.weight.dtype)
         if mask is not None:
             values = values * mask
         # Item 0 is RecBole's padding and has no row.
-        return self.features(self.input(histories.indices - 1, values, histories.indptr))
+        sums: Tensor = self.input(histories.indices - 1, values, histories.indptr)
+        return sums
 
     @abstractmethod
     def features(self, sums: Tensor) -> Tensor:
@@ -114,11 +119,9 @@ class DenseEncoder(HistoryEncoder):
 
     def __init__(self, n_items: int, width: int, n_features: int, layers: int = 5) -> None:
         super().__init__(n_items, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 1))
+        self.hidden = nn.ModuleList(linear(width, width) for _ in range(layers - 1))
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=0.1) for _ in range(layers))  # the authors' eps
-        self.output = nn.Linear(width, n_features)
-        for layer in [*self.hidden, self.output]:
-            init_linear(layer.weight, layer.bias)
+        self.output = linear(width, n_features)
 
     def features(self, sums: Tensor) -> Tensor:
         """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
@@ -129,3 +132,49 @@ class DenseEncoder(HistoryEncoder):
             total = total + state
         features: Tensor = self.output(state)
         return features
+
+
+class GatedEncoder(HistoryEncoder):
+    """The encoder of H+Vamp: gated layers to one latent variable, or to two of which the lower depends on the upper.
+
+    With ``g`` a gated layer (:class:`~recbole_vae.nn.layers.GatedLinear`), ``q(z2 | x)`` has parameters linear in ``g(x)``, and
+    ``q(z1 | x, z2)`` linear in ``g([g(x), g(z2)])`` (Kim and Suh, RecSys 2019, sections 3.2 and 3.3). The features
+    are ``[mu2, mu1, logvar2, logvar1]`` with ``z2 = mu2`` for the last; without hierarchy ``[mu2, logvar2]``.
+
+    Args:
+        n_items: number of items (without RecBole's padding item).
+        width: of all hidden layers.
+        latent_dimension: of each latent variable.
+        hierarchical: whether there are two.
+    """
+
+    def __init__(self, n_items: int, width: int, latent_dimension: int, *, hierarchical: bool) -> None:
+        super().__init__(n_items, (4 if hierarchical else 2) * width)
+        self.hierarchical, self.width = hierarchical, width
+        self.of_upper = linear(width, 2 * latent_dimension)
+        if hierarchical:
+            self.from_upper = GatedLinear(latent_dimension, width)
+            self.joint = GatedLinear(2 * width, width)
+            self.of_lower = linear(width, 2 * latent_dimension)
+
+    def upper(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of ``q(z2 | x)`` from what the first layer gives, of which it sees the first half."""
+        return _gaussian(self.of_upper(F.glu(sums[:, : 2 * self.width], dim=1)))
+
+    def lower(self, sums: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of ``q(z1 | x, z2)``, likewise, and from ``z2``, shape [batch, latent_dimension]."""
+        of_history = F.glu(sums[:, 2 * self.width :], dim=1)
+        return _gaussian(self.of_lower(self.joint(torch.cat([of_history, self.from_upper(upper)], 1))))
+
+    def features(self, sums: Tensor) -> Tensor:
+        """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
+        mu, logvar = self.upper(sums)
+        if not self.hierarchical:
+            return torch.cat([mu, logvar], 1)
+        mu_lower, logvar_lower = self.lower(sums, mu)
+        return torch.cat([mu, mu_lower, logvar, logvar_lower], 1)
+
+
+def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
+    mu, logvar = features.chunk(2, dim=1)
+    return mu, logvar.clamp(-12, 4)  # the bounds of the authors' code

@@ -28,6 +28,29 @@ def init_linear(weight: Tensor, bias: Tensor) -> None:
     nn.init.trunc_normal_(bias, std=0.001, a=-0.002, b=0.002)
 
 
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    """Return a linear layer, initialised by :func:`init_linear`."""
+    layer = nn.Linear(in_features, out_features)
+    init_linear(layer.weight, layer.bias)
+    return layer
+
+
+class GatedLinear(nn.Module):
+    """A gated linear unit: ``(x W + b) * sigmoid(x V + c)``.
+
+    Reference: Yann N. Dauphin, Angela Fan, Michael Auli, David Grangier: Language Modeling with Gated Convolutional Networks.
+    ICML 2017, equation 1.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.both = linear(in_features, 2 * out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the unit; shape [batch, in_features] to [batch, out_features]."""
+        return F.glu(self.both(x), dim=1)
+
+
 class SparseLinear(nn.Module):
     """A linear layer whose input is a batch of sparse rows, so that no dense row is ever made.
 
@@ -172,9 +195,7 @@ def mlp(sizes: Sequence[int], activation: str, *, activate_last: bool) -> nn.Seq
     """
     layers: list[nn.Module] = []
     for position, (width_in, width_out) in enumerate(pairwise(sizes)):
-        linear = nn.Linear(width_in, width_out)
-        init_linear(linear.weight, linear.bias)
-        layers.append(linear)
+        layers.append(linear(width_in, width_out))
         if activate_last or position < len(sizes) - 2:
             layers.append(ACTIVATIONS[activation]())
     return nn.Sequential(*layers)

@@ -62,6 +62,26 @@ def log_composite(
     return torch.stack(logs).logsumexp(0)
 
 
+def log_vamp(latent: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Log-density of the VampPrior: ``p(z) = 1/K sum_k q(z | u_k)``, the mean of the posteriors of ``K`` pseudo-inputs.
+
+    Reference: Jakub M. Tomczak, Max Welling: VAE with a VampPrior. AISTATS 2018, equation 9.
+
+    Args:
+        latent: where, shape [batch, latent_dimension].
+        mu: means of the pseudo-inputs' posteriors, shape [K, latent_dimension].
+        logvar: logarithms of their variances, likewise.
+
+    Returns:
+        Shape [batch], in the dtype of ``latent``.
+    """
+    # By matrix products no table of [batch, K, latent_dimension] is made; in float64, for what they subtract is nearly equal.
+    z, centre, precision = latent.double(), mu.double(), (-logvar.double()).exp()
+    squares = z.square() @ precision.T - 2 * z @ (centre * precision).T + (centre.square() * precision).sum(1)
+    logs = -0.5 * (squares + (math.log(2 * math.pi) + logvar.double()).sum(1))
+    return (logs.logsumexp(1) - math.log(len(mu))).to(latent.dtype)
+
+
 ACTIVE = 0.01
 """Variance of its posterior mean over users from which on a latent variable is in use (Burda et al. 2016)."""
 

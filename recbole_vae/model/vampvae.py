@@ -1,0 +1,120 @@
+"""H+Vamp: a variational autoencoder with a learned prior of pseudo-users, two levels of latent variables, and gated layers.
+
+References: Daeryong Kim, Bongwon Suh: Enhancing VAEs for Collaborative Filtering: Flexible Priors & Gating Mechanisms. RecSys
+2019 ("EVCF"). Jakub M. Tomczak, Max Welling: VAE with a VampPrior. AISTATS 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_vae.config import ModelConfig, option
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
+from recbole_vae.model.base import LossTerms
+from recbole_vae.model.vae import VAE
+from recbole_vae.nn.annealing import linear_beta
+from recbole_vae.nn.decoder import GatedDecoder
+from recbole_vae.nn.encoder import GatedEncoder, dropout_mask
+from recbole_vae.nn.layers import GatedLinear, linear
+from recbole_vae.nn.precision import training_dtype
+from recbole_vae.nn.prior import log_normal, log_vamp, reparameterise
+
+
+@dataclass(frozen=True, kw_only=True)
+class VampVAEConfig(ModelConfig):
+    """Options of :class:`VampVAE`."""
+
+    hidden_size: int = option(int, minimum=1)
+    latent_dimension: int = option(int, minimum=1)
+    hierarchical: bool = option(bool)
+    n_pseudo_inputs: int = option(int, minimum=1)
+    dropout_prob: float = option(float, minimum=0, below=1)
+    anneal_cap: float = option(float, minimum=0)
+    anneal_epochs: float = option(float, minimum=0)
+
+
+class VampVAE(VAE):
+    """H+Vamp (gated) of Kim and Suh (2019); without ``hierarchical``, their Vamp (gated).
+
+    Maximises ``E_q[log p(x | z1, z2)] - beta E_q[log q(z2 | x) + log q(z1 | x, z2) - log p(z1 | z2) - log p(z2)]`` with one
+    sample of both, where ``p(z2)`` is the VampPrior, whose pseudo-inputs are rows of weights in [0, 1] for all items, learned
+    from the histories of random users. Items are ranked at the posterior means. What the latent variables are to other
+    code is ``z2`` and ``z1`` side by side, the latter given the mean of the former.
+
+    Raises:
+        ConfigError: there are more pseudo-inputs than users with a history.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = VampVAEConfig
+    options: VampVAEConfig
+    encoder: GatedEncoder
+    standard_prior = False
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        options, items = self.options, self.n_items - 1
+        width, latents = options.hidden_size, options.latent_dimension
+        self.encoder = GatedEncoder(items, width, latents, hierarchical=options.hierarchical)
+        self.decoder = GatedDecoder(
+            latents, 1 + options.hierarchical, width, items, training_dtype(options.precision, self.device)
+        )
+        if options.hierarchical:
+            self.prior = nn.Sequential(GatedLinear(latents, width), linear(width, 2 * latents))
+        self.pseudo_inputs = nn.Parameter(self._some_users(options.n_pseudo_inputs))
+
+    def _some_users(self, number: int) -> Tensor:
+        """Return the histories of random users as dense rows, shape [number, n_items - 1], of 0.01 and 0.99.
+
+        Between the bounds of the weights, beyond which there is no gradient.
+        """
+        users = (self.histories.lengths() > 0).nonzero().squeeze(1)
+        if number > len(users):
+            raise ConfigError(
+                f"n_pseudo_inputs: {number} is more than the {len(users)} users with a training history that they are begun "
+                f"from; set n_pseudo_inputs to {len(users)} or less."
+            )
+        chosen = self.histories[users[torch.randperm(len(users))[:number].to(users.device)]]
+        rows = torch.full((number, self.n_items - 1), 0.01, device=self.device)
+        rows[chosen.rows(), chosen.indices.long() - 1] = 0.99
+        return rows
+
+    def pseudo_posterior(self) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of ``q(z2 | u)`` of the pseudo-inputs, each of shape [K, latent_dimension]."""
+        layer, used = self.encoder.input, slice(2 * self.options.hidden_size)
+        rows = F.normalize(self.pseudo_inputs.clamp(0, 1), dim=1)
+        return self.encoder.upper(rows @ layer.weight[:, used] + layer.bias[used])
+
+    def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
+        """Compute the terms with one sample of the latent variables for each user; arguments: see the base class."""
+        options, like = self.options, self.encoder.input.weight
+        mask = dropout_mask(len(histories.indices), options.dropout_prob, like)
+        shape = (1 + options.hierarchical, len(histories), options.latent_dimension)
+        noise = torch.randn(shape, dtype=like.dtype, device=like.device)[:, start:stop]
+        first, last = histories.span(start, stop)
+        share = histories.slice(start, stop)
+        sums = self.encoder.sums(share, mask[first:last])
+        mu, logvar = self.encoder.upper(sums)
+        latent = upper = reparameterise(mu, logvar, noise[0])
+        divergence = log_normal(upper, mu, logvar).sum(1) - log_vamp(upper, *self.pseudo_posterior())
+        if options.hierarchical:
+            mu, logvar = self.encoder.lower(sums, upper)
+            lower = reparameterise(mu, logvar, noise[1])
+            expected = self.prior(upper).chunk(2, dim=1)
+            divergence = divergence + (log_normal(lower, mu, logvar) - log_normal(lower, *expected)).sum(1)
+            latent = torch.cat([upper, lower], 1)
+        return LossTerms(
+            reconstruction=-self.decoder.log_likelihood(latent, self.targets(share)).mean(),
+            kl=divergence.mean(),
+            beta=self.beta(),
+        )
+
+    def beta(self) -> float:
+        """Return the weight of the divergence at the current step."""
+        cap = self.options.anneal_cap
+        return linear_beta(self.step, self.options.anneal_epochs * self.steps_per_epoch / cap, cap) if cap else 0.0
