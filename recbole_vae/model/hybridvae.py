@@ -15,7 +15,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.nn.kernel import UserKernel
-from recbole_vae.nn.linear import ItemItem, standardise
+from recbole_vae.nn.linear import ItemItem, LocalItemItem, standardise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class HybridVAEConfig(MultVAEConfig):
     linear_dropout: float = option(float, minimum=0, below=1)
     linear_user_power: float = option(float, minimum=0)
     linear_item_power: float = option(float, minimum=0)
+    linear_neighbours: int = option(int, minimum=0)
     kernel_share: float = option(float, minimum=0, maximum=1)
     kernel_l2: float = option(float, above=0)
 
@@ -55,11 +56,15 @@ class HybridVAE(MultVAE):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         options, items = self.options, self.n_items - 1
-        self.linear = ItemItem(
-            self.histories, items, options.linear_l2, options.linear_dropout,
-            options.linear_user_power, options.linear_item_power,
-        ) if options.linear_share else None  # fmt: skip
+        self.linear = self._linear() if options.linear_share else None
         self.kernel = UserKernel(self.histories, items, options.kernel_l2) if options.kernel_share else None
+
+    def _linear(self) -> ItemItem | LocalItemItem:
+        options, items = self.options, self.n_items - 1
+        fit = (options.linear_l2, options.linear_dropout, options.linear_user_power, options.linear_item_power)
+        if options.linear_neighbours:
+            return LocalItemItem(self.histories, items, options.linear_neighbours, *fit, options.show_progress)
+        return ItemItem(self.histories, items, *fit)
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
         """Score all items by the mixture, whose closed-form paths do not depend on ``latent``; see VAE."""

@@ -1,17 +1,22 @@
 """A linear path from items to items, in closed form: what a narrow latent space smooths over, chiefly on sparse data.
 
 References: Harald Steck: Embarrassingly Shallow Autoencoders for Sparse Data. WWW 2019 ("EASE"). Harald Steck: Autoencoders
-that don't overfit towards the Identity. NeurIPS 2020 ("EDLAE").
+that don't overfit towards the Identity. NeurIPS 2020 ("EDLAE"). Xia Ning, George Karypis: SLIM: Sparse Linear Methods for
+Top-N Recommender Systems. ICDM 2011 (section 3.3, the choice of neighbours, "fsSLIM").
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix, diags
 from torch import Tensor
+from tqdm import tqdm
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
@@ -84,19 +89,11 @@ def item_item_weights(
     if needed > 0.9 * free:
         raise DataError(
             f"the linear path needs {needed / 1e9:.1f} GB for {n_items} items (a float32 for each pair of them), and "
-            f"{free / 1e9:.1f} GB are free. Keep fewer items (item_num_interval), or take a model without it, such as MultVAE."
+            f"{free / 1e9:.1f} GB are free. Set linear_neighbours: 100, with which each item is predicted from its 100 most "
+            "similar ones alone, or keep fewer items (item_num_interval)."
         )
-    values = histories.entry_values().double().cpu().numpy()
-    columns, indptr = histories.indices.cpu().numpy().astype(np.int64) - 1, histories.indptr.cpu().numpy()
-    table = csr_matrix((values, columns, indptr), shape=(len(histories), n_items))
-    of_users, of_items = (np.asarray(table.sum(axis)).ravel() for axis in (1, 0))
-    occurs = of_items > 0
-    scale = np.where(occurs, of_items, 1.0) ** item_power
-    table = diags(np.where(of_users > 0, of_users, 1.0) ** -user_power) @ table @ diags(1 / scale)
-    squares = np.asarray(table.multiply(table).sum(0)).ravel()
-    ridge = l2 * squares.sum() / max(1, n_items) + dropout / (1 - dropout) * squares
+    table, ridge, scale, occurs = _scaled(histories, n_items, l2, dropout, user_power, item_power)
     # In place from here on, for the table may take most of the memory. LAPACK counts columns first; the table is symmetric.
-    table = csr_matrix(table)
     gram = np.empty((n_items, n_items), dtype=np.float32, order="F")
     transposed = table.T.tocsr()
     step = max(1, _ENTRIES // max(1, n_items))
@@ -118,6 +115,118 @@ def item_item_weights(
     weight *= (occurs / scale).astype(np.float32)[:, None]
     weight[np.diag_indices(n_items)] = 0.0
     return torch.from_numpy(weight)
+
+
+def _scaled(
+    histories: Histories, n_items: int, l2: float, dropout: float, user_power: float, item_power: float
+) -> tuple[csr_matrix, NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return ``Y``, the diagonal of ``L^2``, ``n_i ** item_power`` and whether an item occurs; see item_item_weights."""
+    values = histories.entry_values().double().cpu().numpy()
+    columns, indptr = histories.indices.cpu().numpy().astype(np.int64) - 1, histories.indptr.cpu().numpy()
+    table = csr_matrix((values, columns, indptr), shape=(len(histories), n_items))
+    of_users, of_items = (np.asarray(table.sum(axis)).ravel() for axis in (1, 0))
+    occurs = of_items > 0
+    scale = np.where(occurs, of_items, 1.0) ** item_power
+    table = csr_matrix(diags(np.where(of_users > 0, of_users, 1.0) ** -user_power) @ table @ diags(1 / scale))
+    squares = np.asarray(table.multiply(table).sum(0)).ravel()
+    ridge = l2 * squares.sum() / max(1, n_items) + dropout / (1 - dropout) * squares
+    return table, ridge, scale, occurs
+
+
+class LocalItemItem(FixedWeight):
+    """:class:`ItemItem` for catalogues that are too large or too sparse for it: each item is predicted from a few others.
+
+    Args:
+        histories, n_items, l2, dropout, user_power, item_power: see :class:`ItemItem`.
+        neighbours: see :func:`local_item_item_weights`.
+        progress: whether a progress bar is shown.
+
+    Raises:
+        DataError: see :func:`local_item_item_weights`.
+    """
+
+    weight: Any  # a SciPy matrix, on the CPU, for torch multiplies sparse matrices by each other on few platforms
+
+    def __init__(
+        self, histories: Histories, n_items: int, neighbours: int, l2: float, dropout: float, user_power: float,
+        item_power: float, progress: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.weight = local_item_item_weights(
+            histories, n_items, neighbours, l2, dropout, user_power, item_power, progress=progress
+        )
+
+    def forward(self, histories: Histories) -> Tensor:
+        """Score all items for histories; shape [batch, n_items]."""
+        values, columns = histories.entry_values().float().cpu().numpy(), histories.indices.cpu().numpy() - 1
+        table = csr_matrix(
+            (values, columns, histories.indptr.cpu().numpy()), shape=(len(histories), self.weight.shape[0])
+        )
+        return torch.from_numpy((table @ self.weight).toarray()).to(histories.indices.device)
+
+
+def local_item_item_weights(
+    histories: Histories,
+    n_items: int,
+    neighbours: int,
+    l2: float,
+    dropout: float = 0.0,
+    user_power: float = 0.0,
+    item_power: float = 0.0,
+    *,
+    progress: bool = False,
+) -> csr_matrix:
+    """Solve for each column of ``W`` by itself, with weights for its item's nearest neighbours alone.
+
+    The problem is that of :func:`item_item_weights`, whose columns are independent of each other. Here the column of item
+    ``j`` is 0 but for the ``neighbours`` items ``N`` whose columns of ``Y`` have the largest cosine with its own: ``B_Nj = (G_NN
+    + L^2_NN)^-1 G_Nj``. With all items as neighbours it is the same solution, but for items that no user has
+    together, which have no weight. On sparse data the choice is better than all, whose small weights are noise.
+
+    Args:
+        histories: see :func:`item_item_weights`, as for what is not said here.
+        n_items: likewise.
+        neighbours: > 0.
+        l2: likewise.
+        dropout: likewise.
+        user_power: likewise.
+        item_power: likewise.
+        progress: whether a progress bar is shown.
+
+    Returns:
+        ``W``, float32, shape [n_items, n_items], with at most ``neighbours`` entries in a column.
+
+    Raises:
+        DataError: the pairs of items that users have together are too many for this machine's memory.
+    """
+    lengths = histories.lengths().double()
+    # 4 bytes for each number and 4 for its column.
+    needed, free = 8 * min(float(lengths.square().sum()), float(n_items) ** 2), psutil.virtual_memory().available
+    if needed > 0.9 * free:
+        raise DataError(
+            f"the linear path needs up to {needed / 1e9:.1f} GB for the pairs of items that users have together, and "
+            f"{free / 1e9:.1f} GB are free. Leave out the longest histories (user_inter_num_interval) or rare items "
+            "(item_inter_num_interval), or take a model without this path, such as MultVAE."
+        )
+    table, ridge, scale, _ = _scaled(histories, n_items, l2, dropout, user_power, item_power)
+    table, ridge = table.astype(np.float32), ridge.astype(np.float32)
+    gram = csr_matrix(table.T @ table)
+    lengths_of_columns = np.sqrt(gram.diagonal())
+    chosen, weights = [], []
+    for item in tqdm(range(n_items), desc="Linear path", unit=" items", leave=False, disable=not progress):
+        entries = slice(gram.indptr[item], gram.indptr[item + 1])
+        others, products = gram.indices[entries], gram.data[entries]
+        others, products = others[others != item], products[others != item]
+        if len(others) > neighbours:
+            nearest = np.argpartition(-products / lengths_of_columns[others], neighbours)[:neighbours]
+            others, products = others[nearest], products[nearest]
+        within = gram[others][:, others].toarray()
+        within[np.diag_indices(len(others))] += ridge[others]
+        chosen.append(others)
+        weights.append(np.linalg.solve(within, products))
+    bounds = np.cumsum([0, *map(len, chosen)])
+    columns = csr_matrix((np.concatenate(weights), np.concatenate(chosen), bounds), shape=(n_items, n_items))
+    return csr_matrix((diags(1 / scale) @ columns.T @ diags(scale)), dtype=np.float32)
 
 
 def standardise(scores: Tensor, histories: Histories) -> Tensor:

@@ -370,6 +370,15 @@ def test_the_kernel_path_takes_part(build: Builder) -> None:
     assert run.model.state_dict().keys() == build("MultVAE").model.state_dict().keys()
 
 
+def test_the_local_linear_path_takes_part(build: Builder) -> None:
+    model = build("HybridVAE", linear_share=1.0, linear_neighbours=4).model
+    histories = model.histories[torch.arange(1, 41)]
+    with torch.no_grad():
+        assert torch.equal(model.score(histories)[:, 1:].argsort(1), model.linear(histories).argsort(1))
+        all_of_them = build("HybridVAE", linear_share=1.0).model
+        assert not torch.allclose(model.score(histories)[:, 1:], all_of_them.score(histories)[:, 1:])
+
+
 def test_shares_above_the_whole_are_refused(build: Builder) -> None:
     from recbole_vae.errors import ConfigError
 

@@ -12,7 +12,7 @@ import torch
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
-from recbole_vae.nn.linear import ItemItem, item_item_weights, standardise
+from recbole_vae.nn.linear import ItemItem, LocalItemItem, item_item_weights, local_item_item_weights, standardise
 
 
 @pytest.fixture
@@ -92,6 +92,54 @@ def test_too_many_items_are_refused_before_anything_is_made(table: np.ndarray, m
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500))
     with pytest.raises(DataError, match="needs 0.0 GB for 12 items"):
         item_item_weights(histories_of(table), 12, l2=2.0)
+
+
+def test_with_all_neighbours_the_local_path_is_the_whole() -> None:
+    table = (np.random.default_rng(0).random((60, 12)) < 0.5).astype(float)
+    fit = (2.0, 0.3, 0.25, 0.4)
+    found = local_item_item_weights(histories_of(table), 12, 11, *fit)
+    np.testing.assert_allclose(found.toarray(), item_item_weights(histories_of(table), 12, *fit).numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_local_path_equals_numpy(table: np.ndarray, weighted: bool) -> None:
+    table[:, 3] = 0  # nobody has it
+    table[:, 7] = 0
+    table[0] = np.eye(12)[7]  # nobody has it with another
+    if weighted:
+        table = table * np.random.default_rng(1).uniform(0.5, 3, table.shape)
+    found = local_item_item_weights(histories_of(table, weighted), 12, 4, 1.5, 0.25, 0.4, 0.3)
+    of_items = np.where(table.any(0), table.sum(0), 1.0)
+    scaled = table / np.maximum(table.sum(1, keepdims=True), 1e-9) ** 0.4 / of_items**0.3
+    gram = scaled.T @ scaled
+    ridge = 1.5 * gram.diagonal().mean() + 0.25 / 0.75 * gram.diagonal()
+    expected = np.zeros((12, 12))
+    for item in range(12):
+        cosine = gram[item] / np.sqrt(np.maximum(gram.diagonal(), 1e-9))
+        cosine[item] = 0
+        near = [other for other in np.argsort(-cosine)[:4] if cosine[other] > 0]
+        within = gram[np.ix_(near, near)] + np.diag(ridge[near])
+        expected[near, item] = np.linalg.solve(within, gram[near, item])
+    expected *= of_items[None] ** 0.3 / of_items[:, None] ** 0.3
+    np.testing.assert_allclose(found.toarray(), expected, atol=2e-6)
+    assert (np.diff(found.tocsc().indptr) == [4, 4, 4, 0, 4, 4, 4, 0, 4, 4, 4, 4]).all()
+
+
+def test_scores_of_the_local_path(table: np.ndarray) -> None:
+    histories = histories_of(table, weighted=True)
+    path = LocalItemItem(histories, 12, 5, 2.0, 0.5, 0.25, 0.15, progress=False)
+    np.testing.assert_allclose(path(histories).numpy(), table @ path.weight.toarray(), atol=1e-5)
+    assert path(Histories.from_lists([[]])).tolist() == [[0.0] * 12]
+    assert path.state_dict() == {}
+    assert copy.deepcopy(path).weight is path.weight
+
+
+def test_too_many_pairs_are_refused(table: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500))
+    with pytest.raises(DataError, match="needs up to 0.0 GB for the pairs .*user_inter_num_interval"):
+        local_item_item_weights(histories_of(table), 12, 4, l2=2.0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    assert local_item_item_weights(histories_of(table), 12, 4, l2=2.0).nnz == 48
 
 
 def test_unseen_items_have_mean_0_and_deviation_1() -> None:
