@@ -93,7 +93,8 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     for name, part in (("validation", valid), ("the test", test)):
         if not len(part._dataset):
             raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
-    run.split_hash = split_hash(train._dataset, valid._dataset, test._dataset)
+    held_out = getattr(train._dataset, "split_hash", None)  # which run prints, too
+    run.split_hash = held_out or split_hash(train._dataset, valid._dataset, test._dataset)
     init_seed(seed, config["reproducibility"])
     if config["train_stage"] == PRETRAINING[0]:
         config = _pretrained(config, model_class, train, run)
@@ -350,7 +351,7 @@ def split_hash(*parts: Any) -> str:
     """Return a SHA-256 of the interactions of each part, by the data set's own ids, whatever their order.
 
     Args:
-        parts: RecBole's data sets for training, validation and test; with their ``fold_in``, if they have one.
+        parts: RecBole's data sets for training, validation and test.
     """
     whole = parts[-1]
     names, ranks = [], []
@@ -365,10 +366,7 @@ def split_hash(*parts: Any) -> str:
     for tokens in names:
         result.update("\n".join(tokens).encode() + b"\0")
     for part in parts:
-        pairs = [(part.inter_feat[part.uid_field].numpy(), part.inter_feat[part.iid_field].numpy())]
-        if getattr(part, "fold_in", None) is not None:
-            pairs.append((part.fold_in.rows().numpy(), part.fold_in.indices.numpy()))
-        for users, items in pairs:
-            keys = np.sort(ranks[0][users] * len(names[1]) + ranks[1][items])
-            result.update(np.array([len(keys)], dtype="<i8").tobytes() + keys.astype("<i8").tobytes())
+        users, items = part.inter_feat[part.uid_field].numpy(), part.inter_feat[part.iid_field].numpy()
+        keys = np.sort(ranks[0][users] * len(names[1]) + ranks[1][items])
+        result.update(np.array([len(keys)], dtype="<i8").tobytes() + keys.astype("<i8").tobytes())
     return result.hexdigest()

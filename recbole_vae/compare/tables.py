@@ -127,9 +127,8 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
                 cells.append(Cell(row.runs[-1].status if not row.done and not cells else _NOTHING))
                 continue
             mean, deviation = means[metric][row.label]
-            place = (
-                ranks[metric].index(mean) + 1 if higher_is_better(metric) is not None and len(means[metric]) > 1 else 0
-            )
+            ranked = higher_is_better(metric) is not None and len(ranks[metric]) > 1
+            place = ranks[metric].index(mean) + 1 if ranked else 0
             cells.append(
                 Cell(
                     number(mean),

@@ -58,6 +58,12 @@ def test_the_numbers_are_recboles(model: str) -> None:
         assert "reconstruction" in run.curve[0]
 
 
+def test_the_split_of_held_out_users_has_the_hash_that_a_run_prints() -> None:
+    options = {**job("EASE", settings=HELD_OUT)["settings"], "seed": 1, "show_progress": False}
+    printed = run_recbole(model="EASE", dataset="tiny", config_dict=options)["test_result"].split_hash
+    assert measure(job("EASE", settings=HELD_OUT)).split_hash == printed
+
+
 def test_all_models_have_the_same_split() -> None:
     for settings in ({}, HELD_OUT):
         runs = [measure(job(model, settings=settings)) for model in ("MultDAE", "EASE", "MultiVAE", "Pop")]

@@ -113,6 +113,13 @@ def test_equal_rows_tie(small: Comparison) -> None:
     assert table.against_best["EASE again", "ndcg@10"].p == 1.0
 
 
+def test_where_all_are_equal_none_is_best(small: Comparison) -> None:
+    runs = [replace(run, test={**run.test, "tailrecall@10": 0.0}) for run in small.runs]
+    part = tables.parts(analyse(replace(small, runs=runs))[0])[1]
+    place = part.headers.index("Tail recall")
+    assert not any(cells[place].rank for _, cells in part.rows)
+
+
 def test_no_direction_no_bold(found: list[Table]) -> None:
     part = tables.parts(found[0])[1]
     assert part.title == "Beyond accuracy, k = 10"
