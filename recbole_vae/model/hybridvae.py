@@ -17,6 +17,9 @@ from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.nn.kernel import UserKernel
 from recbole_vae.nn.linear import ItemItem, LocalItemItem, standardise
 
+_ROUNDING = 1e-9
+"""Of sums of shares."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HybridVAEConfig(MultVAEConfig):
@@ -34,7 +37,7 @@ class HybridVAEConfig(MultVAEConfig):
     def __post_init__(self) -> None:
         """Raise a ConfigError if the shares are more than the whole."""
         super().__post_init__()
-        if self.linear_share + self.kernel_share > 1 + 1e-9:
+        if self.linear_share + self.kernel_share > 1 + _ROUNDING:
             raise ConfigError(
                 f"linear_share: {self.linear_share:g} and kernel_share: {self.kernel_share:g} sum to more than 1; what they "
                 "leave of 1 is the VAE's share."
@@ -69,8 +72,15 @@ class HybridVAE(MultVAE):
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
         """Score all items by the mixture, whose closed-form paths do not depend on ``latent``; see VAE."""
         options = self.options
-        scores = standardise(self.decoder(latent), histories).mul_(1 - options.linear_share - options.kernel_share)
-        for path, share in ((self.linear, options.linear_share), (self.kernel, options.kernel_share)):
-            if path is not None:
-                scores.add_(standardise(path(histories), histories), alpha=share)
+        rest = 1 - options.linear_share - options.kernel_share
+        paths = (
+            (self.decoder, latent, rest if rest > _ROUNDING else 0.0),
+            (self.linear, histories, options.linear_share),
+            (self.kernel, histories, options.kernel_share),
+        )
+        parts = [(standardise(path(given), histories), share) for path, given, share in paths if path and share]
+        scores, share = parts[0]
+        scores.mul_(share)
+        for part, share in parts[1:]:
+            scores.add_(part, alpha=share)
         return self.with_padding(scores)

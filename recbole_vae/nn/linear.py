@@ -240,9 +240,11 @@ def standardise(scores: Tensor, histories: Histories) -> Tensor:
         ``scores``; a row whose unseen items all have the same score is 0 there.
     """
     rows, columns = histories.rows(), histories.indices.long() - 1
-    unseen = torch.ones_like(scores).index_put_((rows, columns), scores.new_zeros(()))
-    count = unseen.sum(1, keepdim=True).clamp_min(1)
-    scores -= (scores * unseen).sum(1, keepdim=True) / count
-    deviation = ((scores * unseen).square().sum(1, keepdim=True) / count).sqrt()
-    scores /= deviation.clamp_min(torch.finfo(scores.dtype).tiny)
+    count = (scores.shape[1] - histories.lengths()).clamp_min(1).to(scores.dtype).unsqueeze(1)
+    seen, zero = scores[rows, columns], scores.new_zeros(())
+    mean = scores.index_put_((rows, columns), zero).sum(1, keepdim=True) / count
+    scores.sub_(mean).index_put_((rows, columns), zero)
+    deviation = torch.linalg.vector_norm(scores, dim=1, keepdim=True) / count.sqrt()
+    deviation.clamp_min_(torch.finfo(scores.dtype).tiny)
+    scores.div_(deviation).index_put_((rows, columns), (seen - mean[rows, 0]) / deviation[rows, 0])
     return scores
