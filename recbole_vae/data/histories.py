@@ -111,6 +111,11 @@ class Histories:
             return self.values
         return torch.ones(len(self.indices), device=self.indices.device)
 
+    def totals(self) -> Tensor:
+        """Return the sum of the weights of each row, float32, shape [rows]."""
+        values = self.entry_values()
+        return torch.zeros(len(self), device=values.device).index_add_(0, self.rows(), values)
+
     def __getitem__(self, users: Tensor) -> Histories:
         """Return the rows of some users in the order given, as a batch; int64, shape [batch]."""
         starts = self.indptr[users]

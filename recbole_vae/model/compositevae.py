@@ -57,8 +57,7 @@ class CompositeVAE(VAE):
         )
         self.earlier = copy.deepcopy(self.encoder).requires_grad_(False)
         self._denoising = True
-        values = self.histories.entry_values()
-        self._mean_beta = options.gamma * float(values.sum()) / max(1, int((self.histories.lengths() > 0).sum()))
+        self._mean_beta = options.gamma * float(self.histories.totals()[self.histories.lengths() > 0].double().mean())
 
     def begin_pass(self, name: str) -> None:
         """Choose what is trained: the encoder, or the decoder, before which the prior takes up the encoder."""
@@ -83,6 +82,5 @@ class CompositeVAE(VAE):
             return LossTerms(reconstruction)
         earlier = self.earlier(share).chunk(2, dim=1)
         divergence = (log_normal(latent, mu, logvar) - log_composite(latent, *earlier)).sum(1)
-        beta = torch.zeros_like(divergence).index_add(0, targets.rows(), targets.entry_values().to(divergence))
-        beta *= self.options.gamma
+        beta = self.options.gamma * targets.totals().to(divergence)
         return LossTerms(reconstruction, divergence.mean(), self._mean_beta, (beta * divergence).mean())

@@ -31,6 +31,7 @@ class MultVAEConfig(MLPConfig):
     anneal_cap: float = option(float, minimum=0)
     anneal_epochs: float | None = option(float, minimum=0, optional=True)
     total_anneal_steps: int | None = option(int, minimum=0, optional=True)
+    kl_length_power: float = option(float, minimum=0)
 
     def __post_init__(self) -> None:
         """Raise a ConfigError if nothing says how beta rises."""
@@ -47,6 +48,10 @@ class MultVAE(VAE):
     ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
     softmax of an MLP; trained to maximise ``E_q[log p(x | z)] - beta KL(q || N(0, I))`` (equation 6), where ``beta`` is
     annealed; items are ranked by ``log p(x | mu)``.
+
+    With ``kl_length_power`` ``p`` a user's ``beta`` is in proportion to ``|x| ** p``, the sum of the history's weights, and on
+    average that of the schedule. The log-likelihood is a sum over the history, so that for ``p = 1``, which is RecVAE's weight
+    (Shenbin et al., WSDM 2020, equation 8), it and the KL term keep their proportion for histories of all lengths.
     """
 
     config_class: ClassVar[type[ModelConfig]] = MultVAEConfig
@@ -64,6 +69,8 @@ class MultVAE(VAE):
             options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
             training_dtype(options.precision, self.device), sampler,
         )  # fmt: skip
+        totals = self.histories.totals()[self.histories.lengths() > 0]
+        self._mean_power = float(totals.double().pow(options.kl_length_power).mean())
 
     def beta(self) -> float:
         """Return the weight of the KL term at the current step."""
@@ -84,8 +91,13 @@ class MultVAE(VAE):
         share = histories.slice(start, stop)
         mu, logvar = self.posterior(share, mask[first:last])
         latent = reparameterise(mu, logvar, noise[start:stop])
-        return LossTerms(
+        divergence, beta, power = kl_standard_normal(mu, logvar), self.beta(), self.options.kl_length_power
+        terms = LossTerms(
             reconstruction=-self.decoder.log_likelihood(latent, self.targets(share)).mean(),
-            kl=kl_standard_normal(mu, logvar).mean(),
-            beta=self.beta(),
+            kl=divergence.mean(),
+            beta=beta,
         )
+        if power:
+            relative = share.totals().to(divergence).pow(power) / self._mean_power
+            terms.weighted_kl = beta * (relative * divergence).mean()
+        return terms

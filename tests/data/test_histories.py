@@ -54,6 +54,7 @@ def test_a_batch_has_the_rows_of_its_users(
     whole = as_lists(histories)
     assert as_lists(batch) == [whole[user] for user in users]
     assert batch.lengths().tolist() == [len(whole[user]) for user in users]
+    assert batch.totals().tolist() == pytest.approx([sum(whole[user].values()) for user in users])
     for start in range(len(users) + 1):
         assert as_lists(batch.slice(start, len(users))) == [whole[user] for user in users[start:]]
 

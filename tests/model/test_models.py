@@ -43,9 +43,12 @@ def log_softmax(logits: Any) -> Any:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-@pytest.mark.parametrize("hidden", [[], [12], [12, 9]])
-def test_mult_vae_loss_equals_numpy(build: Builder, monkeypatch: pytest.MonkeyPatch, hidden: list[int]) -> None:
-    run = build("MultVAE", mlp_hidden_size=hidden, dropout_prob=0.4, anneal_cap=0.3, total_anneal_steps=100)
+@pytest.mark.parametrize(("hidden", "power"), [([], 0), ([12], 0), ([12, 9], 0), ([], 1), ([12], 0.5)])
+def test_mult_vae_loss_equals_numpy(
+    build: Builder, monkeypatch: pytest.MonkeyPatch, hidden: list[int], power: float
+) -> None:
+    options = {"dropout_prob": 0.4, "anneal_cap": 0.3, "total_anneal_steps": 100, "kl_length_power": power}
+    run = build("MultVAE", mlp_hidden_size=hidden, **options)
     model = run.model.double().train()
     model.step = 10
     users = torch.tensor([3, 1, 7, 40])
@@ -72,8 +75,10 @@ def test_mult_vae_loss_equals_numpy(build: Builder, monkeypatch: pytest.MonkeyPa
     mu, logvar = np.split(numpy_encoder(model.encoder, x, mask), 2, axis=1)
     z = mu + np.exp(0.5 * logvar) * drawn["noise"].numpy()
     reconstruction = -(x * log_softmax(numpy_mlp(model.decoder.layers, z))).sum(1).mean()
-    kl = -0.5 * (1 + logvar - mu**2 - np.exp(logvar)).sum(1).mean()
-    assert loss == pytest.approx(reconstruction + 0.1 * kl, abs=1e-6)
+    kl = -0.5 * (1 + logvar - mu**2 - np.exp(logvar)).sum(1)
+    of_all = dense(model.histories, model.n_items)[1:].sum(1)
+    weights = x.sum(1) ** power / (of_all**power).mean()
+    assert loss == pytest.approx(reconstruction + (0.1 * weights * kl).mean(), abs=1e-5)
     assert model.step == 11
 
 
