@@ -605,7 +605,10 @@ def _generate(options: dict[str, str]) -> None:
         generate.synthesise(model, around, number, source=source, seed=seed), model.n_items, 0 if own else real.shape[0]
     )
     _report_unknown(loaded.unknown)
-    out.mkdir()
+    try:
+        out.mkdir()
+    except OSError as error:
+        raise ConfigError(f"--out={out} (command line): this folder cannot be made: {error.strerror}.") from None
     try:
         with written_whole(out / f"{out.name}.inter") as file:
             file.write(f"{model.USER_ID}:token\t{model.ITEM_ID}:token\n")

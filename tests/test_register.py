@@ -87,7 +87,7 @@ def test_defaults_lie_between_recboles_and_the_users(build: Builder) -> None:
     config = build(learning_rate=0.5).config
     assert config["learning_rate"] == 0.5  # the user's
     assert config["dropout_prob"] == 0.5  # ours
-    assert config["anneal_cap"] == 0.2
+    assert config["anneal_cap"] == 0.3
     assert config["eval_batch_size"] == 4194304
     assert config["stopping_step"] == 20
     assert build("BPR").config["stopping_step"] == 10
@@ -98,7 +98,7 @@ class MyVAE(MultVAE):
     """A user's own model."""
 
     defaults = {"mlp_hidden_size": [], "latent_dimension": 3, "activation": "tanh", "dropout_prob": 0.1, "anneal_cap": 1.0,
-                "total_anneal_steps": 10, "anneal_epochs": None, "n_negatives": 0}  # fmt: skip
+                "kl_length_power": 0.0, "total_anneal_steps": 10, "anneal_epochs": None, "n_negatives": 0}  # fmt: skip
 
 
 def test_a_users_own_model_can_be_registered(build: Builder) -> None:

@@ -62,10 +62,10 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
 
 
 def test_the_annealing_step_goes_on_after_a_resume(build: Builder) -> None:
-    first = build("MultVAE", **{**LEARN, "epochs": 3}, total_anneal_steps=50, eval_step=0)
+    first = build("MultVAE", **{**LEARN, "epochs": 3}, total_anneal_steps=50, anneal_cap=0.2, eval_step=0)
     first.trainer.fit(first.train, None, verbose=False)
     assert first.model.step == 9
-    second = build("MultVAE", **{**LEARN, "epochs": 4}, total_anneal_steps=50, eval_step=0)
+    second = build("MultVAE", **{**LEARN, "epochs": 4}, total_anneal_steps=50, anneal_cap=0.2, eval_step=0)
     second.trainer.resume_checkpoint(first.trainer.saved_model_file)
     assert second.model.step == 9
     assert second.model.beta() == pytest.approx(9 / 50)
