@@ -406,8 +406,14 @@ def perturbation(
         explaining items alone (higher is better).
 
     Raises:
+        ConfigError: the model's likelihood has no softmax.
         DataError: no history has two items.
     """
+    if not model.by_softmax:
+        raise ConfigError(
+            f"perturbation: DEL and INS are of the softmax of the scores, and this {type(model).__name__} was trained with a "
+            "likelihood that has none; take a checkpoint of likelihood: multinomial or poisson."
+        )
     values = []
     for place in range(len(histories)):
         history = histories.slice(place, place + 1)

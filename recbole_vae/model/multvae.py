@@ -46,7 +46,7 @@ class MultVAE(VAE):
 
     ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
     softmax of an MLP; trained to maximise ``E_q[log p(x | z)] - beta KL(q || N(0, I))`` (equation 6), where ``beta`` is
-    annealed; items are ranked by ``log p(x | mu)``.
+    annealed; items are ranked by ``log p(x | mu)``. Other likelihoods take the multinomial's place (``likelihood``).
     """
 
     config_class: ClassVar[type[ModelConfig]] = MultVAEConfig
@@ -62,8 +62,9 @@ class MultVAE(VAE):
         )  # fmt: skip
         self.decoder = MLPDecoder(
             options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
-            training_dtype(options.precision, self.device), sampler,
+            training_dtype(options.precision, self.device), sampler, options.log_likelihood(), options.label_smoothing,
         )  # fmt: skip
+        self.by_softmax = options.likelihood in ("multinomial", "poisson")
 
     def beta(self) -> float:
         """Return the weight of the KL term at the current step."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import mlp, wide_linear
-from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood
+from recbole_vae.nn.likelihood import LogLikelihood, linear_multinomial_log_likelihood
 from recbole_vae.nn.sampling import NegativeSampler, sampled_multinomial_log_likelihood
 
 
@@ -25,6 +25,9 @@ class MLPDecoder(nn.Module):
         activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
         dtype: of the output layer's products in training; see :func:`~recbole_vae.nn.precision.training_dtype`.
         sampler: of the items that the likelihood is estimated from in training; None for the exact one.
+        likelihood: of logits and histories; None for the multinomial one, which alone is fused with the output layer (and
+            estimated by the sampler, and computed in ``dtype``).
+        smoothing: of the multinomial one; see :func:`~recbole_vae.nn.likelihood.multinomial_log_likelihood`.
     """
 
     def __init__(
@@ -35,23 +38,29 @@ class MLPDecoder(nn.Module):
         activation: str,
         dtype: torch.dtype | None = None,
         sampler: NegativeSampler | None = None,
+        likelihood: LogLikelihood | None = None,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dtype, self.sampler = dtype, sampler
+        self.dtype, self.sampler, self.likelihood, self.smoothing = dtype, sampler, likelihood, smoothing
         self.layers = mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False)
 
     def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
-        """Return the multinomial log-likelihood of histories, shape [batch], without making their logits all at once.
+        """Return the log-likelihood of histories, shape [batch]; the multinomial one without making their logits all at once.
 
         With a sampler, an estimate of it while the module is in training mode.
         """
+        if self.likelihood is not None:
+            return self.likelihood(self(latent), histories)
         output = cast(nn.Linear, self.layers[-1])
         features = self.layers[:-1](latent)
         if self.sampler is not None and self.training:
             negatives = self.sampler.draw()
             return sampled_multinomial_log_likelihood(features, output.weight, output.bias, histories, negatives)
         dtype = self.dtype if features.dtype == torch.float32 else None  # who computes in float64 wants all of it
-        return linear_multinomial_log_likelihood(features, output.weight, output.bias, histories, dtype)
+        return linear_multinomial_log_likelihood(
+            features, output.weight, output.bias, histories, dtype, smoothing=self.smoothing
+        )
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""
