@@ -25,7 +25,7 @@ from tqdm import tqdm
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.explain import ItemText
-from recbole_vae.nn.decoder import MLPDecoder
+from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.prior import active, kl_standard_normal
 from recbole_vae.recommend import Recommender
 
@@ -133,10 +133,10 @@ class Described:
 
 def check_has_latents(model: Any) -> None:
     """Raise a ConfigError if a model has no code between an encoder and a decoder."""
-    if not (isinstance(getattr(model, "decoder", None), MLPDecoder) and hasattr(model, "code")):
+    if not (isinstance(getattr(model, "decoder", None), Decoder) and hasattr(model, "code")):
         raise ConfigError(
-            f"{type(model).__name__} has no latent variables that an encoder gives and an MLPDecoder takes; take a checkpoint "
-            "of MultVAE, MultDAE or HybridVAE."
+            f"{type(model).__name__} has no latent variables that an encoder gives and a Decoder takes; take a checkpoint "
+            "of one of the models of recbole_vae, such as MultVAE."
         )
 
 
@@ -151,7 +151,7 @@ def describe(
     seed: int = 0,
     show_progress: bool = False,
 ) -> Described:
-    """Describe the latent space of a model. Of a HybridVAE the VAE alone is described.
+    """Describe the latent space of a model. Of a HybridVAE or VASP the VAE alone is described.
 
     Args:
         recommender: the model.

@@ -23,7 +23,7 @@ OPTIONS = {
 }  # fmt: skip
 """Options of a fast run, the same on processors that multiply bfloat16 fast."""
 
-LACKING = {"CompositeVAE": ("mlp_hidden_size", "total_anneal_steps", "n_negatives")}
+LACKING = dict.fromkeys(("CompositeVAE", "VASP"), ("mlp_hidden_size", "total_anneal_steps", "n_negatives"))
 """Options of the tests that are for other models than these."""
 
 
@@ -108,7 +108,7 @@ def build() -> Builder:
             dataset = "tiny"
             options.setdefault("data_path", write_inter(random_rows()))
         values = {**OPTIONS, **options}
-        if model == "CompositeVAE":
+        if model in LACKING:
             values = {"hidden_size": 12, **values}
         for name in LACKING.get(model, ()):
             values.pop(name, None)
@@ -124,7 +124,7 @@ def build() -> Builder:
     return _build
 
 
-@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE"])
+@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VASP"])
 def model_name(request: pytest.FixtureRequest) -> str:
     """Name each of the models."""
     return str(request.param)

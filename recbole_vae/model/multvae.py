@@ -51,6 +51,7 @@ class MultVAE(VAE):
 
     config_class: ClassVar[type[ModelConfig]] = MultVAEConfig
     options: MultVAEConfig
+    decoder: MLPDecoder
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

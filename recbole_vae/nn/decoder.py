@@ -10,12 +10,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import mlp, wide_linear
+from recbole_vae.nn.layers import dense_residual, init_linear, mlp, wide_linear
 from recbole_vae.nn.likelihood import LogLikelihood, linear_multinomial_log_likelihood
 from recbole_vae.nn.sampling import NegativeSampler, sampled_multinomial_log_likelihood
 
 
-class MLPDecoder(nn.Module):
+class Decoder(nn.Module):
+    """A decoder that ends with a linear layer.
+
+    Args:
+        layers: from latent variables to logits, shape [batch, n_items]; the last is an ``nn.Linear``.
+    """
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""
+        output = cast(nn.Linear, self.layers[-1])
+        features: Tensor = self.layers[:-1](latent)
+        # wide_linear is faster, but has no gradient, and nobody hears of it (RecBole counts operations by hooks of layers).
+        plain = torch.is_grad_enabled() or output._forward_hooks
+        logits: Tensor = output(features) if plain else wide_linear(features, output.weight, output.bias)
+        return logits
+
+    def logits_of(self, latent: Tensor, items: Tensor) -> Tensor:
+        """Return the logits of some items only, int64, numbered from 0, shape [items]; shape [batch, items]."""
+        output = cast(nn.Linear, self.layers[-1])
+        return F.linear(self.layers[:-1](latent), output.weight[items], output.bias[items])
+
+
+class MLPDecoder(Decoder):
     """The decoder of Mult-VAE and Mult-DAE: a multilayer perceptron without activation after the last layer.
 
     Args:
@@ -41,9 +67,8 @@ class MLPDecoder(nn.Module):
         likelihood: LogLikelihood | None = None,
         smoothing: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False))
         self.dtype, self.sampler, self.likelihood, self.smoothing = dtype, sampler, likelihood, smoothing
-        self.layers = mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False)
 
     def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
         """Return the log-likelihood of histories, shape [batch]; the multinomial one without making their logits all at once.
@@ -62,16 +87,31 @@ class MLPDecoder(nn.Module):
             features, output.weight, output.bias, histories, dtype, smoothing=self.smoothing
         )
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""
-        output = cast(nn.Linear, self.layers[-1])
-        features: Tensor = self.layers[:-1](latent)
-        # wide_linear is faster, but has no gradient, and nobody hears of it (RecBole counts operations by hooks of layers).
-        plain = torch.is_grad_enabled() or output._forward_hooks
-        logits: Tensor = output(features) if plain else wide_linear(features, output.weight, output.bias)
-        return logits
 
-    def logits_of(self, latent: Tensor, items: Tensor) -> Tensor:
-        """Return the logits of some items only, int64, numbered from 0, shape [items]; shape [batch, items]."""
-        output = cast(nn.Linear, self.layers[-1])
-        return F.linear(self.layers[:-1](latent), output.weight[items], output.bias[items])
+class DenseDecoder(Decoder):
+    """A decoder whose hidden layers are those of :class:`~recbole_vae.nn.encoder.DenseEncoder`; logits are linear in the last.
+
+    Args:
+        latent_dimension: width of the input.
+        width: of all hidden layers.
+        n_items: number of items (without RecBole's padding item).
+        layers: number of hidden layers.
+    """
+
+    def __init__(self, latent_dimension: int, width: int, n_items: int, layers: int) -> None:
+        output = nn.Linear(width, n_items)
+        init_linear(output.weight, output.bias)
+        super().__init__(nn.Sequential(_DenseLayers(latent_dimension, width, layers), output))
+
+
+class _DenseLayers(nn.Module):
+    def __init__(self, in_features: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(in_features, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 1))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        for layer in [self.input, *self.hidden]:
+            init_linear(layer.weight, layer.bias)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return dense_residual(self.input(latent), self.hidden, self.norms)

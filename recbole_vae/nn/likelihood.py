@@ -83,6 +83,29 @@ def poisson_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
     return _sums(values * own, rows, logits) - logits.exp().sum(1)
 
 
+def focal_log_likelihood(logits: Tensor, histories: Histories, gamma: float, alpha: float) -> Tensor:
+    """Bernoulli log-likelihood in which what is certain already counts less.
+
+    ``sum_i alpha x_i (1 - p_i)^gamma log p_i + (1 - x_i) p_i^gamma log(1 - p_i)`` with ``p = sigmoid(logits)`` and ``x`` as in
+    :func:`bernoulli_log_likelihood`. ``alpha`` is the weight of an item that is there against one that is not, where Lin et al.
+    (Focal Loss for Dense Object Detection. ICCV 2017, equation 5) have ``alpha`` and ``1 - alpha``. Other arguments and result:
+    see :data:`LogLikelihood`.
+    """
+
+    def absent(each: Tensor) -> Tensor:
+        return (gamma * F.logsigmoid(each)).exp() * F.logsigmoid(-each)
+
+    rows, _, own = _entries(logits, histories)
+    # An item that is there is one that is not, with the opposite logit.
+    return absent(logits).sum(1) + _sums(alpha * absent(-own) - absent(own), rows, logits)
+
+
+def product_logits(one: Tensor, other: Tensor) -> Tensor:
+    """Return the logits of ``sigmoid(one) * sigmoid(other)``, in the shape of the arguments; finite for all finite ones."""
+    # p / (1 - p) of p = 1 / ((1 + e^-a) (1 + e^-b)).
+    return -torch.logaddexp(torch.logaddexp(-one, -other), -one - other)
+
+
 def _entries(logits: Tensor, histories: Histories) -> tuple[Tensor, Tensor, Tensor]:
     """Return of each entry of the histories its row, its weight, and its logit, each of shape [nnz]."""
     rows = histories.rows()
