@@ -21,7 +21,7 @@ from torch import Tensor
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
-from recbole_vae.nn.decoder import MLPDecoder
+from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.recommend import Recommender
 
@@ -56,7 +56,7 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
     if method == "gradient":
         if not _begins_linear(model):
             raise ConfigError(
-                f"method: gradient is for models with a HistoryEncoder, an MLPDecoder and a method 'code' between them, and "
+                f"method: gradient is for models with a HistoryEncoder, a Decoder and a method 'code' between them, and "
                 f"{type(model).__name__} is none; use method: exact."
             )
         return _gradients(model, history, items)
@@ -70,7 +70,7 @@ def _begins_linear(model: Any) -> bool:
     # A subclass with a score of its own (HybridVAE's score_latent) does more than decode the code.
     names = ("code", "score", "score_latent")
     code, *scores = (next((cls for cls in type(model).__mro__ if name in vars(cls)), None) for name in names)
-    is_ours = isinstance(parts[0], HistoryEncoder) and isinstance(parts[1], MLPDecoder)
+    is_ours = isinstance(parts[0], HistoryEncoder) and isinstance(parts[1], Decoder)
     return is_ours and code is not None and {*scores, None} == {code, None}
 
 
@@ -406,8 +406,14 @@ def perturbation(
         explaining items alone (higher is better).
 
     Raises:
+        ConfigError: the model's likelihood has no softmax.
         DataError: no history has two items.
     """
+    if not model.by_softmax:
+        raise ConfigError(
+            f"perturbation: DEL and INS are of the softmax of the scores, and this {type(model).__name__} was trained with a "
+            "likelihood that has none; take a checkpoint of likelihood: multinomial or poisson."
+        )
     values = []
     for place in range(len(histories)):
         history = histories.slice(place, place + 1)

@@ -35,13 +35,17 @@ _K = 100
 
 
 def check_generates(model: Any, source: str = SOURCES[0]) -> None:
-    """Raise a ConfigError if a model has no distribution of latent variables to draw from, or another prior than N(0, I)."""
+    """Raise a ConfigError if a model has no distribution of latent variables or of items to draw from, or another prior."""
     if not hasattr(model, "posterior"):
         raise ConfigError(
             f"{type(model).__name__} has no latent variables with a distribution, so nothing can be drawn from it; take a "
             "checkpoint of a variational autoencoder, such as MultVAE."
         )
-
+    if not getattr(model, "by_softmax", True):
+        raise ConfigError(
+            f"this {type(model).__name__} was not trained to draw a history's items from the softmax of its scores, so nothing "
+            "can be drawn from it; take a checkpoint of likelihood: multinomial or poisson."
+        )
     if source == "prior" and not getattr(model, "standard_prior", True):
         raise ConfigError(
             f"source: prior draws from N(0, I), which is not the prior of {type(model).__name__}; take source: posterior."
@@ -70,7 +74,7 @@ def synthesise(
         An iterator of items.
 
     Raises:
-        ConfigError: the model has no posterior, or another prior than N(0, I) if that is the source.
+        ConfigError: the model has no posterior, another likelihood, or another prior than N(0, I) if that is the source.
     """
     check_generates(model, source)
     table = model.histories.to("cpu") if around is None else around.to("cpu")

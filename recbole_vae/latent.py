@@ -3,6 +3,7 @@
 The effect of a latent variable on an item is by how much the item's log-probability ``log softmax(f(z))`` grows when the
 variable grows by one standard deviation (over the users), the others staying as they are: half the difference between one
 deviation above and one below, mean over a sample of users. Where the decoder is linear, only the normaliser depends on the user.
+Where the likelihood has no softmax, ``f(z)`` itself takes its place: log-odds (Bernoulli) or means (Gaussian).
 
 A model may spread one trait over many latent variables. So directions are described, too: the principal ones, along which the
 effects are largest (the left singular vectors of the table of all latent variables' effects, in units of their deviations).
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.explain import ItemText
-from recbole_vae.nn.decoder import MLPDecoder
+from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.prior import active, kl_standard_normal
 from recbole_vae.recommend import Recommender
 
@@ -113,6 +114,7 @@ class Described:
         latents: the strongest, strongest first.
         items, map_users: places on the map, whose axes are the first two principal components of the output layer's rows.
         user: whose recommendations are traversed, or None; ``traversals``: one for each of ``latents``.
+        effect: what of an item grows with a latent variable: its log-probability, or, without a softmax, its logit.
     """
 
     model: str
@@ -126,14 +128,15 @@ class Described:
     map_users: list[Point]
     user: str | None
     traversals: list[Traversal]
+    effect: str
 
 
 def check_has_latents(model: Any) -> None:
     """Raise a ConfigError if a model has no code between an encoder and a decoder."""
-    if not (isinstance(getattr(model, "decoder", None), MLPDecoder) and hasattr(model, "code")):
+    if not (isinstance(getattr(model, "decoder", None), Decoder) and hasattr(model, "code")):
         raise ConfigError(
-            f"{type(model).__name__} has no latent variables that an encoder gives and an MLPDecoder takes; take a checkpoint "
-            "of a model of recbole_vae, such as MultVAE."
+            f"{type(model).__name__} has no latent variables that an encoder gives and a Decoder takes; take a checkpoint "
+            "of one of the models of recbole_vae, such as MultVAE."
         )
 
 
@@ -148,7 +151,7 @@ def describe(
     seed: int = 0,
     show_progress: bool = False,
 ) -> Described:
-    """Describe the latent space of a model. Of a HybridVAE the VAE alone is described.
+    """Describe the latent space of a model. Of a HybridVAE or VASP the VAE alone is described.
 
     Args:
         recommender: the model.
@@ -220,6 +223,7 @@ def describe(
             for (x, y), item in zip(items, popular, strict=True)
         ],
         [Point(float(x), float(y), "", []) for x, y in drawn], user, traversals,
+        "log-probability" if model.by_softmax else "logit",
     )  # fmt: skip
 
 
@@ -245,14 +249,13 @@ def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def _effects(model: Any, codes: Tensor, steps: Tensor, show_progress: bool) -> Tensor:
     """Return the effect of each step, shape [steps, latent_dimension], on each item, shape [steps, items]."""
-    device = model.histories.indices.device
+    device, by_softmax = model.histories.indices.device, model.by_softmax
     result = torch.empty(len(steps), model.n_items - 1)
     bar = tqdm(steps, desc="Effects", ncols=100, leave=False, disable=None if show_progress else True)
     for number, step in enumerate(bar):
-        sides = [
-            torch.log_softmax(model.decoder((codes + sign * step).to(device)), 1).mean(0).cpu() for sign in (1, -1)
-        ]
-        result[number] = (sides[0] - sides[1]) / 2
+        sides = [model.decoder((codes + sign * step).to(device)) for sign in (1, -1)]
+        above, below = (each.log_softmax(1) if by_softmax else each for each in sides)
+        result[number] = (above.mean(0) - below.mean(0)).cpu() / 2
     return result
 
 

@@ -62,7 +62,7 @@ def html(found: Described) -> str:
         f"<h1>What the latent variables of {escape(found.model)} stand for</h1>\n<p>{escape(found.dataset)}, {found.users:,} "
         f"users. {found.active} of {found.dimension} latent variables are in use: the variance of their means over the users is "
         "above 0.01.</p>\n",
-        f"<h2>The strongest {_KINDS[found.axes]}</h2>\n<p class='soft'>By how much the log-probability of an item grows with a "
+        f"<h2>The strongest {_KINDS[found.axes]}</h2>\n<p class='soft'>By how much the {found.effect} of an item grows with a "
         "step of one standard deviation. Genres: + are raised and − lowered more than items without them (Mann and "
         "Whitney's test, Holm's correction, p &lt; .01); the number is the chance that an item of the genre is raised more "
         "than one without it. Only items of 10 and more users are named.</p>\n",

@@ -20,6 +20,11 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.register import model_class
 
+_LATER_OPTIONS = {
+    "popularity_correction": 0.0, "propensity_weight": 0.0, "likelihood": "multinomial", "label_smoothing": 0.0,
+    "gaussian_confidence": 1.0,
+}  # fmt: skip
+"""Options that older checkpoints do not have, as they were."""
 _SCORES = 2**22
 """Scores that are held at once (16 MiB in float32)."""
 
@@ -32,7 +37,7 @@ class Ranking(list[tuple[str, float]]):
             None without samples, and where the history has no known item.
         stability: how much the lists of the samples are like this one, in [0, 1]; see
             :func:`~recbole_vae.posterior.stability`; or None.
-        expected_ndcg: see :func:`~recbole_vae.posterior.expected_ndcg`; or None.
+        expected_ndcg: see :func:`~recbole_vae.posterior.expected_ndcg`; or None, as where the likelihood has no softmax.
     """
 
     intervals: list[tuple[int, int]] | None = None
@@ -144,8 +149,7 @@ class Recommender:
         now = {"device": torch.device(device), "n_negatives": 0}
         if popularity_correction is not None:
             now["popularity_correction"] = popularity_correction
-        # Checkpoints that are older than the option have none.
-        model = kind({"popularity_correction": 0.0, "propensity_weight": 0.0, **options, **now}, data)
+        model = kind({**_LATER_OPTIONS, **options, **now}, data)
         model.load_state_dict(state["state_dict"])
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
         recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
@@ -293,14 +297,12 @@ class Recommender:
             ranks = posterior.sampled_ranks(
                 self.model, known, best[some], of_known.isneginf(), sampling.samples, seed=sampling.seed
             )
-            sure = (
-                posterior.interval(ranks),
-                posterior.stability(ranks),
-                posterior.expected_ndcg(of_known, known.lengths(), k),
-            )
-            rows = some.nonzero()[:, 0].tolist()
-            for row, intervals, *values in zip(rows, *(each.tolist() for each in sure), strict=True):
-                ranking = rankings[row]
+            found = [rankings[row] for row in some.nonzero()[:, 0].tolist()]
+            expected: list[float | None] = [None] * len(found)
+            if self.model.by_softmax:
+                expected = posterior.expected_ndcg(of_known, known.lengths(), k).tolist()
+            sure = posterior.interval(ranks).tolist(), posterior.stability(ranks).tolist(), expected
+            for ranking, intervals, *values in zip(found, *sure, strict=True):
                 ranking.intervals = [(low, high) for low, high in intervals[: len(ranking)]]
                 ranking.stability, ranking.expected_ndcg = values
         return rankings

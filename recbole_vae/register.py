@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from recbole_vae.model.base import HistoryRecommender
 
 _ALIAS = "recbole.model.general_recommender."
-_BUILT_IN = ("MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE")
+_BUILT_IN = ("MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP")
 _INSTALL = "pip install 'recbole>=1.2.1,<1.3' (on Python 3.12 and later with --no-deps)"
 _places: dict[str, str | type] = {}
 """Lower-case name of each model: the class, or the module that has it (imported when it is first asked for)."""

@@ -313,17 +313,23 @@ _NDCG, _LENGTH, _RELEVANT = "NDCG", "length of the history", "relevant"
 
 
 def _columns(model: HistoryRecommender, batch: _Batch, k: int, samples: int, seed: int) -> dict[str, Tensor]:
-    """Return for the users of a batch their NDCG@k, their number of relevant items, and each uncertainty; shape [users]."""
+    """Return for the users of a batch their NDCG@k, their number of relevant items, and each uncertainty; shape [users].
+
+    Where the likelihood has no softmax, there are no uncertainties by its probabilities.
+    """
     items, lengths = batch.scores.topk(k).indices, batch.histories.lengths()
-    logs = batch.scores.log_softmax(1)
     found = {
         _NDCG: ndcg(items, batch.relevant, model.n_items),
         _RELEVANT: batch.relevant.lengths(),
-        "expected NDCG": -posterior.expected_ndcg(batch.scores, lengths, k),
         _LENGTH: -lengths,
-        "entropy of the softmax": -(logs.exp() * logs.clamp_min(-1e9)).sum(1),
-        "largest probability": -logs.amax(1),
     }
+    if model.by_softmax:
+        logs = batch.scores.log_softmax(1)
+        found |= {
+            "expected NDCG": -posterior.expected_ndcg(batch.scores, lengths, k),
+            "entropy of the softmax": -(logs.exp() * logs.clamp_min(-1e9)).sum(1),
+            "largest probability": -logs.amax(1),
+        }
     if samples:
         excluded = batch.scores.isneginf()
         ranks = posterior.sampled_ranks(model, batch.histories, items, excluded, samples, seed=seed)

@@ -23,10 +23,12 @@ OPTIONS = {
 }  # fmt: skip
 """Options of a fast run, the same on processors that multiply bfloat16 fast."""
 
-LACKING = dict.fromkeys(("CompositeVAE", "VampVAE"), ("mlp_hidden_size", "total_anneal_steps", "n_negatives"))
+LACKING = dict.fromkeys(("CompositeVAE", "VampVAE", "VASP"), ("mlp_hidden_size", "total_anneal_steps", "n_negatives"))
 """Options of the tests that are for other models than these."""
 
-OWN = {"CompositeVAE": {"hidden_size": 12}, "VampVAE": {"hidden_size": 12, "n_pseudo_inputs": 5}}
+OWN = {
+    "CompositeVAE": {"hidden_size": 12}, "VampVAE": {"hidden_size": 12, "n_pseudo_inputs": 5}, "VASP": {"hidden_size": 12},
+}  # fmt: skip
 """Options of a fast run that are for these alone."""
 
 
@@ -125,7 +127,7 @@ def build() -> Builder:
     return _build
 
 
-@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE"])
+@pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP"])
 def model_name(request: pytest.FixtureRequest) -> str:
     """Name each of the models."""
     return str(request.param)

@@ -312,7 +312,8 @@ def test_whole_floats_and_tuples_are_taken() -> None:
     values: dict[str, Any] = {
         "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
         "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
-        "activation": "tanh", "dropout_prob": 0, "n_negatives": 0,
+        "activation": "tanh", "dropout_prob": 0, "n_negatives": 0, "likelihood": "multinomial", "label_smoothing": 0,
+        "gaussian_confidence": 1,
         "precision": "auto", "fast_evaluation": True, "popularity_correction": 0, "propensity_weight": 0,
         "enable_amp": False, "enable_scaler": False,
         "use_gpu": False, "show_progress": True, "reproducibility": True,

@@ -162,9 +162,9 @@ def test_the_terms_are_logged_apart(build: Builder, caplog: pytest.LogCaptureFix
     line = next(record.getMessage() for record in caplog.records if "training" in record.getMessage())
     if model_name != "MultDAE":
         assert set(terms) == {"loss", "reconstruction", "kl", "beta"}
-        composite = model_name == "CompositeVAE"
-        mean_length = len(run.model.histories.indices) / 40
-        largest = 0.005 * mean_length if composite else 0.02  # CompositeVAE's mean; of the last of three steps
+        # CompositeVAE's mean; or of the last of three steps
+        composite = 0.005 * len(run.model.histories.indices) / 40
+        largest = {"CompositeVAE": composite, "VASP": 0.0067}.get(model_name, 0.02)
         assert terms["beta"] == pytest.approx(largest)
         assert {"Loss/Train", "Train/reconstruction", "Train/kl", "Train/beta"} <= set(written)
         # beta is 0, 0.01 and 0.02 in the three batches
@@ -310,6 +310,7 @@ HELD_OUT = "eval_args={'split': {'HU': [8, 9]}, 'mode': 'full'}"
         ("MultDAE", ""),
         ("CompositeVAE", "hidden_size=12"),
         ("VampVAE", "hidden_size=12, n_pseudo_inputs=5"),
+        ("VASP", "hidden_size=12"),
         ("MultVAE", "n_negatives=8, weight_decay=0.0"),
         ("MultVAE", HELD_OUT),
     ],

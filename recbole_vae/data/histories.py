@@ -140,6 +140,12 @@ class Histories:
         entries = kept.nonzero()[:, 1]
         return Histories(indptr, self.indices[entries], None if self.values is None else self.values[entries])
 
+    def where(self, kept: Tensor) -> Histories:
+        """Return the histories with some of their entries only; bool, shape [nnz]."""
+        before = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
+        torch.cumsum(kept, 0, out=before[1:])
+        return Histories(before[self.indptr], self.indices[kept], None if self.values is None else self.values[kept])
+
     def slice(self, start: int, stop: int) -> Histories:
         """Return the rows from ``start`` to ``stop``."""
         if (start, stop) == (0, len(self)):  # without waiting for a GPU to say where they lie

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,12 @@ from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.nn.layers import ACTIVATIONS
+from recbole_vae.nn.likelihood import (
+    LogLikelihood,
+    bernoulli_log_likelihood,
+    gaussian_log_likelihood,
+    poisson_log_likelihood,
+)
 from recbole_vae.nn.propensity import log_propensity
 
 SCORES_PER_CHUNK = 2**22
@@ -31,17 +38,38 @@ class MLPConfig(ModelConfig):
     latent_dimension: int = option(int, minimum=1)
     activation: str = option(str, choices=tuple(ACTIVATIONS))
     dropout_prob: float = option(float, minimum=0, below=1)
+    likelihood: str = option(str, choices=("multinomial", "bernoulli", "gaussian", "poisson"))
+    label_smoothing: float = option(float, minimum=0, below=1)
+    gaussian_confidence: float = option(float, above=0)
     n_negatives: int = option(int, minimum=0)
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for what would need the parameters of all items in each step."""
+        """Raise a ConfigError for what only the multinomial has, or would need the parameters of all items in each step."""
+        for name in ("label_smoothing", "propensity_weight"):
+            if self.likelihood != "multinomial" and getattr(self, name):
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)!r} cannot go with likelihood: {self.likelihood}, but with multinomial only; "
+                    f"set {name}: 0, or likelihood: multinomial."
+                )
         if self.n_negatives:
-            for name, needed in (("learner", "adam"), ("weight_decay", 0.0), ("clip_grad_norm", None)):
+            for name, needed in (
+                ("learner", "adam"), ("weight_decay", 0.0), ("clip_grad_norm", None), ("likelihood", "multinomial"),
+                ("label_smoothing", 0.0),
+            ):  # fmt: skip
                 if getattr(self, name) != needed:
                     raise ConfigError(
                         f"{name}: {getattr(self, name)!r} cannot go with n_negatives: {self.n_negatives}, which updates only "
                         f"the items that a step touches; set {name}: {'~' if needed is None else needed}, or n_negatives: 0."
                     )
+
+    def log_likelihood(self) -> LogLikelihood | None:
+        """Return the likelihood as a function of logits; None for the multinomial one, which the decoder has itself."""
+        others: dict[str, LogLikelihood] = {
+            "bernoulli": bernoulli_log_likelihood,
+            "gaussian": partial(gaussian_log_likelihood, confidence=self.gaussian_confidence),
+            "poisson": poisson_log_likelihood,
+        }
+        return others.get(self.likelihood)
 
 
 @dataclass
@@ -77,6 +105,8 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         dataset: the training part of a built RecBole data set.
 
     Attributes:
+        by_softmax: whether a history of so many items is a draw from the softmax of the scores, as under a multinomial likelihood
+            (and, given the number of items, a Poisson one). Where it is not, nothing else takes the softmax for probabilities.
         options: the checked options, of ``config_class``.
         histories: the training histories; row = RecBole's internal user id.
         step: number of gradient steps whose loss was computed; kept in ``state_dict``.
@@ -87,6 +117,7 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
     """
 
     input_type = InputType.LISTWISE
+    by_softmax: bool = True
     passes: ClassVar[tuple[str, ...]] = ("",)
     """The passes over the users that make an epoch; see :meth:`begin_pass`."""
     config_class: ClassVar[type[ModelConfig]] = ModelConfig

@@ -23,7 +23,7 @@ class MultDAE(HistoryRecommender):
     """Mult-DAE of Liang et al. (2018): no latent noise and no prior, an L2 penalty instead (``weight_decay``).
 
     The code ``z`` is an activated MLP of the normalised, dropped-out history; trained to maximise ``log p(x | z)``,
-    multinomial with the softmax of an MLP (section 2.1.1).
+    multinomial with the softmax of an MLP (section 2.1.1), or another (``likelihood``).
     """
 
     config_class: ClassVar[type[ModelConfig]] = MLPConfig
@@ -39,8 +39,9 @@ class MultDAE(HistoryRecommender):
         )  # fmt: skip
         self.decoder = MLPDecoder(
             options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
-            training_dtype(options.precision, self.device), sampler,
+            training_dtype(options.precision, self.device), sampler, options.log_likelihood(), options.label_smoothing,
         )  # fmt: skip
+        self.by_softmax = options.likelihood in ("multinomial", "poisson")
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the negative log-likelihood; arguments: see the base class."""

@@ -47,7 +47,8 @@ class MultVAE(VAE):
 
     ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
     softmax of an MLP; trained to maximise ``E_q[log p(x | z)] - beta KL(q || N(0, I))`` (equation 6), where ``beta`` is
-    annealed; items are ranked by ``log p(x | mu)``.
+    annealed; items are ranked by ``log p(x | mu)``. Other likelihoods take the multinomial's place
+    (``likelihood``).
 
     With ``kl_length_power`` ``p`` a user's ``beta`` is in proportion to ``|x| ** p``, the sum of the history's weights, and on
     average that of the schedule. The log-likelihood is a sum over the history, so that for ``p = 1``, which is RecVAE's weight
@@ -56,6 +57,7 @@ class MultVAE(VAE):
 
     config_class: ClassVar[type[ModelConfig]] = MultVAEConfig
     options: MultVAEConfig
+    decoder: MLPDecoder
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -67,10 +69,11 @@ class MultVAE(VAE):
         )  # fmt: skip
         self.decoder = MLPDecoder(
             options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
-            training_dtype(options.precision, self.device), sampler,
+            training_dtype(options.precision, self.device), sampler, options.log_likelihood(), options.label_smoothing,
         )  # fmt: skip
         totals = self.histories.totals()[self.histories.lengths() > 0]
         self._mean_power = float(totals.double().pow(options.kl_length_power).mean())
+        self.by_softmax = options.likelihood in ("multinomial", "poisson")
 
     def beta(self) -> float:
         """Return the weight of the KL term at the current step."""

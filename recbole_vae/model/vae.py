@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.model.base import HistoryRecommender
-from recbole_vae.nn.decoder import MLPDecoder
+from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
 
 
@@ -23,7 +23,7 @@ class VAE(HistoryRecommender):
     standard_prior: ClassVar[bool] = True
     """Whether the prior is N(0, I)."""
     encoder: HistoryEncoder
-    decoder: MLPDecoder
+    decoder: Decoder
 
     def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension].

@@ -54,6 +54,7 @@ class VampVAE(VAE):
     config_class: ClassVar[type[ModelConfig]] = VampVAEConfig
     options: VampVAEConfig
     encoder: GatedEncoder
+    decoder: GatedDecoder
     standard_prior = False
 
     def __init__(self, config: Any, dataset: Any) -> None:

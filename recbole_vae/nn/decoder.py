@@ -10,48 +10,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import GatedLinear, linear, mlp, wide_linear
-from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood
+from recbole_vae.nn.layers import GatedLinear, dense_residual, linear, mlp, wide_linear
+from recbole_vae.nn.likelihood import LogLikelihood, linear_multinomial_log_likelihood
 from recbole_vae.nn.sampling import NegativeSampler, sampled_multinomial_log_likelihood
 
 
-class MLPDecoder(nn.Module):
-    """The decoder of Mult-VAE and Mult-DAE: a multilayer perceptron without activation after the last layer.
+class Decoder(nn.Module):
+    """A decoder that ends with a linear layer.
 
     Args:
-        latent_dimension: width of the input.
-        hidden_sizes: widths of the hidden layers in the order in which they are applied, possibly none.
-        n_items: number of items (without RecBole's padding item).
-        activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
-        dtype: of the output layer's products in training; see :func:`~recbole_vae.nn.precision.training_dtype`.
-        sampler: of the items that the likelihood is estimated from in training; None for the exact one.
+        layers: from latent variables to logits, shape [batch, n_items]; the last is an ``nn.Linear``.
     """
 
-    def __init__(
-        self,
-        latent_dimension: int,
-        hidden_sizes: Sequence[int],
-        n_items: int,
-        activation: str,
-        dtype: torch.dtype | None = None,
-        sampler: NegativeSampler | None = None,
-    ) -> None:
+    def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
-        self.dtype, self.sampler = dtype, sampler
-        self.layers = mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False)
-
-    def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
-        """Return the multinomial log-likelihood of histories, shape [batch], without making their logits all at once.
-
-        With a sampler, an estimate of it while the module is in training mode.
-        """
-        output = cast(nn.Linear, self.layers[-1])
-        features = self.layers[:-1](latent)
-        if self.sampler is not None and self.training:
-            negatives = self.sampler.draw()
-            return sampled_multinomial_log_likelihood(features, output.weight, output.bias, histories, negatives)
-        dtype = self.dtype if features.dtype == torch.float32 else None  # who computes in float64 wants all of it
-        return linear_multinomial_log_likelihood(features, output.weight, output.bias, histories, dtype)
+        self.layers = layers
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""
@@ -66,6 +39,53 @@ class MLPDecoder(nn.Module):
         """Return the logits of some items only, int64, numbered from 0, shape [items]; shape [batch, items]."""
         output = cast(nn.Linear, self.layers[-1])
         return F.linear(self.layers[:-1](latent), output.weight[items], output.bias[items])
+
+
+class MLPDecoder(Decoder):
+    """The decoder of Mult-VAE and Mult-DAE: a multilayer perceptron without activation after the last layer.
+
+    Args:
+        latent_dimension: width of the input.
+        hidden_sizes: widths of the hidden layers in the order in which they are applied, possibly none.
+        n_items: number of items (without RecBole's padding item).
+        activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
+        dtype: of the output layer's products in training; see :func:`~recbole_vae.nn.precision.training_dtype`.
+        sampler: of the items that the likelihood is estimated from in training; None for the exact one.
+        likelihood: of logits and histories; None for the multinomial one, which alone is fused with the output layer (and
+            estimated by the sampler, and computed in ``dtype``).
+        smoothing: of the multinomial one; see :func:`~recbole_vae.nn.likelihood.multinomial_log_likelihood`.
+    """
+
+    def __init__(
+        self,
+        latent_dimension: int,
+        hidden_sizes: Sequence[int],
+        n_items: int,
+        activation: str,
+        dtype: torch.dtype | None = None,
+        sampler: NegativeSampler | None = None,
+        likelihood: LogLikelihood | None = None,
+        smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False))
+        self.dtype, self.sampler, self.likelihood, self.smoothing = dtype, sampler, likelihood, smoothing
+
+    def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
+        """Return the log-likelihood of histories, shape [batch]; the multinomial one without making their logits all at once.
+
+        With a sampler, an estimate of it while the module is in training mode.
+        """
+        if self.likelihood is not None:
+            return self.likelihood(self(latent), histories)
+        output = cast(nn.Linear, self.layers[-1])
+        features = self.layers[:-1](latent)
+        if self.sampler is not None and self.training:
+            negatives = self.sampler.draw()
+            return sampled_multinomial_log_likelihood(features, output.weight, output.bias, histories, negatives)
+        dtype = self.dtype if features.dtype == torch.float32 else None  # who computes in float64 wants all of it
+        return linear_multinomial_log_likelihood(
+            features, output.weight, output.bias, histories, dtype, smoothing=self.smoothing
+        )
 
 
 class GatedDecoder(MLPDecoder):
@@ -99,3 +119,28 @@ class _SideBySide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = x.chunk(len(self.each), dim=1)
         return torch.cat([layer(part) for layer, part in zip(self.each, parts, strict=True)], 1)
+
+
+class DenseDecoder(Decoder):
+    """A decoder whose hidden layers are those of :class:`~recbole_vae.nn.encoder.DenseEncoder`; logits are linear in the last.
+
+    Args:
+        latent_dimension: width of the input.
+        width: of all hidden layers.
+        n_items: number of items (without RecBole's padding item).
+        layers: number of hidden layers.
+    """
+
+    def __init__(self, latent_dimension: int, width: int, n_items: int, layers: int) -> None:
+        super().__init__(nn.Sequential(_DenseLayers(latent_dimension, width, layers), linear(width, n_items)))
+
+
+class _DenseLayers(nn.Module):
+    def __init__(self, in_features: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.input = linear(in_features, width)
+        self.hidden = nn.ModuleList(linear(width, width) for _ in range(layers - 1))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return dense_residual(self.input(latent), self.hidden, self.norms)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import ACTIVATIONS, GatedLinear, SparseLinear, linear, mlp
+from recbole_vae.nn.layers import ACTIVATIONS, GatedLinear, SparseLinear, dense_residual, linear, mlp
 
 
 def normalise(histories: Histories, dtype: torch.dtype) -> Tensor:
@@ -107,8 +107,7 @@ class MLPEncoder(HistoryEncoder):
 class DenseEncoder(HistoryEncoder):
     """RecVAE's encoder: five layers, each of which sees the sum of all before it (Shenbin et al. 2020).
 
-    ``h_1 = N(swish(W_1 x))`` and ``h_k = N(swish(W_k h_(k-1) + h_1 + ... + h_(k-1)))``, where ``N`` normalises a layer (Ba et
-    al. 2016); the features are linear in ``h_5``.
+    The features are linear in the last hidden layer of :func:`~recbole_vae.nn.layers.dense_residual`.
 
     Args:
         n_items: number of items (without RecBole's padding item).
@@ -125,12 +124,7 @@ class DenseEncoder(HistoryEncoder):
 
     def features(self, sums: Tensor) -> Tensor:
         """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
-        first, *norms = self.norms
-        state = total = first(F.silu(sums))
-        for layer, norm in zip(self.hidden, norms, strict=True):
-            state = norm(F.silu(layer(state) + total))
-            total = total + state
-        features: Tensor = self.output(state)
+        features: Tensor = self.output(dense_residual(sums, self.hidden, self.norms))
         return features
 
 

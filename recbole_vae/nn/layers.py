@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -85,13 +85,13 @@ class SparseLinear(nn.Module):
         Returns:
             Shape [batch, out_features]. A row with no entries gives the bias.
         """
-        product: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
+        product: Tensor = SparseProduct.apply(  # type: ignore[no-untyped-call]
             indices, values, offsets, self.weight, self.sparse
         )
         return product + self.bias
 
 
-class _SparseProduct(torch.autograd.Function):
+class SparseProduct(torch.autograd.Function):
     """The product of sparse rows and a dense matrix, whose gradient is the product of the transposed rows and a matrix.
 
     Torch's own gradient of ``embedding_bag`` adds entry by entry into a table of zeros, which takes several times as long.
@@ -183,6 +183,29 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
     ):
         part.copy_(torch.addmm(of_bias.to(features.dtype), features, of_weight.to(features.dtype).t()))
     return result
+
+
+def dense_residual(sums: Tensor, layers: Iterable[nn.Module], norms: Iterable[nn.Module]) -> Tensor:
+    """Apply hidden layers each of which sees the sum of all before it (Shenbin et al. 2020).
+
+    ``h_1 = N(swish(W_1 x))`` and ``h_k = N(swish(W_k h_(k-1) + h_1 + ... + h_(k-1)))``, where ``N`` normalises a layer (Ba et
+    al. 2016).
+
+    Args:
+        sums: ``W_1 x``, shape [batch, width].
+        layers: the other ``W``.
+        norms: the normalisations, one more than ``layers``.
+
+    Returns:
+        The last ``h``, shape [batch, width].
+    """
+    first, *others = norms
+    state: Tensor = first(F.silu(sums))
+    total = state
+    for layer, norm in zip(layers, others, strict=True):
+        state = norm(F.silu(layer(state) + total))
+        total = total + state
+    return state
 
 
 def mlp(sizes: Sequence[int], activation: str, *, activate_last: bool) -> nn.Sequential:

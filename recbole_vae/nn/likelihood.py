@@ -1,15 +1,23 @@
-"""Likelihoods of a history under the decoder: from its logits, or fused with its output layer."""
+"""Likelihoods of a history under the decoder: from its logits, or fused with its output layer.
+
+Reference: Dawen Liang, Rahul G. Krishnan, Matthew D. Hoffman, Tony Jebara: Variational Autoencoders for Collaborative
+Filtering. WWW 2018.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import wide_linear
+
+LogLikelihood = Callable[[Tensor, Histories], Tensor]
+"""Of logits, shape [batch, n_items], and histories: the log-likelihood of each history, shape [batch]."""
 
 LOGITS_PER_CHUNK = 2**24
 """Logits that the fused likelihood holds at once: 64 MiB in float32. Where there are more, the gradient makes them anew."""
@@ -19,7 +27,7 @@ _ROWS = 64
 """Rows whose sum a CPU takes at once, so that they stay in its cache."""
 
 
-def multinomial_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
+def multinomial_log_likelihood(logits: Tensor, histories: Histories, smoothing: float = 0.0) -> Tensor:
     """Multinomial log-likelihood of each history, without its constant (Liang et al. 2018, equation 2).
 
     ``sum_i x_i log softmax(logits)_i``, computed from the entries of the history alone as
@@ -28,15 +36,85 @@ def multinomial_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
     Args:
         logits: shape [batch, n_items].
         histories: batch of histories; item ids from 1 up, item ``i`` belongs to ``logits[:, i - 1]``.
+        smoothing: share of each history, in [0, 1), that is spread evenly over all items: ``(1 - smoothing) x_i + smoothing
+            (sum_j x_j) / n_items`` takes the place of ``x_i`` (Szegedy et al.: Rethinking the Inception Architecture for
+            Computer Vision. CVPR 2016, section 7).
 
     Returns:
         Shape [batch]; 0 for a history of no items.
     """
-    rows = histories.rows()
-    values = histories.entry_values().to(logits.dtype)
+    rows, values, own = _entries(logits, histories)
     log_normaliser = torch.logsumexp(logits, dim=1)
-    terms = values * (logits[rows, histories.indices - 1] - log_normaliser[rows])
-    return torch.zeros_like(log_normaliser).index_add(0, rows, terms)
+    result = _sums((1 - smoothing) * values * (own - log_normaliser[rows]), rows, logits)
+    if smoothing:
+        result = result + smoothing * _sums(values, rows, logits) * (logits.mean(1) - log_normaliser)
+    return result
+
+
+def bernoulli_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
+    """Log-likelihood of which items are there, each by itself (Liang et al. 2018, equation 4, "logistic").
+
+    ``sum_i x_i log sigmoid(logits)_i + (1 - x_i) log(1 - sigmoid(logits)_i)``, where ``x_i`` is 1 for an item of the history,
+    whatever its weight, and else 0; arguments and result: see :data:`LogLikelihood`.
+    """
+    rows, _, own = _entries(logits, histories)
+    return _sums(own, rows, logits) - F.softplus(logits).sum(1)
+
+
+def gaussian_log_likelihood(logits: Tensor, histories: Histories, confidence: float) -> Tensor:
+    """Log-likelihood of the weights as means with noise, without its constant (Liang et al. 2018, equation 3).
+
+    ``-1/2 sum_i c_i (x_i - logits_i)^2``, where ``c_i`` is ``confidence`` for an item of the history and 1 for the others, whose
+    ``x_i`` is 0, as in weighted matrix factorisation (Hu, Koren and Volinsky: Collaborative Filtering for Implicit Feedback
+    Datasets. ICDM 2008); other arguments and result: see :data:`LogLikelihood`.
+    """
+    rows, values, own = _entries(logits, histories)
+    seen = confidence * (values - own).square() - own.square()
+    return -0.5 * (logits.square().sum(1) + _sums(seen, rows, logits))
+
+
+def poisson_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
+    """Log-likelihood of the weights as counts with the logarithmic rates ``logits``, without its constant.
+
+    ``sum_i x_i logits_i - exp(logits_i)``; arguments and result: see :data:`LogLikelihood`. Given how many items there are in
+    all, it is the multinomial one.
+    """
+    rows, values, own = _entries(logits, histories)
+    return _sums(values * own, rows, logits) - logits.exp().sum(1)
+
+
+def focal_log_likelihood(logits: Tensor, histories: Histories, gamma: float, alpha: float) -> Tensor:
+    """Bernoulli log-likelihood in which what is certain already counts less.
+
+    ``sum_i alpha x_i (1 - p_i)^gamma log p_i + (1 - x_i) p_i^gamma log(1 - p_i)`` with ``p = sigmoid(logits)`` and ``x`` as in
+    :func:`bernoulli_log_likelihood`. ``alpha`` is the weight of an item that is there against one that is not, where Lin et al.
+    (Focal Loss for Dense Object Detection. ICCV 2017, equation 5) have ``alpha`` and ``1 - alpha``. Other arguments and result:
+    see :data:`LogLikelihood`.
+    """
+
+    def absent(each: Tensor) -> Tensor:
+        return (gamma * F.logsigmoid(each)).exp() * F.logsigmoid(-each)
+
+    rows, _, own = _entries(logits, histories)
+    # An item that is there is one that is not, with the opposite logit.
+    return absent(logits).sum(1) + _sums(alpha * absent(-own) - absent(own), rows, logits)
+
+
+def product_logits(one: Tensor, other: Tensor) -> Tensor:
+    """Return the logits of ``sigmoid(one) * sigmoid(other)``, in the shape of the arguments; finite for all finite ones."""
+    # p / (1 - p) of p = 1 / ((1 + e^-a) (1 + e^-b)).
+    return -torch.logaddexp(torch.logaddexp(-one, -other), -one - other)
+
+
+def _entries(logits: Tensor, histories: Histories) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of each entry of the histories its row, its weight, and its logit, each of shape [nnz]."""
+    rows = histories.rows()
+    return rows, histories.entry_values().to(logits.dtype), logits[rows, histories.indices - 1]
+
+
+def _sums(terms: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
+    """Return the sum over the entries of each history, shape [batch], of one term for each entry."""
+    return logits.new_zeros(len(logits)).index_add(0, rows, terms)
 
 
 def linear_multinomial_log_likelihood(
@@ -46,13 +124,14 @@ def linear_multinomial_log_likelihood(
     histories: Histories,
     dtype: torch.dtype | None = None,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
+    smoothing: float = 0.0,
 ) -> Tensor:
-    """The same as ``multinomial_log_likelihood(features @ weight.T + bias, histories)``, in less memory and time.
+    """The same as ``multinomial_log_likelihood(features @ weight.T + bias, histories, smoothing)``, in less memory and time.
 
     The logits are made for a chunk of the items at a time. Where one chunk holds all, its log-probabilities are kept and
     turned into the gradient in place; where there are more, the gradient makes each chunk anew (as Wijmans et al., "Cut Your
     Losses in Large-Vocabulary Language Models", 2025, do on a GPU). The gradient of the logits is
-    ``x - (sum_i x_i) softmax(logits)``, so that nothing but matrix products is left to do.
+    ``x - (sum_i x_i) softmax(logits)``, with the smoothed ``x``, so that nothing but matrix products is left to do.
 
     Args:
         features: output of the last hidden layer, shape [batch, width].
@@ -62,11 +141,12 @@ def linear_multinomial_log_likelihood(
         dtype: of the matrix products and of the logits, by default that of ``features``; sums over items and the result
             are in that of ``features``.
         logits_per_chunk: how many logits are held at once.
+        smoothing: see :func:`multinomial_log_likelihood`.
 
     Returns:
         Shape [batch]; 0 for a history of no items. It has first derivatives, with respect to the first three arguments.
     """
-    arguments = (features, weight, bias, histories, dtype or features.dtype, logits_per_chunk)
+    arguments = (features, weight, bias, histories, dtype or features.dtype, logits_per_chunk, smoothing)
     result: Tensor = _LinearMultinomial.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
 
@@ -83,15 +163,20 @@ class _LinearMultinomial(torch.autograd.Function):
         histories: Histories,
         dtype: torch.dtype,
         per_chunk: int,
+        smoothing: float,
     ) -> Tensor:
         rows, columns = histories.rows(), histories.indices - 1
         values = histories.entry_values().to(features.dtype)
-        counts = torch.zeros_like(features[:, 0]).index_add(0, rows, values)
+        counts = _sums(values, rows, features)
+        # What smoothing leaves of each entry, and what it gives to each item.
+        values, spread = (1 - smoothing) * values, smoothing / len(weight) * counts
         width = max(1, per_chunk // max(1, len(features)))
         if width >= len(weight):
             logs = torch.log_softmax(wide_linear(features, weight, bias, dtype), 1)
             terms = values * logs[rows, columns].to(values.dtype)
-            result = torch.zeros_like(counts).index_add(0, rows, terms)
+            result = _sums(terms, rows, features)
+            if smoothing:
+                result += spread * logs.sum(1, dtype=spread.dtype)
             ctx.logs, ctx.chunks = logs, None
         else:
             ctx.logs, ctx.chunks = None, _chunks(columns, len(weight), width)
@@ -103,28 +188,32 @@ class _LinearMultinomial(torch.autograd.Function):
                 result.index_add_(0, rows[entries], values[entries] * picked)
                 # log_softmax is the fastest way to a log-sum-exp: one pass over the chunk.
                 in_full = logits.to(normaliser.dtype)
+                if smoothing:
+                    result += spread * in_full.sum(1)
                 normaliser = torch.logaddexp(normaliser, in_full[:, 0] - torch.log_softmax(in_full, 1)[:, 0])
             # A history of no items has 0 whatever its normaliser.
             result -= counts * normaliser
             ctx.normaliser = normaliser
-        ctx.dtype = dtype
-        ctx.save_for_backward(features, weight, bias, rows, columns, values, counts)
+        ctx.dtype, ctx.smoothing = dtype, smoothing
+        ctx.save_for_backward(features, weight, bias, rows, columns, values, counts, spread)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight, bias, rows, columns, values, counts = ctx.saved_tensors
+        features, weight, bias, rows, columns, values, counts, spread = ctx.saved_tensors
         (gradient,) = gradients
         scale = (-gradient * counts).unsqueeze(1)
-        entry_gradient = gradient[rows] * values
+        entry_gradient, item_gradient = gradient[rows] * values, (gradient * spread).unsqueeze(1)
         low = features.to(ctx.dtype)
         if ctx.chunks is None:
             logs, ctx.logs = ctx.logs, None
             if logs is None:  # turned into the gradient already
                 logs = torch.log_softmax(wide_linear(features, weight, bias, ctx.dtype), 1)
             delta = logs.exp_().mul_(scale.to(ctx.dtype))
+            if ctx.smoothing:
+                delta += item_gradient.to(ctx.dtype)
             delta[rows, columns] += entry_gradient.to(ctx.dtype)
-            return *_products(delta, low, weight, features, ctx.needs_input_grad), None, None, None
+            return *_products(delta, low, weight, features, ctx.needs_input_grad), None, None, None, None
         in_features, in_weight, in_bias = (
             torch.zeros_like(each) if needed else None
             for each, needed in zip((features, weight, bias), ctx.needs_input_grad[:3], strict=True)
@@ -133,14 +222,17 @@ class _LinearMultinomial(torch.autograd.Function):
             part = weight[start:stop]
             logits = wide_linear(features, part, bias[start:stop], ctx.dtype)
             # In the dtype of the features: a normaliser rounded to bfloat16 would scale the gradient of a whole history.
-            delta = logits.to(features.dtype).sub_(ctx.normaliser.unsqueeze(1)).exp_().mul_(scale).to(ctx.dtype)
+            delta = logits.to(features.dtype).sub_(ctx.normaliser.unsqueeze(1)).exp_().mul_(scale)
+            if ctx.smoothing:
+                delta += item_gradient
+            delta = delta.to(ctx.dtype)
             delta[rows[entries], columns[entries] - start] += entry_gradient[entries].to(ctx.dtype)
             parts = _products(delta, low, part, features, ctx.needs_input_grad)
             places = (slice(None), slice(start, stop), slice(start, stop))
             for whole, place, gradient_part in zip((in_features, in_weight, in_bias), places, parts, strict=True):
                 if whole is not None and gradient_part is not None:
                     whole[place] += gradient_part
-        return in_features, in_weight, in_bias, None, None, None
+        return in_features, in_weight, in_bias, None, None, None, None
 
 
 def _products(

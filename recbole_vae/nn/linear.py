@@ -1,8 +1,9 @@
-"""A linear path from items to items, in closed form: what a narrow latent space smooths over, chiefly on sparse data.
+"""Linear paths from items to items, in closed form or learned: what a narrow latent space smooths over, chiefly on sparse data.
 
 References: Harald Steck: Embarrassingly Shallow Autoencoders for Sparse Data. WWW 2019 ("EASE"). Harald Steck: Autoencoders
 that don't overfit towards the Identity. NeurIPS 2020 ("EDLAE"). Xia Ning, George Karypis: SLIM: Sparse Linear Methods for
-Top-N Recommender Systems. ICDM 2011 (section 3.3, the choice of neighbours, "fsSLIM").
+Top-N Recommender Systems. ICDM 2011 (section 3.3, the choice of neighbours, "fsSLIM"). Vojtěch Vančura, Pavel Kordík: Deep
+Variational Autoencoder with Shallow Parallel Path for Top-N Recommendation (VASP). ICANN 2021 ("Neural EASE").
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix, diags
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
-from recbole_vae.nn.layers import FixedWeight, bag
+from recbole_vae.nn.layers import FixedWeight, SparseProduct, bag
 
 _ENTRIES = 2**24
 """Entries of the Gram matrix that are made at once (128 MiB with their indices)."""
@@ -85,13 +86,11 @@ def item_item_weights(
     Raises:
         DataError: the items are too many for this machine's memory.
     """
-    needed, free = 4 * n_items**2, psutil.virtual_memory().available
-    if needed > 0.9 * free:
-        raise DataError(
-            f"the linear path needs {needed / 1e9:.1f} GB for {n_items} items (a float32 for each pair of them), and "
-            f"{free / 1e9:.1f} GB are free. Set linear_neighbours: 100, with which each item is predicted from its 100 most "
-            "similar ones alone, or keep fewer items (item_num_interval)."
-        )
+    _check_memory(
+        n_items, 1, "a float32 for each pair of them",
+        "Set linear_neighbours: 100, with which each item is predicted from its 100 most similar ones alone, or keep fewer items "
+        "(item_inter_num_interval).",
+    )  # fmt: skip
     table, ridge, scale, occurs = _scaled(histories, n_items, l2, dropout, user_power, item_power)
     # In place from here on, for the table may take most of the memory. LAPACK counts columns first; the table is symmetric.
     gram = np.empty((n_items, n_items), dtype=np.float32, order="F")
@@ -227,6 +226,56 @@ def local_item_item_weights(
     bounds = np.cumsum([0, *map(len, chosen)])
     columns = csr_matrix((np.concatenate(weights), np.concatenate(chosen), bounds), shape=(n_items, n_items))
     return csr_matrix((diags(1 / scale) @ columns.T @ diags(scale)), dtype=np.float32)
+
+
+def _check_memory(n_items: int, tables: int, what: str, advice: str) -> None:
+    """Raise a DataError unless there is memory for so many tables of float32 for each pair of items."""
+    needed, free = 4 * tables * n_items**2, psutil.virtual_memory().available
+    if needed > 0.9 * free:
+        raise DataError(
+            f"the linear path needs {needed / 1e9:.1f} GB for {n_items} items ({what}), and {free / 1e9:.1f} GB are free. "
+            f"{advice}"
+        )
+
+
+class NeuralEASE(nn.Module):
+    """Scores that are linear in which items there are, by weights that are learned and have a diagonal of 0.
+
+    Args:
+        n_items: number of items (without RecBole's padding item).
+
+    Raises:
+        DataError: the items are too many for this machine's memory.
+    """
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        _check_memory(
+            n_items, 4, "weight, gradient and Adam's two moments, a float32 each for each pair of them",
+            "Keep fewer items (item_inter_num_interval), or take a model without it, such as MultVAE.",
+        )  # fmt: skip
+        self.weight = nn.Parameter(torch.zeros(n_items, n_items))
+
+    def forward(self, histories: Histories) -> Tensor:
+        """Score all items for histories; shape [batch, n_items]."""
+        indices = histories.indices - 1
+        ones = torch.ones_like(indices, dtype=self.weight.dtype)
+        offsets = histories.indptr.to(indices.dtype)
+        scores: Tensor = _ZeroDiagonalProduct.apply(  # type: ignore[no-untyped-call]
+            indices, ones, offsets, self.weight, False
+        )
+        return scores
+
+
+class _ZeroDiagonalProduct(SparseProduct):
+    """A product whose gradient leaves the diagonal of the matrix as it is: it begins at 0 and stays there."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        result = SparseProduct.backward(ctx, *gradients)
+        assert result[3] is not None
+        result[3].fill_diagonal_(0)
+        return result
 
 
 def standardise(scores: Tensor, histories: Histories) -> Tensor:

@@ -1,0 +1,90 @@
+"""VASP: a deep variational autoencoder, and a linear path from items to items, whose probabilities are multiplied.
+
+Reference: Vojtěch Vančura, Pavel Kordík: Deep Variational Autoencoder with Shallow Parallel Path for Top-N Recommendation
+(VASP). ICANN 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from recbole_vae.config import ModelConfig, option
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
+from recbole_vae.model.base import LossTerms
+from recbole_vae.model.vae import VAE
+from recbole_vae.nn.decoder import DenseDecoder
+from recbole_vae.nn.encoder import DenseEncoder
+from recbole_vae.nn.likelihood import focal_log_likelihood, product_logits
+from recbole_vae.nn.linear import NeuralEASE
+from recbole_vae.nn.prior import kl_standard_normal, reparameterise
+
+
+@dataclass(frozen=True, kw_only=True)
+class VASPConfig(ModelConfig):
+    """Options of :class:`VASP`."""
+
+    hidden_size: int = option(int, minimum=1)
+    latent_dimension: int = option(int, minimum=1)
+    encoder_layers: int = option(int, minimum=1)
+    decoder_layers: int = option(int, minimum=1)
+    dropout_prob: float = option(float, above=0, below=1)
+    focal_gamma: float = option(float, minimum=0)
+    focal_alpha: float = option(float, above=0)
+    beta: float = option(float, minimum=0)
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for weights of interactions, which the likelihood does not know."""
+        if self.propensity_weight:
+            raise ConfigError(
+                f"propensity_weight: {self.propensity_weight!r} cannot go with VASP, whose likelihood is of which items there "
+                "are; set propensity_weight: 0."
+            )
+
+
+class VASP(VAE):
+    """VASP of Vančura and Kordík (2021): ``p = sigmoid(f(z)) * sigmoid(x W)``, both paths trained as one.
+
+    ``q(z | x)`` and ``f`` are dense residual networks, ``W`` has a diagonal of 0. The history is divided at random in each step:
+    what is kept is the input ``x``, and the focal likelihood is of which items were dropped, so that nothing can be learned by
+    copying. The authors' decoder has a third factor, linear in ``z``, which is left out here. Scores are the logits of ``p``.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = VASPConfig
+    options: VASPConfig
+    by_softmax = False
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        options, items = self.options, self.n_items - 1
+        self.linear = NeuralEASE(items)
+        self.encoder = DenseEncoder(items, options.hidden_size, 2 * options.latent_dimension, options.encoder_layers)
+        self.decoder = DenseDecoder(options.latent_dimension, options.hidden_size, items, options.decoder_layers)
+
+    def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
+        """Compute the terms with one division and one sample of ``z`` for each user; arguments: see the base class."""
+        like, options = self.encoder.input.weight, self.options
+        kept = torch.rand(len(histories.indices), device=like.device) >= options.dropout_prob
+        noise = torch.randn(len(histories), options.latent_dimension, dtype=like.dtype, device=like.device)
+        first, last = histories.span(start, stop)
+        share, kept = histories.slice(start, stop), kept[first:last]
+        given, wanted = share.where(kept), share.where(~kept)
+        mu, logvar = self.posterior(given)
+        logits = self.logits(given, reparameterise(mu, logvar, noise[start:stop]))
+        return LossTerms(
+            reconstruction=-focal_log_likelihood(logits, wanted, options.focal_gamma, options.focal_alpha).mean(),
+            kl=kl_standard_normal(mu, logvar).mean(),
+            beta=options.beta,
+        )
+
+    def logits(self, histories: Histories, latent: Tensor) -> Tensor:
+        """Return the logits of the product of both paths' probabilities, shape [batch, n_items - 1]."""
+        return product_logits(self.decoder(latent), self.linear(histories))
+
+    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
+        """Score all items where the latent variables are given; the linear path does not depend on them; see VAE."""
+        return self.with_padding(self.logits(histories, latent))
