@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
-from recbole_vae.nn.linear import item_item_weights
+from recbole_vae.nn.linear import Ridge, item_item_weights
 from recbole_vae.nn.prior import reparameterise
 from recbole_vae.recommend import Recommender
 
@@ -41,7 +41,7 @@ def check_generates(model: Any, source: str = SOURCES[0]) -> None:
             f"{type(model).__name__} has no latent variables with a distribution, so nothing can be drawn from it; take a "
             "checkpoint of a variational autoencoder, such as MultVAE."
         )
-    if not getattr(model, "by_softmax", True):
+    if not model.by_softmax:
         raise ConfigError(
             f"this {type(model).__name__} was not trained to draw a history's items from the softmax of its scores, so nothing "
             "can be drawn from it; take a checkpoint of likelihood: multinomial or poisson."
@@ -245,7 +245,7 @@ def _ease_ndcg(training: csr_matrix, fold_in: csr_matrix, targets: csr_matrix, l
     histories = Histories(
         torch.from_numpy(training.indptr.astype(np.int64)), torch.from_numpy(training.indices.astype(np.int64) + 1)
     )
-    weight = item_item_weights(histories, training.shape[1], l2).numpy()
+    weight = item_item_weights(histories, training.shape[1], Ridge(l2)).numpy()
     k = min(_K, training.shape[1])
     discounts = 1 / np.log2(np.arange(2, k + 2))
     best = np.concatenate([[0.0], np.cumsum(discounts)])

@@ -28,6 +28,7 @@ class Known:
     """A model whose latent variable is the history's length, and whose logits are known."""
 
     n_items = 6
+    by_softmax = True
 
     def __init__(self, histories: Histories, deviation: float = 0.0, slope: float = 0.0) -> None:
         self.histories, self.deviation, self.slope = histories, deviation, slope

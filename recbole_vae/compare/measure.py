@@ -118,7 +118,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
         run.test, run.over_k, run.by_popularity = found.metrics, found.over_k, found.by_popularity
         run.users = found.users
         if isinstance(net, HistoryRecommender):
-            run.frontier = _frontier(config, trainer, train, test, job)
+            run.frontier = _frontier(config, trainer, train, test, job, run.test)
     on_gpu = config["device"].type == "cuda"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run.peak_memory = torch.cuda.max_memory_allocated() if on_gpu else peak * (1 if sys.platform == "darwin" else 1024)
@@ -313,14 +313,18 @@ def _lists(
     return found
 
 
-def _frontier(config: Any, trainer: Any, train: Any, test: Any, job: dict[str, Any]) -> list[dict[str, float]]:
-    """Return the test metrics for each of ``CORRECTIONS``."""
+def _frontier(
+    config: Any, trainer: Any, train: Any, test: Any, job: dict[str, Any], own: dict[str, float]
+) -> list[dict[str, float]]:
+    """Return the test metrics for each of ``CORRECTIONS``, of which ``own`` are those for the model's."""
     net = trainer.model
     found = []
     try:
         for strength in CORRECTIONS:
-            net.correct_popularity(strength)
-            metrics = _lists(config, trainer, train, test, job, whole=False).metrics
+            metrics = own
+            if strength != net.options.popularity_correction:
+                net.correct_popularity(strength)
+                metrics = _lists(config, trainer, train, test, job, whole=False).metrics
             found.append({"popularity_correction": strength, **metrics})
     finally:
         net.correct_popularity(net.options.popularity_correction)

@@ -62,6 +62,11 @@ class MLPConfig(ModelConfig):
                         f"the items that a step touches; set {name}: {'~' if needed is None else needed}, or n_negatives: 0."
                     )
 
+    @property
+    def by_softmax(self) -> bool:
+        """See :class:`HistoryRecommender`; a Poisson likelihood, given the number of items, is the multinomial one."""
+        return self.likelihood in ("multinomial", "poisson")
+
     def log_likelihood(self) -> LogLikelihood | None:
         """Return the likelihood as a function of logits; None for the multinomial one, which the decoder has itself."""
         others: dict[str, LogLikelihood] = {
@@ -105,8 +110,9 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         dataset: the training part of a built RecBole data set.
 
     Attributes:
-        by_softmax: whether a history of so many items is a draw from the softmax of the scores, as under a multinomial likelihood
-            (and, given the number of items, a Poisson one). Where it is not, nothing else takes the softmax for probabilities.
+        by_softmax: whether a history is a draw of so many items from the softmax of the decoder's logits, as under a multinomial
+            likelihood (and, given the number of items, a Poisson one). Where it is not, nothing takes a softmax for
+            probabilities. (HybridVAE is ranked by mixed scores, whose softmax orders users, and is no more than that.)
         options: the checked options, of ``config_class``.
         histories: the training histories; row = RecBole's internal user id.
         step: number of gradient steps whose loss was computed; kept in ``state_dict``.

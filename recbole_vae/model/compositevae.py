@@ -45,7 +45,6 @@ class CompositeVAE(VAE):
 
     config_class: ClassVar[type[ModelConfig]] = CompositeVAEConfig
     options: CompositeVAEConfig
-    decoder: MLPDecoder
     passes = ("encoder", "encoder", "encoder", "decoder")
     standard_prior = False
 

@@ -15,7 +15,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.nn.kernel import UserKernel
-from recbole_vae.nn.linear import ItemItem, LocalItemItem, standardise
+from recbole_vae.nn.linear import ItemItem, LocalItemItem, Ridge, standardise
 
 _ROUNDING = 1e-9
 """Of sums of shares."""
@@ -64,10 +64,12 @@ class HybridVAE(MultVAE):
 
     def _linear(self) -> ItemItem | LocalItemItem:
         options, items = self.options, self.n_items - 1
-        fit = (options.linear_l2, options.linear_dropout, options.linear_user_power, options.linear_item_power)
+        ridge = Ridge(options.linear_l2, options.linear_dropout, options.linear_user_power, options.linear_item_power)
         if options.linear_neighbours:
-            return LocalItemItem(self.histories, items, options.linear_neighbours, *fit, options.show_progress)
-        return ItemItem(self.histories, items, *fit)
+            return LocalItemItem(
+                self.histories, items, ridge, options.linear_neighbours, progress=options.show_progress
+            )
+        return ItemItem(self.histories, items, ridge)
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
         """Score all items by the mixture, whose closed-form paths do not depend on ``latent``; see VAE."""

@@ -41,7 +41,7 @@ class MultDAE(HistoryRecommender):
             options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
             training_dtype(options.precision, self.device), sampler, options.log_likelihood(), options.label_smoothing,
         )  # fmt: skip
-        self.by_softmax = options.likelihood in ("multinomial", "poisson")
+        self.by_softmax = options.by_softmax
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the negative log-likelihood; arguments: see the base class."""

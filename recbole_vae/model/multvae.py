@@ -57,7 +57,6 @@ class MultVAE(VAE):
 
     config_class: ClassVar[type[ModelConfig]] = MultVAEConfig
     options: MultVAEConfig
-    decoder: MLPDecoder
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -73,17 +72,14 @@ class MultVAE(VAE):
         )  # fmt: skip
         totals = self.histories.totals()[self.histories.lengths() > 0]
         self._mean_power = float(totals.double().pow(options.kl_length_power).mean())
-        self.by_softmax = options.likelihood in ("multinomial", "poisson")
+        self.by_softmax = options.by_softmax
 
     def beta(self) -> float:
         """Return the weight of the KL term at the current step."""
         options = self.options
-        if options.anneal_cap == 0:
-            return 0.0
-        steps: float | None = options.total_anneal_steps
-        if steps is None:  # linear_beta reaches the cap after steps * cap
-            steps = (options.anneal_epochs or 0.0) * self.steps_per_epoch / options.anneal_cap
-        return linear_beta(self.step, steps, options.anneal_cap)
+        if options.total_anneal_steps is not None:
+            return linear_beta(self.step, options.total_anneal_steps, options.anneal_cap)
+        return self.annealed(options.anneal_cap, options.anneal_epochs or 0.0)
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the two terms of equation 6 with one sample of ``z`` for each user; arguments: see the base class."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.annealing import linear_beta
 from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
 
@@ -34,6 +35,11 @@ class VAE(HistoryRecommender):
         """
         mu, logvar = self.encoder(histories, mask).chunk(2, dim=1)
         return mu, logvar
+
+    def annealed(self, cap: float, epochs: float) -> float:
+        """Return the weight of the KL term at the current step, where it rises to ``cap`` in so many epochs."""
+        # linear_beta reaches the cap after steps * cap.
+        return linear_beta(self.step, epochs * self.steps_per_epoch / cap, cap) if cap else 0.0
 
     def score(self, histories: Histories) -> Tensor:
         """Score all items by the decoder's logits at the posterior mean; arguments and result: see the base class."""

@@ -18,7 +18,6 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import LossTerms
 from recbole_vae.model.vae import VAE
-from recbole_vae.nn.annealing import linear_beta
 from recbole_vae.nn.decoder import GatedDecoder
 from recbole_vae.nn.encoder import GatedEncoder, dropout_mask
 from recbole_vae.nn.layers import GatedLinear, linear
@@ -54,7 +53,6 @@ class VampVAE(VAE):
     config_class: ClassVar[type[ModelConfig]] = VampVAEConfig
     options: VampVAEConfig
     encoder: GatedEncoder
-    decoder: GatedDecoder
     standard_prior = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -112,10 +110,5 @@ class VampVAE(VAE):
         return LossTerms(
             reconstruction=-self.decoder.log_likelihood(latent, self.targets(share)).mean(),
             kl=divergence.mean(),
-            beta=self.beta(),
+            beta=self.annealed(options.anneal_cap, options.anneal_epochs),
         )
-
-    def beta(self) -> float:
-        """Return the weight of the divergence at the current step."""
-        cap = self.options.anneal_cap
-        return linear_beta(self.step, self.options.anneal_epochs * self.steps_per_epoch / cap, cap) if cap else 0.0

@@ -20,11 +20,41 @@ class Decoder(nn.Module):
 
     Args:
         layers: from latent variables to logits, shape [batch, n_items]; the last is an ``nn.Linear``.
+        dtype: of the output layer's products in training; see :func:`~recbole_vae.nn.precision.training_dtype`.
+        sampler: of the items that the likelihood is estimated from in training; None for the exact one.
+        likelihood: of logits and histories; None for the multinomial one, which alone is fused with the output layer (and
+            estimated by the sampler, and computed in ``dtype``).
+        smoothing: of the multinomial one; see :func:`~recbole_vae.nn.likelihood.multinomial_log_likelihood`.
     """
 
-    def __init__(self, layers: nn.Sequential) -> None:
+    def __init__(
+        self,
+        layers: nn.Sequential,
+        dtype: torch.dtype | None = None,
+        sampler: NegativeSampler | None = None,
+        likelihood: LogLikelihood | None = None,
+        smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         self.layers = layers
+        self.dtype, self.sampler, self.likelihood, self.smoothing = dtype, sampler, likelihood, smoothing
+
+    def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
+        """Return the log-likelihood of histories, shape [batch]; the multinomial one without making their logits all at once.
+
+        With a sampler, an estimate of it while the module is in training mode.
+        """
+        if self.likelihood is not None:
+            return self.likelihood(self(latent), histories)
+        output = cast(nn.Linear, self.layers[-1])
+        features = self.layers[:-1](latent)
+        if self.sampler is not None and self.training:
+            negatives = self.sampler.draw()
+            return sampled_multinomial_log_likelihood(features, output.weight, output.bias, histories, negatives)
+        dtype = self.dtype if features.dtype == torch.float32 else None  # who computes in float64 wants all of it
+        return linear_multinomial_log_likelihood(
+            features, output.weight, output.bias, histories, dtype, smoothing=self.smoothing
+        )
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""
@@ -49,11 +79,10 @@ class MLPDecoder(Decoder):
         hidden_sizes: widths of the hidden layers in the order in which they are applied, possibly none.
         n_items: number of items (without RecBole's padding item).
         activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
-        dtype: of the output layer's products in training; see :func:`~recbole_vae.nn.precision.training_dtype`.
-        sampler: of the items that the likelihood is estimated from in training; None for the exact one.
-        likelihood: of logits and histories; None for the multinomial one, which alone is fused with the output layer (and
-            estimated by the sampler, and computed in ``dtype``).
-        smoothing: of the multinomial one; see :func:`~recbole_vae.nn.likelihood.multinomial_log_likelihood`.
+        dtype: see :class:`Decoder`.
+        sampler: see :class:`Decoder`.
+        likelihood: see :class:`Decoder`.
+        smoothing: see :class:`Decoder`.
     """
 
     def __init__(
@@ -67,28 +96,11 @@ class MLPDecoder(Decoder):
         likelihood: LogLikelihood | None = None,
         smoothing: float = 0.0,
     ) -> None:
-        super().__init__(mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False))
-        self.dtype, self.sampler, self.likelihood, self.smoothing = dtype, sampler, likelihood, smoothing
-
-    def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
-        """Return the log-likelihood of histories, shape [batch]; the multinomial one without making their logits all at once.
-
-        With a sampler, an estimate of it while the module is in training mode.
-        """
-        if self.likelihood is not None:
-            return self.likelihood(self(latent), histories)
-        output = cast(nn.Linear, self.layers[-1])
-        features = self.layers[:-1](latent)
-        if self.sampler is not None and self.training:
-            negatives = self.sampler.draw()
-            return sampled_multinomial_log_likelihood(features, output.weight, output.bias, histories, negatives)
-        dtype = self.dtype if features.dtype == torch.float32 else None  # who computes in float64 wants all of it
-        return linear_multinomial_log_likelihood(
-            features, output.weight, output.bias, histories, dtype, smoothing=self.smoothing
-        )
+        layers = mlp([latent_dimension, *hidden_sizes, n_items], activation, activate_last=False)
+        super().__init__(layers, dtype, sampler, likelihood, smoothing)
 
 
-class GatedDecoder(MLPDecoder):
+class GatedDecoder(Decoder):
     """The decoder of H+Vamp: each latent variable through a gated layer, several of them through one more, then a linear layer.
 
     Reference: Kim and Suh, RecSys 2019, section 3.3.
@@ -98,15 +110,15 @@ class GatedDecoder(MLPDecoder):
         variables: how many there are.
         width: of the hidden layers.
         n_items: number of items (without RecBole's padding item).
-        dtype: see :class:`MLPDecoder`.
+        dtype: see :class:`Decoder`.
     """
 
     def __init__(
         self, latent_dimension: int, variables: int, width: int, n_items: int, dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__(latent_dimension, [], n_items, "tanh", dtype)
         joint = [GatedLinear(variables * width, width)] if variables > 1 else []
-        self.layers = nn.Sequential(_SideBySide(latent_dimension, variables, width), *joint, linear(width, n_items))
+        first = _SideBySide(latent_dimension, variables, width)
+        super().__init__(nn.Sequential(first, *joint, linear(width, n_items)), dtype)
 
 
 class _SideBySide(nn.Module):

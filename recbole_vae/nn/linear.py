@@ -8,6 +8,7 @@ Variational Autoencoder with Shallow Parallel Path for Top-N Recommendation (VAS
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,23 @@ _ENTRIES = 2**24
 """Entries of the Gram matrix that are made at once (128 MiB with their indices)."""
 
 
+@dataclass(frozen=True)
+class Ridge:
+    """How a linear path is regularised, and its users and items are scaled; see :func:`item_item_weights`.
+
+    Attributes:
+        l2: > 0.
+        dropout: in [0, 1).
+        user_power: >= 0.
+        item_power: >= 0.
+    """
+
+    l2: float
+    dropout: float = 0.0
+    user_power: float = 0.0
+    item_power: float = 0.0
+
+
 class ItemItem(FixedWeight):
     """Scores that are linear in the history: ``x W``, where the diagonal of ``W`` is 0, so that no item speaks for itself.
 
@@ -35,17 +53,15 @@ class ItemItem(FixedWeight):
     Args:
         histories: the training histories; item ids from 1 up.
         n_items: number of items (without RecBole's padding item).
-        l2, dropout, user_power, item_power: see :func:`item_item_weights`.
+        ridge: see :func:`item_item_weights`.
 
     Raises:
         DataError: the items are too many for this machine's memory.
     """
 
-    def __init__(
-        self, histories: Histories, n_items: int, l2: float, dropout: float, user_power: float, item_power: float
-    ) -> None:
+    def __init__(self, histories: Histories, n_items: int, ridge: Ridge) -> None:
         super().__init__()
-        weight = item_item_weights(histories, n_items, l2, dropout, user_power, item_power)
+        weight = item_item_weights(histories, n_items, ridge)
         self.fix(weight.to(histories.indices.device))
 
     def forward(self, histories: Histories) -> Tensor:
@@ -54,14 +70,7 @@ class ItemItem(FixedWeight):
         return bag(histories.indices - 1, values, histories.indptr.to(histories.indices.dtype), self.weight)
 
 
-def item_item_weights(
-    histories: Histories,
-    n_items: int,
-    l2: float,
-    dropout: float = 0.0,
-    user_power: float = 0.0,
-    item_power: float = 0.0,
-) -> Tensor:
+def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tensor:
     """Solve ``min_B |Y - Y B|^2 + |L B|^2`` for ``B`` with a diagonal of 0, and undo the scaling of the items.
 
     ``Y`` is the users' table ``X`` with row ``u`` divided by ``n_u ** user_power`` and column ``i`` by ``n_i ** item_power``,
@@ -74,10 +83,7 @@ def item_item_weights(
     Args:
         histories: the training histories; item ids from 1 up.
         n_items: number of items (without RecBole's padding item).
-        l2: ridge, > 0.
-        dropout: in [0, 1).
-        user_power: >= 0.
-        item_power: >= 0.
+        ridge: has ``l2`` and the other names above.
 
     Returns:
         ``W`` with ``W_ij = n_i ** -item_power B_ij n_j ** item_power``, float32, shape [n_items, n_items], on the CPU. An
@@ -87,18 +93,18 @@ def item_item_weights(
         DataError: the items are too many for this machine's memory.
     """
     _check_memory(
-        n_items, 1, "a float32 for each pair of them",
+        4 * n_items**2, f"for {n_items} items (a float32 for each pair of them)",
         "Set linear_neighbours: 100, with which each item is predicted from its 100 most similar ones alone, or keep fewer items "
         "(item_inter_num_interval).",
     )  # fmt: skip
-    table, ridge, scale, occurs = _scaled(histories, n_items, l2, dropout, user_power, item_power)
+    table, penalty, scale, occurs = _scaled(histories, n_items, ridge)
     # In place from here on, for the table may take most of the memory. LAPACK counts columns first; the table is symmetric.
     gram = np.empty((n_items, n_items), dtype=np.float32, order="F")
     transposed = table.T.tocsr()
     step = max(1, _ENTRIES // max(1, n_items))
     for start in range(0, n_items, step):
         gram[:, start : start + step] = (transposed[start : start + step] @ table).toarray().T
-    gram[np.diag_indices(n_items)] += np.where(ridge > 0, ridge, 1.0).astype(np.float32)
+    gram[np.diag_indices(n_items)] += np.where(penalty > 0, penalty, 1.0).astype(np.float32)
     factor, failed = lapack.spotrf(gram, lower=1, overwrite_a=1, clean=0)
     if not failed:
         inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
@@ -117,7 +123,7 @@ def item_item_weights(
 
 
 def _scaled(
-    histories: Histories, n_items: int, l2: float, dropout: float, user_power: float, item_power: float
+    histories: Histories, n_items: int, ridge: Ridge
 ) -> tuple[csr_matrix, NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return ``Y``, the diagonal of ``L^2``, ``n_i ** item_power`` and whether an item occurs; see item_item_weights."""
     values = histories.entry_values().double().cpu().numpy()
@@ -125,18 +131,18 @@ def _scaled(
     table = csr_matrix((values, columns, indptr), shape=(len(histories), n_items))
     of_users, of_items = (np.asarray(table.sum(axis)).ravel() for axis in (1, 0))
     occurs = of_items > 0
-    scale = np.where(occurs, of_items, 1.0) ** item_power
-    table = csr_matrix(diags(np.where(of_users > 0, of_users, 1.0) ** -user_power) @ table @ diags(1 / scale))
+    scale = np.where(occurs, of_items, 1.0) ** ridge.item_power
+    table = csr_matrix(diags(np.where(of_users > 0, of_users, 1.0) ** -ridge.user_power) @ table @ diags(1 / scale))
     squares = np.asarray(table.multiply(table).sum(0)).ravel()
-    ridge = l2 * squares.sum() / max(1, n_items) + dropout / (1 - dropout) * squares
-    return table, ridge, scale, occurs
+    penalty = ridge.l2 * squares.sum() / max(1, n_items) + ridge.dropout / (1 - ridge.dropout) * squares
+    return table, penalty, scale, occurs
 
 
 class LocalItemItem(FixedWeight):
     """:class:`ItemItem` for catalogues that are too large or too sparse for it: each item is predicted from a few others.
 
     Args:
-        histories, n_items, l2, dropout, user_power, item_power: see :class:`ItemItem`.
+        histories, n_items, ridge: see :class:`ItemItem`.
         neighbours: see :func:`local_item_item_weights`.
         progress: whether a progress bar is shown.
 
@@ -146,14 +152,9 @@ class LocalItemItem(FixedWeight):
 
     weight: Any  # a SciPy matrix, on the CPU, for torch multiplies sparse matrices by each other on few platforms
 
-    def __init__(
-        self, histories: Histories, n_items: int, neighbours: int, l2: float, dropout: float, user_power: float,
-        item_power: float, progress: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, histories: Histories, n_items: int, ridge: Ridge, neighbours: int, *, progress: bool) -> None:
         super().__init__()
-        self.weight = local_item_item_weights(
-            histories, n_items, neighbours, l2, dropout, user_power, item_power, progress=progress
-        )
+        self.weight = local_item_item_weights(histories, n_items, ridge, neighbours, progress=progress)
 
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""
@@ -165,15 +166,7 @@ class LocalItemItem(FixedWeight):
 
 
 def local_item_item_weights(
-    histories: Histories,
-    n_items: int,
-    neighbours: int,
-    l2: float,
-    dropout: float = 0.0,
-    user_power: float = 0.0,
-    item_power: float = 0.0,
-    *,
-    progress: bool = False,
+    histories: Histories, n_items: int, ridge: Ridge, neighbours: int, *, progress: bool = False
 ) -> csr_matrix:
     """Solve for each column of ``W`` by itself, with weights for its item's nearest neighbours alone.
 
@@ -183,13 +176,10 @@ def local_item_item_weights(
     together, which have no weight. On sparse data the choice is better than all, whose small weights are noise.
 
     Args:
-        histories: see :func:`item_item_weights`, as for what is not said here.
-        n_items: likewise.
+        histories: the training histories; item ids from 1 up.
+        n_items: number of items (without RecBole's padding item).
+        ridge: see :func:`item_item_weights`.
         neighbours: > 0.
-        l2: likewise.
-        dropout: likewise.
-        user_power: likewise.
-        item_power: likewise.
         progress: whether a progress bar is shown.
 
     Returns:
@@ -198,21 +188,21 @@ def local_item_item_weights(
     Raises:
         DataError: the pairs of items that users have together are too many for this machine's memory.
     """
-    lengths = histories.lengths().double()
-    # 4 bytes for each number and 4 for its column.
-    needed, free = 8 * min(float(lengths.square().sum()), float(n_items) ** 2), psutil.virtual_memory().available
-    if needed > 0.9 * free:
-        raise DataError(
-            f"the linear path needs up to {needed / 1e9:.1f} GB for the pairs of items that users have together, and "
-            f"{free / 1e9:.1f} GB are free. Leave out the longest histories (user_inter_num_interval) or rare items "
-            "(item_inter_num_interval), or take a model without this path, such as MultVAE."
-        )
-    table, ridge, scale, _ = _scaled(histories, n_items, l2, dropout, user_power, item_power)
-    table, ridge = table.astype(np.float32), ridge.astype(np.float32)
+    pairs = min(float(histories.lengths().double().square().sum()), float(n_items) ** 2)
+    _check_memory(
+        8 * pairs, "at most for the pairs of items that users have together",  # a float32 and the number of its column
+        "Leave out the longest histories (user_inter_num_interval) or rare items (item_inter_num_interval), or take a model "
+        "without this path, such as MultVAE.",
+    )  # fmt: skip
+    table, penalty, scale, _ = _scaled(histories, n_items, ridge)
+    table, penalty = table.astype(np.float32), penalty.astype(np.float32)
     gram = csr_matrix(table.T @ table)
     lengths_of_columns = np.sqrt(gram.diagonal())
     chosen, weights = [], []
-    for item in tqdm(range(n_items), desc="Linear path", unit=" items", leave=False, disable=not progress):
+    items = tqdm(
+        range(n_items), desc="Linear path", unit=" items", ncols=100, leave=False, disable=None if progress else True
+    )
+    for item in items:
         entries = slice(gram.indptr[item], gram.indptr[item + 1])
         others, products = gram.indices[entries], gram.data[entries]
         others, products = others[others != item], products[others != item]
@@ -220,7 +210,7 @@ def local_item_item_weights(
             nearest = np.argpartition(-products / lengths_of_columns[others], neighbours)[:neighbours]
             others, products = others[nearest], products[nearest]
         within = gram[others][:, others].toarray()
-        within[np.diag_indices(len(others))] += ridge[others]
+        within[np.diag_indices(len(others))] += penalty[others]
         chosen.append(others)
         weights.append(np.linalg.solve(within, products))
     bounds = np.cumsum([0, *map(len, chosen)])
@@ -228,13 +218,12 @@ def local_item_item_weights(
     return csr_matrix((diags(1 / scale) @ columns.T @ diags(scale)), dtype=np.float32)
 
 
-def _check_memory(n_items: int, tables: int, what: str, advice: str) -> None:
-    """Raise a DataError unless there is memory for so many tables of float32 for each pair of items."""
-    needed, free = 4 * tables * n_items**2, psutil.virtual_memory().available
+def _check_memory(needed: float, what: str, advice: str) -> None:
+    """Raise a DataError unless so many bytes are free."""
+    free = psutil.virtual_memory().available
     if needed > 0.9 * free:
         raise DataError(
-            f"the linear path needs {needed / 1e9:.1f} GB for {n_items} items ({what}), and {free / 1e9:.1f} GB are free. "
-            f"{advice}"
+            f"the linear path needs {needed / 1e9:.1f} GB {what}, and {free / 1e9:.1f} GB are free. {advice}"
         )
 
 
@@ -251,9 +240,10 @@ class NeuralEASE(nn.Module):
     def __init__(self, n_items: int) -> None:
         super().__init__()
         _check_memory(
-            n_items, 4, "weight, gradient and Adam's two moments, a float32 each for each pair of them",
+            16 * n_items**2,
+            f"for {n_items} items (weight, gradient and Adam's two moments, a float32 each for each pair of them)",
             "Keep fewer items (item_inter_num_interval), or take a model without it, such as MultVAE.",
-        )  # fmt: skip
+        )
         self.weight = nn.Parameter(torch.zeros(n_items, n_items))
 
     def forward(self, histories: Histories) -> Tensor:

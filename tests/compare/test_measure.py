@@ -147,9 +147,13 @@ def test_bins_of_popularity() -> None:
 
 
 def test_the_frontier_begins_at_the_run_and_turns_to_rare_items() -> None:
-    run = measure(job("MultDAE", settings={"popularity_correction": 0.5}))
+    run, other = (
+        measure(job("MultDAE", settings={"popularity_correction": strength, "epochs": 1})) for strength in (0.5, 0.25)
+    )
     assert [point["popularity_correction"] for point in run.frontier] == list(CORRECTIONS)
-    assert run.frontier[CORRECTIONS.index(0.5)] == {"popularity_correction": 0.5, **run.test}
+    assert run.frontier == other.frontier  # each knows one of them without evaluating it again
+    for each, strength in ((run, 0.5), (other, 0.25)):
+        assert run.frontier[CORRECTIONS.index(strength)] == {"popularity_correction": strength, **each.test}
     popularity = [point["averagepopularity@5"] for point in run.frontier]
     assert popularity == sorted(popularity, reverse=True)
     assert popularity[-1] < popularity[0]

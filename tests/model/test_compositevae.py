@@ -14,7 +14,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.nn.encoder import DenseEncoder
 from recbole_vae.nn.prior import COMPOSITE, kl_standard_normal, log_composite, log_normal
 from tests.conftest import Builder
-from tests.model.test_models import dense, log_softmax, model_module
+from tests.model.test_models import dense, drawn, log_softmax, model_module
 
 BATCH = Interaction({"user_id": torch.tensor([3, 1, 7, 40])})
 
@@ -84,7 +84,7 @@ def test_the_encoder_equals_numpy() -> None:
 
 
 @pytest.mark.parametrize("phase", ["encoder", "decoder"])
-def test_the_loss_equals_numpy(build: Builder, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+def test_the_loss_equals_numpy(build: Builder, phase: str) -> None:
     model = build("CompositeVAE", dropout_prob=0.0, gamma=0.03).model.double().train()
     with torch.no_grad():
         for number, parameter in enumerate(model.earlier.parameters()):
@@ -93,21 +93,13 @@ def test_the_loss_equals_numpy(build: Builder, monkeypatch: pytest.MonkeyPatch, 
     if phase == "decoder":
         for one, other in zip(model.earlier.parameters(), model.encoder.parameters(), strict=True):
             assert torch.equal(one, other)
-    drawn = {}
-    original = torch.randn
-
-    def keep(*args: Any, **kwargs: Any) -> torch.Tensor:
-        drawn["noise"] = original(*args, **kwargs)
-        return drawn["noise"]
-
-    monkeypatch.setattr(torch, "randn", keep)
-    loss = model.calculate_loss(BATCH).item()
-    monkeypatch.undo()
-    assert drawn["noise"].std() == pytest.approx(1, abs=0.5)
+    with drawn("randn") as draws:
+        loss = model.calculate_loss(BATCH).item()
+    assert draws["randn"].std() == pytest.approx(1, abs=0.5)
     x = dense(model.histories[BATCH["user_id"]], model.n_items)
     mu, logvar = np.split(plain_encoder(model.encoder, x), 2, axis=1)
     mu_old, logvar_old = np.split(plain_encoder(model.earlier, x), 2, axis=1)
-    z = mu + np.exp(0.5 * logvar) * drawn["noise"].numpy()
+    z = mu + np.exp(0.5 * logvar) * draws["randn"].numpy()
     weight, bias = (each.detach().numpy() for each in model.decoder.layers[-1].parameters())
     reconstruction = -(x * log_softmax(z @ weight.T + bias)).sum(1)
 

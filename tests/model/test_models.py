@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,24 @@ def test_mult_dae_loss_equals_numpy(build: Builder) -> None:
     assert np.abs(code).max() < 1.0  # the code is activated
     expected = -(x * log_softmax(numpy_mlp(model.decoder.layers, code))).sum(1).mean()
     assert model.calculate_loss(Interaction({"user_id": users})).item() == pytest.approx(expected, abs=1e-6)
+
+
+@contextmanager
+def drawn(*names: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Keep what functions of torch draw, by their names; of several calls the last."""
+    kept: dict[str, torch.Tensor] = {}
+
+    def keeping(name: str, original: Any) -> Any:
+        def keep(*args: Any, **kwargs: Any) -> torch.Tensor:
+            kept[name] = original(*args, **kwargs)
+            return kept[name]
+
+        return keep
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(torch, name, keeping(name, getattr(torch, name)))
+        yield kept
 
 
 def model_module(name: str) -> Any:

@@ -15,7 +15,7 @@ from recbole_vae.nn.layers import GatedLinear
 from recbole_vae.nn.prior import log_normal, log_vamp
 from tests.conftest import Builder
 from tests.model.test_compositevae import some
-from tests.model.test_models import dense, log_softmax
+from tests.model.test_models import dense, drawn, log_softmax
 
 BATCH = Interaction({"user_id": torch.tensor([3, 1, 7, 40])})
 
@@ -65,23 +65,15 @@ def test_the_gated_layer_equals_numpy() -> None:
 
 
 @pytest.mark.parametrize("hierarchical", [True, False])
-def test_the_loss_equals_numpy(build: Builder, monkeypatch: pytest.MonkeyPatch, hierarchical: bool) -> None:
+def test_the_loss_equals_numpy(build: Builder, hierarchical: bool) -> None:
     options = {"dropout_prob": 0.0, "anneal_cap": 0.3, "anneal_epochs": 0, "hierarchical": hierarchical}
     model = build("VampVAE", **options).model.double().train()
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             parameter.add_(0.1 * some(*parameter.shape, seed=number))
-    drawn = {}
-    original = torch.randn
-
-    def keep(*args: Any, **kwargs: Any) -> torch.Tensor:
-        drawn["noise"] = original(*args, **kwargs)
-        return drawn["noise"]
-
-    monkeypatch.setattr(torch, "randn", keep)
-    loss = model.calculate_loss(BATCH).item()
-    monkeypatch.undo()
-    noise, encoder = drawn["noise"].numpy(), model.encoder
+    with drawn("randn") as draws:
+        loss = model.calculate_loss(BATCH).item()
+    noise, encoder = draws["randn"].numpy(), model.encoder
 
     def unit(x: np.ndarray) -> Any:
         return x / np.linalg.norm(x, axis=1, keepdims=True)

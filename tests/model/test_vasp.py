@@ -20,7 +20,7 @@ from recbole_vae.nn.likelihood import bernoulli_log_likelihood, focal_log_likeli
 from recbole_vae.nn.linear import NeuralEASE
 from tests.conftest import Builder
 from tests.model.test_compositevae import plain_encoder, some
-from tests.model.test_models import check_checker_board, dense
+from tests.model.test_models import check_checker_board, dense, drawn
 
 LISTS = [[1, 5, 9], [2], [], [1, 2, 3, 4, 5, 6, 7, 8, 9]]
 
@@ -128,31 +128,22 @@ def test_the_diagonal_stays_0(build: Builder, learner: str) -> None:
     assert torch.equal(copy.deepcopy(run.model).linear.weight, run.model.linear.weight)
 
 
-def test_the_loss_equals_numpy(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_equals_numpy(build: Builder) -> None:
     """What is kept is the input, what is dropped is to be found."""
     model = build("VASP", dropout_prob=0.4, focal_gamma=1.5, focal_alpha=0.7, beta=0.3, decoder_layers=2).model
     model = model.double().train()
     with torch.no_grad():
         model.linear.weight.copy_(some(*model.linear.weight.shape).fill_diagonal_(0))
-    drawn: dict[str, torch.Tensor] = {}
-    for name in ("rand", "randn"):
-        original = getattr(torch, name)
-
-        def keep(*args: Any, name: str = name, original: Any = original, **kwargs: Any) -> torch.Tensor:
-            drawn[name] = original(*args, **kwargs)
-            return drawn[name]
-
-        monkeypatch.setattr(torch, name, keep)
     users = torch.tensor([3, 1, 7, 40])
-    loss = model.calculate_loss(Interaction({"user_id": users})).item()
-    monkeypatch.undo()
+    with drawn("rand", "randn") as draws:
+        loss = model.calculate_loss(Interaction({"user_id": users})).item()
     histories = model.histories[users]
     x = dense(histories, model.n_items)
     given = np.zeros_like(x)
-    given[histories.rows().numpy(), histories.indices.numpy() - 1] = drawn["rand"].numpy() >= 0.4
+    given[histories.rows().numpy(), histories.indices.numpy() - 1] = draws["rand"].numpy() >= 0.4
     assert 0 < given.sum() < x.sum()
     mu, logvar = np.split(plain_encoder(model.encoder, given), 2, axis=1)
-    z = mu + np.exp(0.5 * logvar) * drawn["randn"].numpy()
+    z = mu + np.exp(0.5 * logvar) * draws["randn"].numpy()
     p = sigmoid(swish_layers(model.decoder, z)) * sigmoid(given @ model.linear.weight.detach().numpy())
     kl = 0.5 * (mu**2 + np.exp(logvar) - 1 - logvar).sum(1)
     assert loss == pytest.approx((0.3 * kl - focal(p, x - given, 1.5, 0.7)).mean(), rel=1e-6)

@@ -12,7 +12,14 @@ import torch
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
-from recbole_vae.nn.linear import ItemItem, LocalItemItem, item_item_weights, local_item_item_weights, standardise
+from recbole_vae.nn.linear import (
+    ItemItem,
+    LocalItemItem,
+    Ridge,
+    item_item_weights,
+    local_item_item_weights,
+    standardise,
+)
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def ease(table: np.ndarray, ridge: np.ndarray | float) -> np.ndarray:
 
 
 def test_without_scaling_it_is_ease(table: np.ndarray) -> None:
-    found = item_item_weights(histories_of(table), 12, l2=2.0).numpy()
+    found = item_item_weights(histories_of(table), 12, Ridge(2.0)).numpy()
     np.testing.assert_allclose(found, ease(table, 2 * table.sum(0).mean()), atol=1e-6)
     assert (np.diag(found) == 0).all()
 
@@ -52,12 +59,12 @@ def test_all_options_equal_numpy(
     diagonal = (scaled**2).sum(0)
     expected = ease(scaled, 1.5 * diagonal.mean() + 0.25 / 0.75 * diagonal)
     expected *= of_items[None] ** 0.3 / of_items[:, None] ** 0.3
-    found = item_item_weights(histories_of(table, weighted), 12, 1.5, dropout=0.25, user_power=0.4, item_power=0.3)
+    found = item_item_weights(histories_of(table, weighted), 12, Ridge(1.5, 0.25, 0.4, 0.3))
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 
 def test_it_minimises_what_it_says(table: np.ndarray) -> None:
-    weights = item_item_weights(histories_of(table), 12, l2=1.0).double().numpy()
+    weights = item_item_weights(histories_of(table), 12, Ridge(1.0)).double().numpy()
     ridge = table.sum(0).mean()
 
     def loss(b: np.ndarray) -> float:
@@ -72,7 +79,7 @@ def test_it_minimises_what_it_says(table: np.ndarray) -> None:
 
 def test_an_item_that_nobody_has_stays_out(table: np.ndarray) -> None:
     table[:, 3] = 0
-    found = item_item_weights(histories_of(table), 12, l2=2.0, dropout=0.5, user_power=0.25, item_power=0.5)
+    found = item_item_weights(histories_of(table), 12, Ridge(2.0, 0.5, 0.25, 0.5))
     assert found.isfinite().all()
     assert not found[3].any()
     assert not found[:, 3].any()
@@ -80,7 +87,7 @@ def test_an_item_that_nobody_has_stays_out(table: np.ndarray) -> None:
 
 def test_scores_are_the_product_with_the_histories(table: np.ndarray) -> None:
     histories = histories_of(table)
-    path = ItemItem(histories, 12, 2.0, 0.5, 0.25, 0.15)
+    path = ItemItem(histories, 12, Ridge(2.0, 0.5, 0.25, 0.15))
     np.testing.assert_allclose(path(histories).numpy(), table @ path.weight.numpy(), atol=1e-5)
     assert path(Histories.from_lists([[]])).tolist() == [[0.0] * 12]
     assert path.state_dict() == {}
@@ -91,14 +98,14 @@ def test_scores_are_the_product_with_the_histories(table: np.ndarray) -> None:
 def test_too_many_items_are_refused_before_anything_is_made(table: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500))
     with pytest.raises(DataError, match="needs 0.0 GB for 12 items"):
-        item_item_weights(histories_of(table), 12, l2=2.0)
+        item_item_weights(histories_of(table), 12, Ridge(2.0))
 
 
 def test_with_all_neighbours_the_local_path_is_the_whole() -> None:
     table = (np.random.default_rng(0).random((60, 12)) < 0.5).astype(float)
-    fit = (2.0, 0.3, 0.25, 0.4)
-    found = local_item_item_weights(histories_of(table), 12, 11, *fit)
-    np.testing.assert_allclose(found.toarray(), item_item_weights(histories_of(table), 12, *fit).numpy(), atol=2e-6)
+    ridge = Ridge(2.0, 0.3, 0.25, 0.4)
+    found = local_item_item_weights(histories_of(table), 12, ridge, 11)
+    np.testing.assert_allclose(found.toarray(), item_item_weights(histories_of(table), 12, ridge).numpy(), atol=2e-6)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -108,7 +115,7 @@ def test_the_local_path_equals_numpy(table: np.ndarray, weighted: bool) -> None:
     table[0] = np.eye(12)[7]  # nobody has it with another
     if weighted:
         table = table * np.random.default_rng(1).uniform(0.5, 3, table.shape)
-    found = local_item_item_weights(histories_of(table, weighted), 12, 4, 1.5, 0.25, 0.4, 0.3)
+    found = local_item_item_weights(histories_of(table, weighted), 12, Ridge(1.5, 0.25, 0.4, 0.3), 4)
     of_items = np.where(table.any(0), table.sum(0), 1.0)
     scaled = table / np.maximum(table.sum(1, keepdims=True), 1e-9) ** 0.4 / of_items**0.3
     gram = scaled.T @ scaled
@@ -127,7 +134,7 @@ def test_the_local_path_equals_numpy(table: np.ndarray, weighted: bool) -> None:
 
 def test_scores_of_the_local_path(table: np.ndarray) -> None:
     histories = histories_of(table, weighted=True)
-    path = LocalItemItem(histories, 12, 5, 2.0, 0.5, 0.25, 0.15, progress=False)
+    path = LocalItemItem(histories, 12, Ridge(2.0, 0.5, 0.25, 0.15), 5, progress=False)
     np.testing.assert_allclose(path(histories).numpy(), table @ path.weight.toarray(), atol=1e-5)
     assert path(Histories.from_lists([[]])).tolist() == [[0.0] * 12]
     assert path.state_dict() == {}
@@ -136,10 +143,10 @@ def test_scores_of_the_local_path(table: np.ndarray) -> None:
 
 def test_too_many_pairs_are_refused(table: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500))
-    with pytest.raises(DataError, match="needs up to 0.0 GB for the pairs .*user_inter_num_interval"):
-        local_item_item_weights(histories_of(table), 12, 4, l2=2.0)
+    with pytest.raises(DataError, match="needs 0.0 GB at most for the pairs .*user_inter_num_interval"):
+        local_item_item_weights(histories_of(table), 12, Ridge(2.0), 4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
-    assert local_item_item_weights(histories_of(table), 12, 4, l2=2.0).nnz == 48
+    assert local_item_item_weights(histories_of(table), 12, Ridge(2.0), 4).nnz == 48
 
 
 def test_unseen_items_have_mean_0_and_deviation_1() -> None:
