@@ -308,7 +308,7 @@ def _lists(
     found.users = Users(
         tokens[users.numpy()],
         histories[users].numpy().astype(np.int64),
-        {name: values.astype(np.float32) for name, values in per_user.items()},
+        {name: values.astype(np.float64) for name, values in per_user.items()},
     )
     return found
 

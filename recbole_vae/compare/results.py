@@ -29,12 +29,12 @@ class Users:
     Attributes:
         ids: the data set's own ids, shape [users].
         history_length: items of the history that the user is scored by, int64, shape [users].
-        metrics: values of each metric that is a mean over users (``ndcg@10``), float32, shape [users].
+        metrics: values of each metric that is a mean over users (``ndcg@10``), float64, shape [users].
     """
 
     ids: NDArray[np.str_]
     history_length: NDArray[np.int64]
-    metrics: dict[str, NDArray[np.float32]]
+    metrics: dict[str, NDArray[np.float64]]
 
 
 @dataclass

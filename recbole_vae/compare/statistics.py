@@ -22,6 +22,9 @@ EXACT = 14
 _BLOCK = 1 << 23
 """Signs or weights held at once."""
 
+_DECIMALS = 9
+"""Differences of two users that agree so far are ties; metrics are in [0, 1], or counts of bits."""
+
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and standard deviation (n - 1 in the denominator); the latter is None for a single value."""
@@ -37,12 +40,14 @@ def pair(a: Floats, b: Floats) -> tuple[Floats, Floats]:
         b: the same of the other row.
 
     Returns:
-        The differences ``a - b`` and the values of ``b`` that went into them, shape [users]; NaN for users without a pair.
+        The differences ``a - b``, rounded to nine decimals (sums of thirds in another order are the same number), and the
+        values of ``b`` that went into them, shape [users]; NaN for users without a pair.
     """
     both = ~(np.isnan(a) | np.isnan(b))
     count = both.sum(0)
     with np.errstate(invalid="ignore"):
-        return np.where(both, a - b, 0.0).sum(0) / count, np.where(both, b, 0.0).sum(0) / count
+        difference = np.where(both, a - b, 0.0).sum(0) / count
+        return np.round(difference, _DECIMALS), np.where(both, b, 0.0).sum(0) / count
 
 
 def _checked(differences: Floats) -> Floats:

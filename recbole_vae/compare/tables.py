@@ -408,7 +408,7 @@ def per_user_parquet(runs: Sequence[Run]) -> bytes:
     schema = pa.schema(
         [(name, words) for name in ("dataset", "protocol", "label")]
         + [("seed", pa.int64()), ("user_id", words), ("history_length", pa.int64())]
-        + [(name, pa.float32()) for name in names]
+        + [(name, pa.float64()) for name in names]
     )
     pieces = []
     for run in done:
@@ -424,7 +424,7 @@ def per_user_parquet(runs: Sequence[Run]) -> bytes:
         columns.append(pa.array(users.history_length, pa.int64()))
         for name in names:
             values = users.metrics.get(name)
-            columns.append(pa.nulls(size, pa.float32()) if values is None else pa.array(values, pa.float32()))
+            columns.append(pa.nulls(size, pa.float64()) if values is None else pa.array(values, pa.float64()))
         pieces.append(pa.table(columns, schema=schema))
     table = pa.concat_tables(pieces).unify_dictionaries() if pieces else schema.empty_table()
     buffer = io.BytesIO()

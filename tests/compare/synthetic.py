@@ -37,7 +37,7 @@ def make_run(label: str, protocol: str, seed: int, users: int, mean: float, held
     ndcg = np.round(np.clip(value, 0, 1), 3)
     recall = np.round(np.clip(ndcg * 0.9 + own.normal(0, 0.02, users), 0, 1), 3)
     metrics = {"recall@10": recall, "ndcg@10": ndcg, "mrr@10": np.clip(ndcg * 1.3, 0, 1), "hit@10": (ndcg > 0.1) * 1.0}
-    metrics = {name: each.astype(np.float32) for name, each in metrics.items()}
+    metrics = {name: each.astype(np.float64) for name, each in metrics.items()}
     test = {name: float(each.mean()) for name, each in metrics.items()}
     wide = 1 - mean
     test |= {"itemcoverage@10": wide - 0.3, "giniindex@10": 0.9 - wide / 4, "averagepopularity@10": 120 + 300 * mean}

@@ -12,6 +12,7 @@ from recbole_vae.errors import ConfigError
 from tests.conftest import Builder, random_rows, write_inter
 
 HELD_OUT = {"eval_args": {"split": {"HU": [6, 6]}, "min_items": 2, "mode": "full"}}
+MANY_HELD_OUT = {"eval_args": {"split": {"HU": [6, 16]}, "min_items": 2, "mode": "full"}}
 METRICS = ["Recall", "NDCG", "MRR"]
 
 
@@ -144,6 +145,52 @@ def test_bins_of_popularity() -> None:
     assert sum(each["items"] for each in run.by_popularity) == 25
     assert run.users is not None
     assert 0 < found <= sum(each["relevant"] for each in run.by_popularity)
+
+
+@pytest.mark.parametrize("settings", [{}, MANY_HELD_OUT], ids=["random", "held out"])
+def test_who_is_served_agrees_with_numpy(build: Builder, settings: dict[str, Any]) -> None:
+    run = measure(job("EASE", settings=settings))
+    made = build("EASE", seed=1, topk=[5], valid_metric="MRR@5", **settings)
+    n_users, n_items = made.dataset.user_num, made.dataset.item_num
+    tables = []
+    for loader in (made.train, made.valid, made.test):
+        feat = loader._dataset.inter_feat
+        table = np.zeros((loader._dataset.user_num, loader._dataset.item_num))
+        table[feat["user_id"].numpy(), feat["item_id"].numpy()] = 1
+        tables.append(table)
+    train, valid, wanted = tables
+    counts = train.sum(axis=0)
+    tail = np.zeros(n_items, dtype=bool)  # in order of popularity, until a fifth of the interactions is passed
+    order = np.argsort(counts[1:], kind="stable") + 1
+    tail[order[np.cumsum(counts[order]) <= 0.2 * counts.sum() + 1e-9]] = True
+    assert 0 < counts[tail].sum() <= 0.2 * counts.sum()
+    testers = np.flatnonzero(wanted.any(axis=1))
+    if settings:  # what is known of a new user is the fold-in part of the history
+        inputs = np.zeros_like(wanted)
+        rows, columns = made.test.fold_in.rows().numpy(), made.test.fold_in.indices.numpy()
+        inputs[rows, columns] = 1
+        rows_of = {user: sum(each == user for each, _ in random_rows()) for user, _ in random_rows()}
+        tokens = made.test._dataset.field2id_token["user_id"]
+        expected = [rows_of[tokens[user]] - wanted[user].sum() for user in testers]
+        seen = inputs
+    else:
+        inputs, seen, expected = train, train + valid, train.sum(axis=1)[testers].tolist()
+    assert n_users == len(wanted)
+    assert run.users is not None
+    assert run.users.history_length.tolist() == expected
+    scores = inputs @ np.asarray(made.model.item_similarity)
+    scores[seen > 0] = -np.inf
+    scores[:, 0] = -np.inf
+    top = np.argsort(-scores[testers], axis=1)[:, :5]
+    hits = np.take_along_axis(wanted[testers], top, axis=1)
+    of_tail = (wanted[testers] * tail).sum(axis=1)
+    recall = ((hits * tail[top]).sum(axis=1) / np.maximum(of_tail, 1))[of_tail > 0].mean()
+    assert run.test["tailrecall@5"] == pytest.approx(recall, abs=1e-9)
+    assert run.users.metrics["recall@5"] == pytest.approx(hits.sum(axis=1) / wanted[testers].sum(axis=1), abs=1e-12)
+    assert run.by_popularity[0]["items"] == tail.sum()
+    assert run.by_popularity[0]["relevant"] == wanted[:, tail].sum()
+    assert run.by_popularity[0]["recall"] == pytest.approx((hits * tail[top]).sum() / wanted[:, tail].sum())
+    assert sum(each["recall"] * each["relevant"] for each in run.by_popularity) == pytest.approx(hits.sum())
 
 
 def test_the_frontier_begins_at_the_run_and_turns_to_rare_items() -> None:

@@ -28,6 +28,13 @@ def test_pair_averages_the_seeds_that_both_have() -> None:
     np.testing.assert_allclose(reference, [0.25, 1.0, nan, 1.0])
 
 
+def test_pair_knows_equal_sums_of_seeds() -> None:
+    a = np.array([[0.1], [0.2], [0.7]])
+    b = a[[2, 0, 1]]  # the same values with other seeds
+    assert (a - b).sum() != 0
+    assert pair(a, b)[0].tolist() == [0.0]
+
+
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
 def test_randomisation_of_few_users_counts_all_flips(values: list[int]) -> None:
     column = np.array(values) / 10
