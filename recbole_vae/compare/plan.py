@@ -405,6 +405,11 @@ def _rows(values: Mapping[str, Any], where: Where) -> list[Row]:
     return rows
 
 
+def of_the_data() -> set[str]:
+    """Return the options that make data set, split and candidates, which must be the same for all rows."""
+    return (options_in("dataset/*") | {"data_path", "eval_args", "repeatable"}) - {"value_field"}
+
+
 def known_options() -> set[str]:
     """Return the names of all options of RecBole and of the registered models."""
     known = options_in("*", "model/*", "dataset/*", "quick_start_config/*") | RUN_OPTIONS
@@ -415,24 +420,32 @@ def known_options() -> set[str]:
     return known | {"shrink"}  # of ItemKNN; in none of RecBole's files of older versions
 
 
+def check_option(name: Any, place: str) -> None:
+    """Refuse what is no option, or is not for a plan to set.
+
+    Raises:
+        ConfigError: as said; ``place`` begins the message after the name.
+    """
+    if name in _SET_BY_COMPARE or name in ("metrics", "topk"):
+        instead = _SET_BY_COMPARE.get(name, f"the plan's {name}")
+        raise ConfigError(
+            f"{name} ({place}): compare sets this option{f'; use {instead}.' if instead else ', the same for all rows.'}"
+        )
+    known = known_options()
+    if name not in known:
+        meant = near(str(name), known | set(_OWN))
+        raise ConfigError(
+            f"{name} ({place}): neither compare nor RecBole nor a model has this option"
+            f"{f'; did you mean {meant}?' if meant else '.'}"
+        )
+
+
 def _settings(given: Any, owner: str, where: Where) -> dict[str, Any]:
     """Check the names of options."""
     if not isinstance(given or {}, dict):
         _refuse(owner, given, where, "a mapping of options, lines 'option: value'")
-    known = known_options()
     for name in given or {}:
-        place = where(str(name))
-        if name in _SET_BY_COMPARE or name in ("metrics", "topk"):
-            instead = _SET_BY_COMPARE.get(name, f"the plan's {name}")
-            raise ConfigError(
-                f"{name} ({place}): compare sets this option{f'; use {instead}.' if instead else ', the same for all rows.'}"
-            )
-        if name not in known:
-            meant = near(str(name), known | set(_OWN))
-            raise ConfigError(
-                f"{name} ({place}): neither compare nor RecBole nor a model has this option"
-                f"{f'; did you mean {meant}?' if meant else '.'}"
-            )
+        check_option(name, where(str(name)))
         _check_kind(name, given[name], where)
     return _plain(dict(given or {}))  # type: ignore[no-any-return]
 
@@ -471,22 +484,23 @@ def _check_metrics(metrics: Sequence[str], topk: Sequence[int], primary: str, wh
 
 
 def _check_splits(plan: Plan, where: Where) -> None:
+    shared = of_the_data()
     for dataset, protocol in itertools.product(plan.datasets, plan.protocols):
         for row in plan.rows:
             settings = plan.job(dataset, protocol, row, 0)["settings"]
-            own = set(row.settings) & {"eval_args", "val_interval", "load_col", "benchmark_filename", "data_path"}
+            own = sorted(set(row.settings) & shared)
             if own:
                 raise ConfigError(
-                    f"rows: {row.label}: {sorted(own)[0]} ({where(sorted(own)[0])}) must be the same for all rows; "
+                    f"rows: {row.label}: {own[0]} ({where(own[0])}) must be the same for all rows; "
                     "set it for the data set, the protocol, or all."
                 )
+            if str(settings.get("valid_metric", plan.primary)).lower() != plan.primary.lower():
+                _refuse("valid_metric", settings["valid_metric"], where, f"the primary metric, {plan.primary}")
         if "eval_args" in settings:
             check_eval_args(settings, False, where)
             mode = settings["eval_args"].get("mode", "full")
             if mode not in ("full", {"valid": "full", "test": "full"}):
                 _refuse("eval_args", mode, where, "mode: full; a ranking among sampled items may order models wrongly")
-        if "valid_metric" in settings and str(settings["valid_metric"]).lower() != plan.primary.lower():
-            _refuse("valid_metric", settings["valid_metric"], where, f"the primary metric, {plan.primary}")
         check_data_options(settings, where)
 
 

@@ -152,7 +152,7 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
     for name in plan.spaces:
         if name not in models:
             raise ConfigError(f"spaces: {name} is the model of no row; there are: {', '.join(sorted(models))}.")
-    spaces = [space_of(plan, row) for row in plan.rows]  # before anything is made
+    spaces = [space_of(plan, *cell) for cell in plan.cells()]  # before anything is made
     if plan.trials and any(spaces):
         optuna()
     with _folder(plan, out), _executor(plan) as executor:
@@ -169,7 +169,7 @@ class _Comparing:
     def run(self, command: str) -> Comparison:
         plan = self.plan
         for cell in self.cells:
-            space = space_of(plan, cell.row)
+            space = space_of(plan, cell.dataset, cell.protocol, cell.row)
             if space and plan.trials:
                 key = [cell.key(plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0])), space]
                 file = self.out / "tuning" / f"{digest(key)[:16]}.journal"

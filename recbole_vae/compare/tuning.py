@@ -15,20 +15,21 @@ from typing import Any
 
 import yaml
 
-from recbole_vae.compare.plan import YAML, Plan, Row, known_options
-from recbole_vae.config import near
+from recbole_vae.compare.plan import YAML, Plan, Row, check_option, of_the_data
 from recbole_vae.errors import ConfigError
 
 COUNTED = ("COMPLETE", "PRUNED", "FAIL")
 
 
-def space_of(plan: Plan, row: Row) -> dict[str, Any]:
-    """Return the search space of a row; empty where nothing is to be tuned.
+def space_of(plan: Plan, dataset: str, protocol: str, row: Row) -> dict[str, Any]:
+    """Return the search space of a row on a data set in a protocol; empty where nothing is to be tuned.
+
+    What the plan or the command line sets is not searched for by the spaces of ``properties/hyper``.
 
     Raises:
-        ConfigError: the space names no option, or has another form than the above.
+        ConfigError: the space names no option, one that is not to be tuned, or one that the row or the command line sets; or
+            it has another form than the above.
     """
-    space: Any
     if row.space is not None:
         space, owner = row.space, f"rows: {row.label}: space"
     elif row.model in plan.spaces:
@@ -36,21 +37,26 @@ def space_of(plan: Plan, row: Row) -> dict[str, Any]:
     else:
         path = files("recbole_vae.properties").joinpath(f"hyper/{row.model}.yaml")
         space = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML) if path.is_file() else {}
-        owner = f"properties/hyper/{row.model}.yaml"
-        space = {name: each for name, each in space.items() if name not in row.settings and name not in plan.options}
-    return _checked(space, owner)
+        given = plan.job(dataset, protocol, row, plan.seeds[0])["settings"]
+        return {name: each for name, each in space.items() if name not in given}
+    _check(space, owner)
+    for name in space:
+        setter = "the command line" if name in plan.options else "the row" if name in row.settings else None
+        if setter:
+            raise ConfigError(f"{owner}: {name} cannot be tuned, for {setter} sets it; take it out of one of the two.")
+    return dict(space)
 
 
-def _checked(space: Any, owner: str) -> dict[str, Any]:
+def _check(space: Any, owner: str) -> None:
     if not isinstance(space, Mapping):
         raise ConfigError(
             f"{owner}: a space must be a mapping, such as {{learning_rate: {{from: 0.0001, to: 0.01, log: True}}}}."
         )
-    known = known_options()
+    shared = of_the_data()
     for name, each in space.items():
-        if name not in known:
-            meant = near(str(name), known)
-            raise ConfigError(f"{owner}: there is no option {name}{f'; did you mean {meant}?' if meant else '.'}")
+        check_option(name, owner)
+        if name in shared:
+            raise ConfigError(f"{owner}: {name} cannot be tuned: it must be the same for all rows.")
         if isinstance(each, list) and each:
             continue
         ends: list[Any] = [each.get("from"), each.get("to")] if isinstance(each, Mapping) else []
@@ -61,7 +67,6 @@ def _checked(space: Any, owner: str) -> dict[str, Any]:
             )
         if each.get("log") and ends[0] <= 0:
             raise ConfigError(f"{owner}: {name}: {each!r} is not allowed; 'from' must be > 0 where log is True.")
-    return dict(space)
 
 
 def optuna() -> Any:

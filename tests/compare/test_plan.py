@@ -111,6 +111,13 @@ def test_bad_options_are_one_line_and_status_2(
         ("LS: valid", "XS: valid", "split"),
         ("alpha", "topk", "'topk' stands twice"),
         ("{reg_weight: 1e1}", "{data_path: x}", "must be the same for all rows"),
+        ("{reg_weight: 1e1}", "{repeatable: True}", "repeatable (plan.yaml, line 3) must be the same for all rows"),
+        ("{reg_weight: 1e1}", '{item_inter_num_interval: "[2,inf)"}', "must be the same for all rows"),
+        (
+            "{model: EASE, label: weak, settings: {reg_weight: 1e1}}\n",
+            "{model: EASE, label: weak, settings: {valid_metric: MRR@5}}\n  - BPR\n",
+            "valid_metric: 'MRR@5' (plan.yaml, line 3)",
+        ),
     ],
 )
 def test_bad_files_are_named_with_the_line(old: str, new: str, said: str) -> None:
@@ -139,7 +146,7 @@ def test_the_search_spaces_name_options_of_their_models() -> None:
         {"MultVAE", "MultDAE", "EASE", "LightGCN", "DiffRec"} <= set(names) <= {*model_names(), *recbole_model_names()}
     )
     for name in names:
-        space = tuning.space_of(read(models=name), plan.Row(name, name))
+        space = tuning.space_of(read(models=name), "ml-100k", "default", plan.Row(name, name))
         if name not in model_names():
             own = options_in(f"model/{name}") | {"learning_rate", "weight_decay"}
             assert set(space) <= own, name
@@ -153,8 +160,28 @@ def test_the_search_spaces_name_options_of_their_models() -> None:
         {"reg_weight": 3},
         {"reg_weight": {"from": 3}},
         {"reg_weight": {"from": 0, "to": 1, "log": True}},
+        {"seed": [1, 2]},
+        {"metrics": [["NDCG"]]},
+        {"eval_args": [{}]},
+        {"weight_decay": [0.0]},
+        {"learning_rate": [0.1]},
     ],
 )
 def test_bad_spaces_are_refused(space: dict[str, object]) -> None:
+    row = plan.Row("EASE", "EASE", {"learning_rate": 0.1}, space)
     with pytest.raises(ConfigError, match="rows: EASE: space"):
-        tuning.space_of(read(), plan.Row("EASE", "EASE", {}, space))
+        tuning.space_of(read(weight_decay="0.1"), "ml-100k", "default", row)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["settings: {}", "datasets: {{ml-100k: {}}}", "protocols: {{p: {}}}", "rows: [{{model: EASE, settings: {}}}]"],
+)
+def test_what_is_set_anywhere_is_not_searched_for(place: str) -> None:
+    free = read("models: [EASE]\n")
+    assert "reg_weight" in tuning.space_of(free, *free.cells()[0])
+    for got in (
+        read(f"{place.format('{reg_weight: 3.0}')}\n{'' if 'rows' in place else 'models: [EASE]'}\n"),
+        read(models="EASE", reg_weight="3.0"),
+    ):
+        assert "reg_weight" not in tuning.space_of(got, *got.cells()[0])
