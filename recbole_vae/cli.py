@@ -419,7 +419,7 @@ def _compare(options: dict[str, str]) -> int:
         comparison = runner.compare(planned, out, command)
     except runner.Interrupted as interrupted:
         print(f"{out}: what is done is kept; the same command goes on", file=sys.stderr)
-        if interrupted.comparison.runs:
+        if any(run.status == results.DONE for run in interrupted.comparison.runs):
             outputs.write(interrupted.comparison, out)
         raise
     print(outputs.write(comparison, out))

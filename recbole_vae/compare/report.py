@@ -290,12 +290,12 @@ def _finding(table: Table) -> list[str]:
     mean, deviation = table.row(order[0]).over_seeds(table.primary) or (0.0, None)
     spread = "" if deviation is None else f" ± {number(deviation, mean)}"
     sentence = f"Best by {title(table.primary)}: {order[0]} ({number(mean)}{spread})."
-    if table.against_best and len(order) > 1:
-        ties = [label for label in order[1:] if table.ties_with_best(label, table.primary)]
-        if ties:
-            sentence += f" Not significantly different from it: {', '.join(ties)}."
-        else:
-            sentence += " All others differ significantly from it."
+    tested = [label for label in order[1:] if (label, table.primary) in table.against_best]
+    ties = [label for label in tested if table.ties_with_best(label, table.primary)]
+    if ties:
+        sentence += f" Not significantly different from it: {', '.join(ties)}."
+    elif tested and tested == order[1:]:
+        sentence += " All others differ significantly from it."
     return [sentence]
 
 
@@ -318,6 +318,9 @@ def _differences(page: _Page, table: Table) -> None:
         # The best row may be the reference: then both families have the same tests.
         tests = list({test.label: test for test in tests}.values())
         page.heading(3, f"Differences from {against}")
+        # Where the reference is the best row, its tests are those of the larger family.
+        best = against == table.best[table.primary][0]
+        corrected = "all pairs of rows in all metrics" if best else "all rows in all metrics"
         heads = ["", "Difference", "Relative", "d_z", "p", "Wilcoxon"]
         lines = []
         for test in tests:
@@ -331,8 +334,8 @@ def _differences(page: _Page, table: Table) -> None:
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
             f'<p class="quiet">In {escape(title(table.primary))}, over users. d_z: mean difference divided by the standard '
             "deviation of the differences (Cohen). In brackets: 95 % intervals, percentile bootstrap over users, each by "
-            "itself. p: of the randomisation test and of Wilcoxon's signed-rank test, after Holm's correction over the rows and "
-            "metrics of the table.</p>"
+            "itself. p: of the randomisation test and of Wilcoxon's signed-rank test, after Holm's correction over "
+            f"{corrected}.</p>"
         )
 
 

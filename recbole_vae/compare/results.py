@@ -20,6 +20,7 @@ from recbole_vae.errors import DataError
 from recbole_vae.files import write_whole
 
 DONE, FAILED, OUT_OF_MEMORY, TIMED_OUT, REFUSED = "done", "failed", "out of memory", "timed out", "cannot take part"
+WAITING = "not run yet"
 
 
 @dataclass

@@ -22,7 +22,16 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_vae.compare.plan import Plan, Row, digest
-from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, REFUSED, TIMED_OUT, Comparison, Run
+from recbole_vae.compare.results import (
+    DONE,
+    FAILED,
+    OUT_OF_MEMORY,
+    REFUSED,
+    TIMED_OUT,
+    WAITING,
+    Comparison,
+    Run,
+)
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.files import write_whole
@@ -164,6 +173,7 @@ class _Comparing:
         self.plan, self.out, self.executor = plan, out, executor
         self.pending: dict[Future[dict[str, bytes]], tuple[Any, ...]] = {}
         self.cells = [_Cell(*each) for each in plan.cells()]
+        self.folders: set[Path] = set()
         self.bar: Any = None
 
     def run(self, command: str) -> Comparison:
@@ -199,8 +209,22 @@ class _Comparing:
         return self._comparison(command)
 
     def _comparison(self, command: str) -> Comparison:
-        plan, runs = self.plan, [run for cell in self.cells for run in cell.runs]
+        plan, runs = self.plan, []
+        for cell in self.cells:
+            there = {run.seed for run in cell.runs}
+            waiting = [seed for seed in plan.seeds if seed not in there]
+            runs += cell.runs
+            runs += [
+                Run(cell.dataset, cell.protocol, cell.row.label, cell.row.model, seed, WAITING) for seed in waiting
+            ]
         _compare_splits(runs)
+        others = sum(file.parent not in self.folders for file in (self.out / "runs").glob("*/result.json"))
+        if others:
+            tqdm.write(
+                f"{self.out}: {others} runs of other rows, seeds or settings are kept, but are not of this command, and so "
+                "are not in its report",
+                file=sys.stderr,
+            )
         return Comparison(
             sorted(runs, key=self._place), plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials,
             plan.plain(), command,
@@ -243,6 +267,7 @@ class _Comparing:
                 )
                 continue
             folder = self.out / "runs" / f"{cell.row.model}-{seed}-{cell.key(job)[:16]}"
+            self.folders.add(folder)
             if (folder / "result.json").is_file():
                 try:
                     run = Run.load(folder)

@@ -201,7 +201,7 @@ def _most(table: Table) -> int:
 
 
 def remarks(table: Table, comparison: Comparison) -> list[str]:
-    """Return what went wrong or was mended: other splits, runs that are not done or missing, and the notes of runs, once each."""
+    """Return what went wrong or was mended: other splits, runs that are not done, and the notes of runs, once each."""
     found: list[str] = []
     if comparison.reference is not None and table.reference is None:
         found.append(
@@ -219,12 +219,9 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
         for run in row.runs:
             if run.status != DONE:
                 reasons.setdefault((run.status, run.reason), []).append(run.seed)
-        missing = sorted(set(table.seeds) - {run.seed for run in row.runs})
         for (status, reason), seeds in reasons.items():
             which = "" if len(seeds) == len(table.seeds) else f" ({_seeds(seeds)})"
             found.append(f"{row.label}: {status}{which}{reason and ': '}{reason.rstrip('.')}.")
-        if missing:
-            found.append(f"{row.label}: not run yet ({_seeds(missing)}).")
         if row.done and len(row.done) < len(table.seeds):
             found.append(f"{row.label}: its means are of {len(row.done)} of {len(table.seeds)} seeds.")
     return [*found, *dict.fromkeys(note for row in table.rows for run in row.runs for note in run.notes)]

@@ -7,6 +7,7 @@ for numbers between (whole ones where both are). Those of ``properties/hyper`` h
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from recbole_vae.compare.plan import YAML, Plan, Row, check_option, of_the_data
-from recbole_vae.errors import ConfigError
+from recbole_vae.errors import ConfigError, DataError
 
 COUNTED = ("COMPLETE", "PRUNED", "FAIL")
 
@@ -115,18 +116,34 @@ class Study:
     """The trials of one row on one data set in one protocol, kept in a file.
 
     The next trial depends on the seed and the trials before it only, so that a study that was stopped goes on as if it was not.
+
+    Args:
+        file: of the trials; what a process that was killed left unfinished in it is dropped.
+        space: see the module.
+        seed: of the proposals.
+        bigger: whether larger scores are better.
+
+    Raises:
+        DataError: the file is damaged.
     """
 
     def __init__(self, file: Path, space: Mapping[str, Any], seed: int, bigger: bool) -> None:
         self._optuna, self.space, self.seed, self.bigger = optuna(), space, seed, bigger
+        file = file.resolve()  # Optuna's lock is a link to it
         file.parent.mkdir(parents=True, exist_ok=True)
+        _clean(file)
         storages = self._optuna.storages
-        self._study = self._optuna.create_study(
-            storage=storages.JournalStorage(storages.journal.JournalFileBackend(str(file))),
-            study_name="study",
-            direction="maximize" if bigger else "minimize",
-            load_if_exists=True,
-        )
+        try:
+            self._study = self._optuna.create_study(
+                storage=storages.JournalStorage(storages.journal.JournalFileBackend(str(file))),
+                study_name="study",
+                direction="maximize" if bigger else "minimize",
+                load_if_exists=True,
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file}: the journal of these trials is damaged ({error}); delete it to make them again."
+            ) from None
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state.name not in COUNTED:  # whatever ran it is gone
                 self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
@@ -158,6 +175,17 @@ class Study:
         """Return the best trial that was done, the first of equals; None if all failed."""
         done = [each for each in self.trials() if each["status"] == "done"]
         return (max if self.bigger else min)(done, key=lambda each: each["valid"]) if done else None
+
+
+def _clean(journal: Path) -> None:
+    """Take away what a kill may have left: a lock, for the folder is held by this process, and half a line at the end."""
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink()
+    if journal.is_file():
+        content = journal.read_bytes()
+        half = content.rpartition(b"\n")[2]
+        if half:
+            os.truncate(journal, len(content) - len(half))
 
 
 def _suggest(trial: Any, name: str, allowed: Any) -> Any:

@@ -108,6 +108,17 @@ def test_tables_are_rectangular(page: str) -> None:
             assert line.count("<td") + line.count("<th") == head.count("<th ")
 
 
+def test_who_is_best_is_said_with_what_was_tested() -> None:
+    made = make_comparison(seeds=2, users=200, protocols=1)
+    made = replace(made, runs=[run for run in made.runs if run.label in ("EASE", "Pop")])
+    (table,) = analyse(made)
+    assert "All others differ significantly from it." in report._finding(table)[0]
+    without = replace(made, metrics=[*made.metrics, "itemcoverage@10"], primary="itemcoverage@10")
+    (table,) = analyse(without)
+    assert table.best["itemcoverage@10"]
+    assert "differ" not in report._finding(table)[0]
+
+
 def test_no_empty_sections() -> None:
     made = make_comparison(models=2, seeds=1, users=30, protocols=1)
     bare = [replace(run, curve=[], over_k={}, by_popularity=[], frontier=[]) for run in made.runs]

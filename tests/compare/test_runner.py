@@ -111,6 +111,9 @@ def test_a_comparison_goes_on_with_more_rows_and_seeds(here: list[str], capsys: 
     assert kept.split_hash == more.runs[0].split_hash != more.runs[1].split_hash
     compare(models="Pop,EASE,GRU4Rec", seeds="2")
     assert len(here) == 6
+    assert "of other rows" not in capsys.readouterr().err
+    compare(models="Pop")
+    assert "o: 5 runs of other rows, seeds or settings are kept, but are not of this command" in capsys.readouterr().err
     assert outputs.write(more, Path("o"))
 
 
@@ -200,6 +203,20 @@ def test_tuning_goes_on_and_chooses_by_validation(here: list[str], monkeypatch: 
     assert parts.runs[1].test == whole.runs[1].test
 
 
+def test_a_kill_while_a_trial_is_written_loses_nothing(here: list[str]) -> None:
+    compare(models="EASE", trials="2")
+    file = next(Path("o/tuning").glob("*.journal"))
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"op_code":4,"wor')
+    file.with_name(f"{file.name}.lock").symlink_to("o/tuning/nothing")  # Optuna waits for this one to go
+    del here[:]
+    again = compare(models="EASE", trials="2")
+    assert (here, len(again.runs[0].trials)) == ([], 2)
+    file.write_bytes(b"nonsense\n" + whole)
+    with pytest.raises(DataError, match="journal of these trials is damaged"):
+        compare(models="EASE", trials="2")
+
+
 def test_median_pruning() -> None:
     others = [[0.5] * 10, [0.6] * 10, [0.4] * 10, [0.5] * 10]
     prune = tuning.pruner(others, bigger=True)
@@ -282,6 +299,10 @@ def test_after_a_kill_or_ctrl_c_the_same_command_goes_on(
         assert process.returncode == 130
         assert "the same command goes on" in error
         assert "Traceback" not in error
+        report = Path("o/report.html").read_text(encoding="utf-8")
+        assert "3 rows, 1 of 3 runs done" in report
+        assert "Slow: not run yet." in report
+        assert "Pop: not run yet." in report
     del options["imports"]
     runs = compare(models="EASE,Pop", **options).runs
     assert file.stat().st_mtime_ns == written
