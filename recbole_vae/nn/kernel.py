@@ -20,6 +20,12 @@ from recbole_vae.errors import DataError
 from recbole_vae.nn.encoder import normalise
 from recbole_vae.nn.layers import FixedWeight
 
+_PAIRS = 2**22
+"""Pairs of users whose kernel is made at once."""
+
+_BYTES_OF_A_PAIR = 48
+"""What that takes beside the result: the sparse product, its dense copy, and the steps of the kernel."""
+
 
 def tangent_kernel(cosine: Tensor) -> Tensor:
     """Neural tangent kernel of a network with one hidden layer of rectified linear units, of inputs of length 1.
@@ -54,18 +60,23 @@ class UserKernel(FixedWeight):
         self.n_items = n_items
         users = (histories.lengths() > 0).nonzero().squeeze(1)
         self.histories = histories[users]
-        needed, free = 4 * len(users) * (2 * len(users) + 2 * n_items), psutil.virtual_memory().available
+        step = max(1, _PAIRS // max(1, len(users)))
+        blocks = _BYTES_OF_A_PAIR * min(step, len(users)) * len(users)
+        needed, free = 4 * len(users) * (len(users) + n_items) + blocks, psutil.virtual_memory().available
         if needed > 0.9 * free:
             raise DataError(
                 f"kernel_share: the kernel path needs {needed / 1e9:.1f} GB for {len(users)} users and {n_items} items, and "
                 f"{free / 1e9:.1f} GB are free. Set kernel_share: 0."
             )
-        kernel = tangent_kernel(self._cosine(self.histories)).cpu().numpy()
+        kernel = np.empty((len(users), len(users)), dtype=np.float32, order="F")
+        for start in range(0, len(users), step):
+            block = self.histories.slice(start, min(start + step, len(users)))
+            kernel[:, start : start + step] = tangent_kernel(self._cosine(block)).cpu().numpy().T
         kernel[np.diag_indices(len(users))] += l2
         table = np.zeros((len(users), n_items), dtype=np.float32, order="F")
         rows, columns = self.histories.rows().cpu().numpy(), self.histories.indices.cpu().numpy() - 1
         table[rows, columns] = self.histories.entry_values().cpu().numpy()
-        _, solved, failed = lapack.sposv(kernel.T, table, lower=1, overwrite_a=1, overwrite_b=1)
+        _, solved, failed = lapack.sposv(kernel, table, lower=1, overwrite_a=1, overwrite_b=1)
         if failed:
             raise DataError("the kernel path is singular in float32: give it a larger kernel_l2.")
         self.fix(torch.from_numpy(solved).to(users.device))

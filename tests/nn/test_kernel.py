@@ -13,6 +13,7 @@ import torch
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
+from recbole_vae.nn import kernel as kernel_module
 from recbole_vae.nn.kernel import UserKernel, tangent_kernel
 
 
@@ -38,7 +39,9 @@ def some_histories() -> Histories:
     return Histories.from_lists([[], *((rng.permutation(9)[: 3 + user % 4] + 1).tolist() for user in range(20))])
 
 
-def test_scores_equal_numpy() -> None:
+@pytest.mark.parametrize("pairs", [1, 2**22])
+def test_scores_equal_numpy(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_module, "_PAIRS", pairs)
     histories = some_histories()
     path = UserKernel(histories, 9, l2=3.0)
     table = np.zeros((20, 9))
