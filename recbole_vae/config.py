@@ -161,6 +161,15 @@ class ModelConfig:
                 ) from None
         return cls(**checked)
 
+    def __post_init__(self) -> None:
+        """Raise a ConfigError unless ``clip_grad_norm`` has what PyTorch's function takes."""
+        clip = self.clip_grad_norm
+        if clip is not None and not ("max_norm" in clip and set(clip) <= {"max_norm", "norm_type"}):
+            raise ConfigError(
+                f"clip_grad_norm: {clip!r} is not allowed; it must have max_norm, and perhaps norm_type, such as "
+                "{max_norm: 1.0}."
+            )
+
     @classmethod
     def names(cls) -> list[str]:
         """Return the names of the options."""

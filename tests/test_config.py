@@ -45,6 +45,7 @@ BAD = [
     ("resume", 3, "a string, or ~ (none)"),
     ("seed", 2**32, "an integer >= 0 and < 4.29497e+09"),
     ("clip_grad_norm", 5, "a mapping, or ~ (none)"),
+    ("kl_length_power", 30.0, "a number >= 0 and <= 4"),
     ("enable_amp", True, "False"),
     ("use_gpu", 5, "True or False"),
     ("show_progress", "maybe", "True or False"),
@@ -67,6 +68,12 @@ def test_what_needs_all_items_cannot_go_with_negatives(build: Builder, name: str
         build(dataset="not-there", n_negatives=5, **{name: value})
     assert str(error.value).startswith(f"{name}: {value!r} cannot go with n_negatives: 5, which updates only")
     assert str(error.value).endswith(f"set {name}: {wanted}, or n_negatives: 0.")
+
+
+@pytest.mark.parametrize("value", [{}, {"max_nrm": 1.0}, {"max_norm": 1.0, "norm": 2}])
+def test_clipping_needs_a_norm(build: Builder, value: Any) -> None:
+    with pytest.raises(ConfigError, match="^clip_grad_norm: .* is not allowed; it must have max_norm"):
+        build(dataset="not-there", clip_grad_norm=value)
 
 
 def test_something_must_say_how_beta_rises(build: Builder) -> None:

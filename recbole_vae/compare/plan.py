@@ -254,6 +254,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
         values.get("primary") or (f"NDCG@{topk[0]}" if "ndcg" in map(str.lower, metrics) else f"{metrics[0]}@{topk[0]}")
     )
     _check_metrics(metrics, topk, primary, where)
+    metrics, topk = list({each.lower(): each for each in metrics}.values()), list(dict.fromkeys(topk))
     seeds = values.get("seeds", 1)
     if isinstance(seeds, int) and not isinstance(seeds, bool) and 0 < seeds <= 1000:
         seeds = list(range(FIRST_SEED, FIRST_SEED + seeds))

@@ -45,6 +45,7 @@ class MLPConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for what only the multinomial has, or would need the parameters of all items in each step."""
+        super().__post_init__()
         for name in ("label_smoothing", "propensity_weight"):
             if self.likelihood != "multinomial" and getattr(self, name):
                 raise ConfigError(

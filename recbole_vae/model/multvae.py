@@ -31,7 +31,7 @@ class MultVAEConfig(MLPConfig):
     anneal_cap: float = option(float, minimum=0)
     anneal_epochs: float | None = option(float, minimum=0, optional=True)
     total_anneal_steps: int | None = option(int, minimum=0, optional=True)
-    kl_length_power: float = option(float, minimum=0)
+    kl_length_power: float = option(float, minimum=0, maximum=4)
 
     def __post_init__(self) -> None:
         """Raise a ConfigError if nothing says how beta rises."""

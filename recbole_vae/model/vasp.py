@@ -39,11 +39,13 @@ class VASPConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for weights of interactions, which the likelihood does not know."""
-        if self.propensity_weight:
-            raise ConfigError(
-                f"propensity_weight: {self.propensity_weight!r} cannot go with VASP, whose likelihood is of which items there "
-                "are; set propensity_weight: 0."
-            )
+        super().__post_init__()
+        for name, off in (("propensity_weight", "0"), ("value_field", "~")):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)!r} cannot go with VASP, whose likelihood is of which items there are; set "
+                    f"{name}: {off}."
+                )
 
 
 class VASP(VAE):

@@ -56,6 +56,11 @@ def test_a_plan_says_everything_and_the_command_line_stands_above_it() -> None:
     assert again.plain() == got.plain()
 
 
+def test_a_column_stands_once() -> None:
+    got = read(metrics="Recall,recall,NDCG", topk="[10, 5, 10]")
+    assert got.columns == ["recall@10", "recall@5", "ndcg@10", "ndcg@5"]
+
+
 def test_defaults() -> None:
     got = read(models="MultDAE,BPR")
     assert (got.seeds, got.primary, got.topk, got.max_k) == ([2020], "NDCG@10", [10], 50)

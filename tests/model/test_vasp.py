@@ -169,6 +169,8 @@ def test_checker_board_by_the_focal_likelihood(build: Builder, gamma: float) -> 
 def test_weights_of_interactions_are_refused(build: Builder) -> None:
     with pytest.raises(ConfigError, match="^propensity_weight: 0.5 cannot go with VASP, .*set propensity_weight: 0"):
         build("VASP", dataset="not-there", propensity_weight=0.5)
+    with pytest.raises(ConfigError, match="^value_field: 'rating' cannot go with VASP, .*set value_field: ~"):
+        build("VASP", dataset="not-there", value_field="rating")
     with pytest.raises(ConfigError, match="^dropout_prob: 0.0 .*must be a number > 0 and < 1"):
         build("VASP", dataset="not-there", dropout_prob=0.0)
 
