@@ -276,7 +276,7 @@ def standardise(scores: Tensor, histories: Histories) -> Tensor:
         histories: batch of histories; item ids from 1 up.
 
     Returns:
-        ``scores``; a row whose unseen items all have the same score is 0 there.
+        ``scores``; a row whose unseen items all have the same score is 0 there, and only shifted elsewhere.
     """
     rows, columns = histories.rows(), histories.indices.long() - 1
     count = (scores.shape[1] - histories.lengths()).clamp_min(1).to(scores.dtype).unsqueeze(1)
@@ -284,6 +284,7 @@ def standardise(scores: Tensor, histories: Histories) -> Tensor:
     mean = scores.index_put_((rows, columns), zero).sum(1, keepdim=True) / count
     scores.sub_(mean).index_put_((rows, columns), zero)
     deviation = torch.linalg.vector_norm(scores, dim=1, keepdim=True) / count.sqrt()
-    deviation.clamp_min_(torch.finfo(scores.dtype).tiny)
+    flat = deviation <= 8 * torch.finfo(scores.dtype).eps * mean.abs()  # only rounding
+    deviation.masked_fill_(flat, 1.0)
     scores.div_(deviation).index_put_((rows, columns), (seen - mean[rows, 0]) / deviation[rows, 0])
     return scores

@@ -388,6 +388,39 @@ def test_the_hybrid_is_its_parts_at_both_ends(build: Builder) -> None:
         assert torch.equal(both.score(histories)[:, 1:].argsort(1), both.linear(histories).argsort(1))
 
 
+def test_the_hybrids_scores_equal_numpy(build: Builder) -> None:
+    run = build(
+        "HybridVAE", linear_share=0.3, linear_l2=2.5, linear_dropout=0.35, linear_user_power=0.2, linear_item_power=0.45,
+        kernel_share=0.5, kernel_l2=7.0,
+    )  # fmt: skip
+    model = run.model.eval()
+    histories = model.histories[torch.arange(1, 41)]
+    x = dense(histories, model.n_items)
+    n, of_items = x.shape[1], x.sum(axis=0)
+    y = x / x.sum(axis=1, keepdims=True) ** 0.2 / of_items**0.45
+    gram = y.T @ y
+    penalty = 2.5 * np.trace(gram) / n + 0.35 / 0.65 * np.diag(gram)
+    inverse = np.linalg.inv(gram + np.diag(penalty))
+    weight = -inverse / np.diag(inverse) * of_items**0.45 / of_items[:, None] ** 0.45
+    np.fill_diagonal(weight, 0)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = (unit @ unit.T).clip(-1, 1)
+    kernel = (np.sqrt(1 - cosine**2) + 2 * cosine * (np.pi - np.arccos(cosine))) / np.pi
+    with torch.no_grad():
+        parts = [
+            (0.2, model.decoder(model.posterior(histories)[0]).double().numpy()),
+            (0.3, x @ weight),
+            (0.5, kernel @ np.linalg.solve(kernel + 7.0 * np.eye(40), x)),
+        ]
+        scores = model.score(histories)[:, 1:].numpy()
+    expected = np.zeros_like(x)
+    for share, part in parts:
+        unseen = np.ma.masked_array(part, x > 0)
+        mean, deviation = (each.data[:, None] for each in (unseen.mean(axis=1), unseen.std(axis=1)))
+        expected += share * (part - mean) / deviation
+    np.testing.assert_allclose(scores, expected, atol=2e-4)
+
+
 def test_the_hybrids_vae_is_trained_as_if_it_were_alone(build: Builder) -> None:
     states = []
     for name in ("HybridVAE", "MultVAE"):

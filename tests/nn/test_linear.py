@@ -162,3 +162,11 @@ def test_unseen_items_have_mean_0_and_deviation_1() -> None:
         assert row.std(correction=0).item() == pytest.approx(1, abs=1e-6)
     assert found[2, 3].item() == 0  # the only unseen one
     assert found[3].tolist() == [0.0] * 6
+
+
+def test_where_unseen_items_are_equal_the_seen_stay_finite() -> None:
+    histories = Histories.from_lists([[1, 2], [3]])
+    scores = torch.full((2, 6), 0.1)  # whose mean is rounded
+    scores[0, 0], scores[1, 2] = 3.0, -2.0
+    found = standardise(scores, histories)
+    np.testing.assert_allclose(found.numpy(), [[2.9, *[0] * 5], [0, 0, -2.1, 0, 0, 0]], atol=1e-6)
