@@ -46,6 +46,10 @@ class VampVAE(VAE):
     from the histories of random users. Items are ranked at the posterior means. What the latent variables are to other
     code is ``z2`` and ``z1`` side by side, the latter given the mean of the former.
 
+    What differs from the authors' code: there the pseudo-inputs begin as draws from N(0.05, 0.01^2), are not normalised, and go
+    through dropout; the encoders of ``z1`` and ``z2`` drop different items of a history; and the log-variance of ``p(z1 |
+    z2)`` is cut off.
+
     Raises:
         ConfigError: there are more pseudo-inputs than users with a history.
     """

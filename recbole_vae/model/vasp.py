@@ -53,7 +53,11 @@ class VASP(VAE):
 
     ``q(z | x)`` and ``f`` are dense residual networks, ``W`` has a diagonal of 0. The history is divided at random in each step:
     what is kept is the input ``x``, and the focal likelihood is of which items were dropped, so that nothing can be learned by
-    copying. The authors' decoder has a third factor, linear in ``z``, which is left out here. Scores are the logits of ``p``.
+    copying. Scores are the logits of ``p``.
+
+    What differs from the authors' code: it has a third factor, linear in ``z``, and gives the encoder histories of 0 and 1,
+    where here they are normalised; the epsilon of its layer normalisation is 0.001 (here PyTorch's), its optimiser NAdam (here
+    Adam), and it keeps exactly half of each history, where here each item is kept with a probability.
     """
 
     config_class: ClassVar[type[ModelConfig]] = VASPConfig
