@@ -19,6 +19,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 from recbole_vae.nn.encoder import normalise
 from recbole_vae.nn.layers import FixedWeight
+from recbole_vae.nn.linear import one_thread_if_large
 
 _PAIRS = 2**22
 """Pairs of users whose kernel is made at once."""
@@ -76,7 +77,8 @@ class UserKernel(FixedWeight):
         table = np.zeros((len(users), n_items), dtype=np.float32, order="F")
         rows, columns = self.histories.rows().cpu().numpy(), self.histories.indices.cpu().numpy() - 1
         table[rows, columns] = self.histories.entry_values().cpu().numpy()
-        _, solved, failed = lapack.sposv(kernel, table, lower=1, overwrite_a=1, overwrite_b=1)
+        with one_thread_if_large(len(users)):
+            _, solved, failed = lapack.sposv(kernel, table, lower=1, overwrite_a=1, overwrite_b=1)
         if failed:
             raise DataError("the kernel path is singular in float32: give it a larger kernel_l2.")
         self.fix(torch.from_numpy(solved).to(users.device))

@@ -8,6 +8,7 @@ Variational Autoencoder with Shallow Parallel Path for Top-N Recommendation (VAS
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix, diags
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,6 +28,17 @@ from recbole_vae.nn.layers import FixedWeight, SparseProduct, bag
 
 _ENTRIES = 2**24
 """Entries of the Gram matrix that are made at once (128 MiB with their indices)."""
+
+_THREADED = 20_000
+"""Rows of the largest table that LAPACK factorises with several threads."""
+
+
+def one_thread_if_large(rows: int) -> AbstractContextManager[Any]:
+    """Return a context in which LAPACK factorises a table of so many rows without harm.
+
+    With several threads OpenBLAS's Cholesky factorisation ends the process on tables of some 30,000 rows (24,000 pass).
+    """
+    return threadpool_limits(1, user_api="blas") if rows > _THREADED else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -105,9 +118,10 @@ def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tenso
     for start in range(0, n_items, step):
         gram[:, start : start + step] = (transposed[start : start + step] @ table).toarray().T
     gram[np.diag_indices(n_items)] += np.where(penalty > 0, penalty, 1.0).astype(np.float32)
-    factor, failed = lapack.spotrf(gram, lower=1, overwrite_a=1, clean=0)
-    if not failed:
-        inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
+    with one_thread_if_large(n_items):
+        factor, failed = lapack.spotrf(gram, lower=1, overwrite_a=1, clean=0)
+        if not failed:
+            inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
     if failed:
         raise DataError("the item-item table of the linear path is singular in float32: give it a larger l2.")
     for start in range(0, n_items, step):  # the upper triangle from the lower one

@@ -5,16 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from scipy.linalg import lapack
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 from recbole_vae.nn import kernel as kernel_module
+from recbole_vae.nn import linear as linear_module
 from recbole_vae.nn.kernel import UserKernel, tangent_kernel
+from recbole_vae.nn.linear import Ridge, item_item_weights
 
 
 def test_the_kernel_is_that_of_a_wide_network() -> None:
@@ -60,6 +65,34 @@ def test_scores_equal_numpy(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_allclose(path(Histories.from_lists([[2, 6], [8]])).numpy(), expected, atol=1e-5)
     assert path.state_dict() == {}
     assert copy.deepcopy(path).weight is path.weight
+
+
+@pytest.mark.parametrize("path", ["kernel", "linear"])
+def test_large_tables_are_factorised_by_one_thread(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenBLAS ends the process otherwise, from some 30,000 rows on."""
+    threads = []
+
+    def kept(name: str) -> Any:
+        original = getattr(lapack, name)
+
+        def call(*args: Any, **more: Any) -> Any:
+            threads.append(max(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"))
+            return original(*args, **more)
+
+        return call
+
+    for name in ("sposv", "spotrf", "spotri"):
+        monkeypatch.setattr(lapack, name, kept(name))
+    histories = some_histories()
+    with threadpool_limits(2, user_api="blas"):
+        for limit in (100, 5):
+            monkeypatch.setattr(linear_module, "_THREADED", limit)
+            if path == "kernel":
+                UserKernel(histories, 9, l2=1.0)
+            else:
+                item_item_weights(histories, 9, Ridge(1.0))
+    half = len(threads) // 2
+    assert threads == [2] * half + [1] * half
 
 
 def test_too_many_users_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
