@@ -1,6 +1,6 @@
 """How sure a ranking is, by samples from the posterior of a history's latent variables; and rankings drawn from them.
 
-A model with a posterior has the methods ``posterior`` and ``score_latent`` of :class:`~recbole_vae.model.vae.VAE`.
+A model with a posterior has the methods ``comparable_posterior`` and ``score_latent`` of :class:`~recbole_vae.model.vae.VAE`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ LEVEL = 0.9
 
 def check_posterior(model: HistoryRecommender) -> None:
     """Raise a ConfigError unless a model has a posterior to sample from."""
-    if not (hasattr(model, "posterior") and hasattr(model, "score_latent")):
+    if not (hasattr(model, "comparable_posterior") and hasattr(model, "score_latent")):
         raise ConfigError(
             f"{type(model).__name__} has no posterior: it makes a single code of each history, so that there is nothing to "
-            "sample. Set samples: 0 and no diversify, or take a model with the methods posterior and score_latent, such as "
-            "MultVAE."
+            "sample. Set samples: 0 and no diversify, or take a model with a posterior, such as MultVAE."
         )
 
 
@@ -37,6 +36,7 @@ def sampled_scores(
 ) -> Iterator[Tensor]:
     """Score all items at ``z = mu + temperature * sigma * noise``, with noise of N(0, I), one sample after the other.
 
+    ``mu`` and ``sigma`` are those of ``comparable_posterior``, for users are compared by how much their samples differ.
     The noise of a history depends on its items and the seed alone: neither on the batch, nor on how many samples follow.
 
     Args:
@@ -53,7 +53,7 @@ def sampled_scores(
         ConfigError: the model has no posterior.
     """
     check_posterior(model)
-    mu, logvar = model.posterior(histories)
+    mu, logvar = model.comparable_posterior(histories)
     deviation = temperature * (0.5 * logvar).exp()
     generators = [_generator(row.numpy(), seed) for row in histories.indices.cpu().split(histories.lengths().tolist())]
     together = max(1, SCORES_PER_CHUNK // (len(histories) * model.n_items))

@@ -56,7 +56,7 @@ class TwoLatents:
 
     n_items, mu = 4, (0.4, -0.7)
 
-    def posterior(self, histories: Histories) -> tuple[Tensor, Tensor]:
+    def comparable_posterior(self, histories: Histories) -> tuple[Tensor, Tensor]:
         mu = torch.tensor(self.mu).repeat(len(histories), 1)
         return mu, torch.zeros_like(mu)
 
@@ -89,7 +89,7 @@ def test_ranks_of_two_latent_variables_are_those_of_the_normal_distribution() ->
 def test_each_user_has_noise_of_its_own_and_each_place_a_sample() -> None:
     users, model = 4000, TwoLatents()
     histories = different_histories(users)
-    mean = model.score_latent(histories, model.posterior(histories)[0])
+    mean = model.score_latent(histories, model.comparable_posterior(histories)[0])
     items = posterior.thompson(model, histories, mean, 3, temperature=1.0)
     assert set(items[:, 0].tolist()) == {2}
     second = (items[:, 1] == 1).float().mean()  # item 1 where item 3 is below it
@@ -97,6 +97,23 @@ def test_each_user_has_noise_of_its_own_and_each_place_a_sample() -> None:
     half = posterior.thompson(model, histories, mean, 2, temperature=0.5)
     assert float((half[:, 1] == 1).float().mean()) == pytest.approx(NORMAL.cdf(-model.mu[1] / 0.5), abs=0.035)
     assert (posterior.thompson(model, histories, mean, 3, temperature=0.0) == torch.tensor([2, 1, 3])).all()
+
+
+@pytest.mark.parametrize(("name", "option"), [("MultVAE", {"kl_length_power": 1.5}), ("CompositeVAE", {})])
+def test_users_are_compared_as_if_all_had_the_same_beta(build: Builder, name: str, option: dict[str, float]) -> None:
+    model = build(name, **option).model.eval()
+    histories = model.histories[torch.tensor([1, 2, 3, 4])]
+    lengths = model.histories.lengths()[1:].double().numpy() ** option.get("kl_length_power", 1.0)
+    relative = lengths[:4, None] / lengths.mean()
+    assert np.ptp(relative) > 0.1
+    with torch.no_grad():
+        mu, logvar = model.posterior(histories)
+        last = logvar - 1.0  # of an encoder that has learned something: variances are below the prior's
+        model.posterior = lambda histories: (mu, last)
+        found_mu, found = model.comparable_posterior(histories)
+    assert torch.equal(found_mu, mu)
+    added = np.maximum(np.exp(-last.double().numpy()) - 1, 0)  # precision beyond the prior's
+    np.testing.assert_allclose((-found).exp().double().numpy(), 1 + relative * added, rtol=1e-5)
 
 
 def test_without_noise_all_is_as_at_the_mean(run: Run) -> None:

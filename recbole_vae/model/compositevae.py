@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
@@ -57,7 +58,11 @@ class CompositeVAE(VAE):
         )
         self.earlier = copy.deepcopy(self.encoder).requires_grad_(False)
         self._denoising = True
-        self._mean_beta = options.gamma * float(self.histories.totals()[self.histories.lengths() > 0].double().mean())
+        self._mean_total = float(self.histories.totals()[self.histories.lengths() > 0].double().mean())
+
+    def relative_beta(self, histories: Histories) -> Tensor:
+        """See :class:`VAE`: in proportion to the length of the history."""
+        return histories.totals() / self._mean_total
 
     def begin_pass(self, name: str) -> None:
         """Choose what is trained: the encoder, or the decoder, before which the prior takes up the encoder."""
@@ -82,5 +87,5 @@ class CompositeVAE(VAE):
             return LossTerms(reconstruction)
         earlier = self.earlier(share).chunk(2, dim=1)
         divergence = (log_normal(latent, mu, logvar) - log_composite(latent, *earlier)).sum(1)
-        beta = self.options.gamma * targets.totals().to(divergence)
-        return LossTerms(reconstruction, divergence.mean(), self._mean_beta, (beta * divergence).mean())
+        beta, relative = self.options.gamma * self._mean_total, self.relative_beta(targets).to(divergence)
+        return LossTerms(reconstruction, divergence.mean(), beta, beta * (relative * divergence).mean())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
@@ -81,6 +82,11 @@ class MultVAE(VAE):
             return linear_beta(self.step, options.total_anneal_steps, options.anneal_cap)
         return self.annealed(options.anneal_cap, options.anneal_epochs or 0.0)
 
+    def relative_beta(self, histories: Histories) -> Tensor | None:
+        """See :class:`VAE`: in proportion to the length of the history to the power ``kl_length_power``."""
+        power = self.options.kl_length_power
+        return histories.totals().to(self.encoder.input.weight.dtype).pow(power) / self._mean_power if power else None
+
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the two terms of equation 6 with one sample of ``z`` for each user; arguments: see the base class."""
         like = self.encoder.input.weight
@@ -90,13 +96,12 @@ class MultVAE(VAE):
         share = histories.slice(start, stop)
         mu, logvar = self.posterior(share, mask[first:last])
         latent = reparameterise(mu, logvar, noise[start:stop])
-        divergence, beta, power = kl_standard_normal(mu, logvar), self.beta(), self.options.kl_length_power
+        divergence, beta, relative = kl_standard_normal(mu, logvar), self.beta(), self.relative_beta(share)
         terms = LossTerms(
             reconstruction=-self.decoder.log_likelihood(latent, self.targets(share)).mean(),
             kl=divergence.mean(),
             beta=beta,
         )
-        if power:
-            relative = share.totals().to(divergence).pow(power) / self._mean_power
+        if relative is not None:
             terms.weighted_kl = beta * (relative * divergence).mean()
         return terms

@@ -11,6 +11,7 @@ from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.annealing import linear_beta
 from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
+from recbole_vae.nn.prior import with_likelihood_counted
 
 
 class VAE(HistoryRecommender):
@@ -35,6 +36,20 @@ class VAE(HistoryRecommender):
         """
         mu, logvar = self.encoder(histories, mask).chunk(2, dim=1)
         return mu, logvar
+
+    def relative_beta(self, histories: Histories) -> Tensor | None:
+        """Return the weight of each user's KL term relative to the mean weight, shape [batch]; None where all have the same."""
+        return None
+
+    def comparable_posterior(self, histories: Histories) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of the posterior as if all users' KL terms had the same weight; see :meth:`posterior`.
+
+        To weigh the KL term by ``beta`` is to count the likelihood ``1 / beta`` times: whose ``beta`` is larger has the wider
+        posterior for that alone, which says nothing of how sure the model is of this user.
+        """
+        mu, logvar = self.posterior(histories)
+        relative = self.relative_beta(histories)
+        return mu, logvar if relative is None else with_likelihood_counted(logvar, relative.to(logvar).unsqueeze(1))
 
     def annealed(self, cap: float, epochs: float) -> float:
         """Return the weight of the KL term at the current step, where it rises to ``cap`` in so many epochs."""

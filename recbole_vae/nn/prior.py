@@ -26,6 +26,19 @@ def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
     return mu + (0.5 * logvar).exp() * noise
 
 
+def with_likelihood_counted(logvar: Tensor, factor: Tensor) -> Tensor:
+    """Return the log-variance that a posterior would have if the likelihood counted ``factor`` times as much.
+
+    Its precision is that of the prior, N(0, 1), and what the likelihood adds, and only the latter grows. Exact where the
+    likelihood is Gaussian in each latent variable.
+
+    Args:
+        logvar: of the posterior, shape [batch, latent_dimension]; a variance above the prior's counts as the prior's.
+        factor: >= 0, to be broadcast to that shape.
+    """
+    return -(1 + factor * (-logvar).expm1().clamp_min(0)).log()
+
+
 def log_normal(latent: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """Return the log-density of ``N(mu, exp(logvar))`` at each latent variable, in the shape of the arguments."""
     return -0.5 * (math.log(2 * math.pi) + logvar + (latent - mu).square() / logvar.exp())

@@ -17,7 +17,7 @@ from recbole_vae.nn.encoder import MLPEncoder, dropout_mask, normalise
 from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, mlp
 from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood, multinomial_log_likelihood
 from recbole_vae.nn.precision import has_fast_bfloat16, training_dtype
-from recbole_vae.nn.prior import kl_standard_normal, reparameterise
+from recbole_vae.nn.prior import kl_standard_normal, reparameterise, with_likelihood_counted
 
 N_ITEMS = 7
 LISTS = [[1, 3, 7], [], [2], [1, 2, 3, 4, 5, 6, 7]]
@@ -232,6 +232,14 @@ def test_kl_gradient_against_finite_differences() -> None:
     mu = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     logvar = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(kl_standard_normal, (mu, logvar))
+
+
+def test_a_likelihood_that_counts_more_narrows_the_posterior_of_a_gaussian_model() -> None:
+    # z of N(0, 1), x of N(z, 1 / h): the posterior of a likelihood to the power t has precision 1 + t h.
+    h, t = torch.tensor([[0.3, 2.0, 50.0]]), torch.tensor([[0.0], [0.25], [1.0], [8.0]])
+    found = with_likelihood_counted(-(1 + h).log().expand(4, 3), t)
+    torch.testing.assert_close(found.exp(), 1 / (1 + t * h))
+    assert with_likelihood_counted(torch.tensor([[0.5]]), torch.tensor([[2.0]])).tolist() == [[0.0]]
 
 
 def test_reparameterise_has_the_posteriors_moments() -> None:
