@@ -129,7 +129,6 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
 
 def _mend(net: Any, training: Any, run: Run) -> None:
     """Mend what RecBole's models without parameters get wrong."""
-    run.notes.append(f"{run.model} is not trained by epochs; its training time is that of its construction.")
     if run.model == "Pop":
         items = training.inter_feat[training.iid_field]
         net.item_cnt = torch.bincount(items, minlength=net.n_items).unsqueeze(1).to(net.item_cnt.device)

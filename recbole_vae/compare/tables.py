@@ -224,6 +224,11 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
             found.append(f"{row.label}: {status}{which}{reason and ': '}{reason.rstrip('.')}.")
         if row.done and len(row.done) < len(table.seeds):
             found.append(f"{row.label}: its means are of {len(row.done)} of {len(table.seeds)} seeds.")
+    at_once = [row.label for row in table.rows if row.done and all(run.epochs is None for run in row.done)]
+    if at_once:
+        found.append(
+            f"Not trained by epochs, so that the training time is that of the construction: {', '.join(at_once)}."
+        )
     return [*found, *dict.fromkeys(note for row in table.rows for run in row.runs for note in run.notes)]
 
 

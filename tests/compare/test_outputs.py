@@ -22,6 +22,7 @@ from recbole_vae.compare.analysis import Table, cubes
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.outputs import write
 from recbole_vae.compare.results import FAILED, WAITING, Comparison, Run, Users
+from recbole_vae.compare.tables import remarks
 from recbole_vae.errors import DataError, RecBoleVAEError
 
 from .synthetic import make_comparison, make_run
@@ -323,6 +324,15 @@ def test_partial_results_are_written(small: Comparison, keep: str, tmp_path: Pat
     for chart in json.loads(charts[1]):
         assert chart["traces"]
         assert all(trace["x"] for trace in chart["traces"])
+
+
+def test_who_is_not_trained_by_epochs_is_said_once(small: Comparison) -> None:
+    labels = ("EASE", "MultDAE")
+    runs = [replace(run, epochs=None if run.label in labels else run.epochs) for run in small.runs]
+    for table in analyse(replace(small, runs=runs)):
+        (said,) = (each for each in remarks(table, small) if "epochs" in each)
+        listed = said.removesuffix(".").partition(": ")[2].split(", ")
+        assert set(labels) <= set(listed) <= {row.label for row in table.rows} - {"MultVAE"}
 
 
 def test_tests_against_the_best_are_corrected_over_all_pairs(small: Comparison) -> None:
