@@ -15,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,9 +23,6 @@ from recbole_vae.config import near
 from recbole_vae.errors import ConfigError, RecBoleVAEError, is_out_of_memory
 from recbole_vae.files import written_whole
 from recbole_vae.register import model_names, options_in, recbole_model_names
-
-if TYPE_CHECKING:
-    from recbole_vae.data.histories import Histories
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
@@ -120,7 +117,7 @@ generate Draw synthetic users from a variational autoencoder, as a data set of R
   --around=A,B           around these users of the training data; or --histories=FILE, as for recommend
   --seed=N               of all that is drawn (default 0)
   --unseen=FILE          histories of real users whom the model has not seen, to measure the synthetic ones against; or the
-                         split file of a run with held-out users, for its test users
+                         split file of a run with held-out users, for its test users; users of the training data are left out
   --json=FILE            write what was measured
 
 latent   Say what a model's latent variables stand for: which items and genres each raises and lowers.
@@ -583,18 +580,20 @@ def _generate(options: dict[str, str]) -> None:
     model = loaded.model
     generate.check_generates(model, source)
 
-    def read(name: str) -> Histories:
+    def read(name: str) -> Iterable[tuple[str, Iterable[str]]]:
         if name.endswith(".split.csv.gz"):
             rows = SplitFile.read(name).rows
-            tested = rows[rows["part"].str.startswith("test")]
-            return generate.known_histories(loaded, tested.groupby("user")["item"])
-        pairs = recommend.read_histories(
+            tested: Iterable[tuple[str, Iterable[str]]]
+            tested = rows[rows["part"].str.startswith("test")].groupby("user")["item"]
+            return tested
+        return recommend.read_histories(
             recommend.open_text(name), "standard input" if name == "-" else name, model.USER_ID, model.ITEM_ID
         )
-        return generate.known_histories(loaded, pairs)
 
-    unseen = read(options["unseen"]) if "unseen" in options else None
-    around = read(options["histories"]) if "histories" in options else None
+    unseen, seen = generate.judges(loaded, read(options["unseen"])) if "unseen" in options else (None, 0)
+    if seen:
+        print(f"Left out of the judges: {seen:,} users of the training data, whom the model has seen.", file=sys.stderr)
+    around = generate.known_histories(loaded, read(options["histories"])) if "histories" in options else None
     if "around" in options:
         around = generate.known_histories(
             loaded, ((user, loaded.history(user)) for user in options["around"].split(","))

@@ -332,6 +332,35 @@ def text(report: Report) -> str:
     return "\n".join(lines)
 
 
+def judges(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str]]]) -> tuple[Histories, int]:
+    """Turn histories of users whom the model has not seen into those of the model.
+
+    Returns:
+        The histories, and how many others were left out because they are of users of the training data.
+
+    Raises:
+        DataError: fewer than two are left, or one of them has no item that the model knows.
+    """
+    trained_on, seen = set(recommender.users[1:]), 0
+
+    def others() -> Iterator[tuple[str, Iterable[str]]]:
+        nonlocal seen
+        for user, history in histories:
+            if user in trained_on:
+                seen += 1
+            else:
+                yield user, history
+
+    found = list(others())
+    if len(found) < 2:
+        raise DataError(
+            f"unseen: {seen} of {seen + len(found)} users are users of the training data, whom the model has seen, and at "
+            "least 2 others are needed. Give histories of others, or the split file of the run that wrote this checkpoint; "
+            "without --unseen half of the training users judge."
+        )
+    return known_histories(recommender, found), seen
+
+
 def known_histories(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str]]]) -> Histories:
     """Turn histories of item ids into those of the model.
 

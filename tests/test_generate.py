@@ -19,6 +19,7 @@ from scipy.stats import chisquare
 
 from recbole_vae import Recommender, generate
 from recbole_vae.cli import main
+from recbole_vae.data.held_out import SplitFile
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from tests.conftest import Builder, random_rows, write_inter
@@ -216,7 +217,22 @@ def test_held_out_users_may_judge(build: Builder, capsys: pytest.CaptureFixture[
     (split,) = Path("saved").glob("*.split.csv.gz")
     checkpoint = f"--checkpoint={run.trainer.saved_model_file}"
     assert main(["generate", checkpoint, "--out=o", f"--unseen={split}"]) == 0
-    assert "38 users of each kind; judges: 12 real users, unseen by the model" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "38 users of each kind; judges: 12 real users, unseen by the model" in captured.out
+    assert "Left out" not in captured.err
+
+    loaded = Recommender.load(run.trainer.saved_model_file)
+    tested = set(SplitFile.read(str(split)).rows["user"]) - set(loaded.users)
+    rows = [(user, item) for user, item in random_rows(60, 20) if user in {*loaded.users[:6], *tested}]
+    Path("some.csv").write_text("user_id,item_id\n" + "".join(f"{user},{item}\n" for user, item in rows))
+    assert main(["generate", checkpoint, "--out=p", "--unseen=some.csv"]) == 0
+    captured = capsys.readouterr()
+    assert f"judges: {len(tested)} real users, unseen by the model" in captured.out
+    assert "Left out of the judges: 5 users of the training data, whom the model has seen.\n" in captured.err
+    Path("seen.csv").write_text(f"user_id,item_id\n{loaded.users[1]},i1\nanother,i1\n")
+    assert main(["generate", checkpoint, "--out=q", "--unseen=seen.csv"]) == 1
+    assert "error: unseen: 1 of 2 users are users of the training data" in capsys.readouterr().err
+    assert not Path("q").exists()
 
 
 def test_around_users_and_histories(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
