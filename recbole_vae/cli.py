@@ -559,9 +559,8 @@ def _generate(options: dict[str, str]) -> None:
     if "around" in options and "histories" in options:
         raise ConfigError("--around and --histories (command line) cannot be given together.")
     out, users, seed = Path(options["out"]), _number(options, "users", 0), _number(options, "seed", 0, minimum=0)
-    if out.exists() or not out.parent.is_dir():
-        what = f"there is no folder {out.parent}" if not out.exists() else "exists already"
-        raise ConfigError(f"--out={out} (command line): {what}.")
+    if out.exists():
+        raise ConfigError(f"--out={out} (command line): exists already.")
     files = _outputs(options, "json")
     from recbole_vae import generate, recommend
     from recbole_vae.data.held_out import SplitFile
@@ -605,7 +604,7 @@ def _generate(options: dict[str, str]) -> None:
     )
     _report_unknown(loaded.unknown)
     try:
-        out.mkdir()
+        out.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"--out={out} (command line): this folder cannot be made: {error.strerror}.") from None
     try:

@@ -242,10 +242,10 @@ def test_around_users_and_histories(checkpoint: str, capsys: pytest.CaptureFixtu
     users = [line.split("\t")[0] for line in Path("one/one.inter").read_text().splitlines()[1:]]
     assert Counter(users) == {f"s{number}": length for number in range(1, 6)}
     Path("h.csv").write_text("user_id,item_id\na,i1\na,i2\na,zzz\nb,i3\n")
-    assert main(["generate", f"--checkpoint={checkpoint}", "--out=two", "--histories=h.csv"]) == 0
-    assert "two/two.inter: 2 users" in (captured := capsys.readouterr()).out
+    assert main(["generate", f"--checkpoint={checkpoint}", "--out=new/two", "--histories=h.csv"]) == 0
+    assert "new/two/two.inter: 2 users" in (captured := capsys.readouterr()).out
     assert "1 times an item that is not in the training data" in captured.err
-    assert len(Path("two/two.inter").read_text().splitlines()) == 4
+    assert len(Path("new/two/two.inter").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_around_users_and_histories(checkpoint: str, capsys: pytest.CaptureFixtu
     [
         ([], "--out (command line) is missing"),
         (["--out=saved"], "--out=saved (command line): exists already"),
-        (["--out=no/where"], "there is no folder no"),
+        (["--out=unknown.csv/o"], "--out=unknown.csv/o (command line): this folder cannot be made: Not a directory"),
         (["--out=o", "--users=0"], "users: '0' (command line) is not allowed"),
         (["--out=o", "--source=magic"], "source: 'magic' (command line) is not allowed; it must be posterior or prior"),
         (["--out=o", "--around=u1", "--histories=h.csv"], "cannot be given together"),
