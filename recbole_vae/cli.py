@@ -575,6 +575,11 @@ def _generate(options: dict[str, str]) -> None:
         raise ConfigError(
             "--unseen and --json (command line) are for users drawn from the whole model, not around some."
         )
+    if own and source == "prior":
+        raise ConfigError(
+            f"--{min(own)} and --source=prior (command line) cannot be given together: the prior knows nothing of these "
+            "users. Leave out --source to draw around them, or draw from the prior without them."
+        )
     loaded = recommend.Recommender.load(options["checkpoint"])
     model = loaded.model
     generate.check_generates(model, source)

@@ -258,6 +258,7 @@ def test_around_users_and_histories(checkpoint: str, capsys: pytest.CaptureFixtu
         (["--out=o", "--source=magic"], "source: 'magic' (command line) is not allowed; it must be posterior or prior"),
         (["--out=o", "--around=u1", "--histories=h.csv"], "cannot be given together"),
         (["--out=o", "--around=u1", "--json=x"], "are for users drawn from the whole model"),
+        (["--out=o", "--around=u1", "--source=prior"], "--around and --source=prior (command line) cannot be"),
         (["--out=o", "--json=saved"], "--json=saved (command line): this is a folder; name a file"),
         (["--out=o", "--around=nobody"], "user 'nobody' is not among the 60 users"),
         (["--out=o", "--histories=unknown.csv"], "the history of 'a' has no item that the model knows"),
