@@ -623,6 +623,7 @@ def _generate(options: dict[str, str]) -> None:
             out.rmdir()
     print(f"{out / out.name}.inter: {number:,} users")
     if own:
+        print("Not compared with real users: what is drawn around some is not meant to be like all.")
         return
     report = generate.truth(
         real, drawn.table(), None if unseen is None else generate.table_of(unseen, model.n_items), seed=seed
