@@ -289,6 +289,12 @@ def _load(path: str | Path, part: str, data_path: str | Path | None) -> Any:
     config["fast_evaluation"] = True
     if data_path is not None:
         config["data_path"] = str(Path(data_path) / config["dataset"])
+    folder, file = Path(config["data_path"]), f"{config['dataset']}/{config['dataset']}.inter"
+    if not folder.is_dir():  # RecBole would download what it knows by name, which need not be what was trained on
+        raise DataError(
+            f"dataset: there is no folder {folder}, where the data set of {path} is looked for. Set data_path to the folder "
+            f"that holds {file}."
+        )
     init_seed(config["seed"], config["reproducibility"])
     with warnings.catch_warnings():
         # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.

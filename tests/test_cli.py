@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 
@@ -214,6 +215,24 @@ def test_what_cannot_reach_recbole_is_named(capfd: pytest.CaptureFixture[str]) -
     Path("file").touch()
     assert main(["run", "--checkpoint_dir=file/x", "--epochs=1"]) == 1
     assert "error: file/x: Not a directory" in capfd.readouterr().err
+
+
+def test_a_download_that_fails_is_named_and_leaves_no_folder(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole.data.dataset import dataset
+
+    def unreachable(*_: object) -> str:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(dataset, "decide_download", lambda url: True)
+    monkeypatch.setattr(dataset, "download_url", unreachable)
+    assert main(["run", "--dataset=ml-1m"]) == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: dataset: there is no folder dataset/ml-1m, and 'ml-1m' could not be downloaded: ")
+    assert "Name or service not known" in error
+    assert error.endswith("Set data_path to the folder that holds ml-1m/ml-1m.inter.")
+    assert not Path("dataset/ml-1m").exists()
 
 
 @pytest.mark.usefixtures("files")

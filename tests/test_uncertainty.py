@@ -23,6 +23,7 @@ from torch import Tensor
 
 from recbole_vae import posterior, uncertainty
 from recbole_vae.cli import main
+from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.recommend import Recommender
@@ -338,7 +339,9 @@ def test_other_data_and_none_are_named(build: Builder) -> None:
     run.fit()
     path = run.trainer.saved_model_file
     moved = shutil.move("data", "elsewhere")
-    with pytest.raises(DataError, match="^dataset: there is no folder data/tiny"):
+    with pytest.raises(
+        DataError, match="^dataset: there is no folder data/tiny, where the data set of .* is looked for"
+    ):
         uncertainty.evaluate(path, samples=0)
     report = uncertainty.evaluate(path, samples=0, data_path=moved)
     assert report.users
@@ -348,6 +351,14 @@ def test_other_data_and_none_are_named(build: Builder) -> None:
         uncertainty.evaluate(path, k=26, samples=0, data_path=moved)
     with pytest.raises(ConfigError, match="^part: 'train' is not allowed; it must be valid or test"):
         uncertainty.evaluate(path, part="train")
+
+
+def test_nothing_is_downloaded_in_place_of_the_data(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = build(dataset="ml-1m", data_path=write_inter(random_rows(), name="ml-1m"))
+    run.fit()
+    monkeypatch.setattr(HistoryDataset, "_download", lambda self: pytest.fail("RecBole knows ml-1m"))
+    with pytest.raises(DataError, match=r"^dataset: there is no folder gone/ml-1m, .* holds ml-1m/ml-1m\.inter\.$"):
+        uncertainty.evaluate(run.trainer.saved_model_file, samples=0, data_path="gone")
 
 
 def test_per_ndcg() -> None:

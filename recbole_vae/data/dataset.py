@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from recbole_vae.errors import DataError
 
 class HistoryDataset(Dataset):  # type: ignore[misc]
     """RecBole's ``Dataset``; says which line of a bad file is bad, and refuses data that no autoencoder can learn from."""
+
+    def _download(self) -> None:
+        try:
+            super()._download()
+        except OSError as error:  # URLError is one
+            with contextlib.suppress(OSError):
+                Path(self.dataset_path).rmdir()
+            raise DataError(
+                f"dataset: there is no folder {self.dataset_path}, and '{self.dataset_name}' could not be downloaded: {error}. "
+                f"Set data_path to the folder that holds {self.dataset_name}/{self.dataset_name}.inter."
+            ) from None
 
     def _get_download_url(self, url_file: str, allow_none: bool = False) -> Any:
         try:
