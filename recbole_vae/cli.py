@@ -124,8 +124,8 @@ latent   Say what a model's latent variables stand for: which items and genres e
 
   --checkpoint=FILE      written by training; nothing else is needed
   --axes=NAME            principal: the directions with the largest effects (default), or latents: each by itself
-  --latents=N            how many, the strongest (default 10)
-  -k=N                   items that each names (default 10)
+  --latents=N            how many, the strongest (default 10, of which the terminal shows 5)
+  -k=N                   items that each names (default 10, of which the terminal shows 5)
   --user=ID              of the training data: what would be recommended if a latent variable were another
   --items=FILE           the items' names and genres, as for explain
   --html=FILE            write a page with a map of items and users
@@ -545,7 +545,8 @@ def _latent(options: dict[str, str]) -> None:
     if "html" in files:
         with written_whole(files["html"]) as file:
             file.write(latent_report.html(found))
-    print("\n".join(latent.lines(found)))
+    shown = [number if name in options else 5 for name, number in (("latents", latents), ("k", k))]
+    print("\n".join(latent.lines(found, *shown)))
 
 
 _GENERATE_OPTIONS = ("checkpoint", "out", "users", "source", "around", "histories", "seed", "unseen", "json")

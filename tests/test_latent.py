@@ -210,13 +210,14 @@ def test_the_command_line(build: Builder) -> None:
         "item_id:token\tmovie_title:token\tclass:token_seq\n" + "".join(f"i{n}\tFilm {n}\tDrama\n" for n in range(20))
     )
     checkpoint = f"--checkpoint={run.trainer.saved_model_file}"
-    arguments = ["latent", checkpoint, "--user=u3", "--latents=4", "-k=3", "--html=l.html", "--json=l.json"]
+    arguments = ["latent", checkpoint, "--user=u3", "--latents=6", "-k=7", "--html=l.html", "--json=l.json"]
     done = subprocess.run([sys.executable, "-m", "recbole_vae", *arguments], capture_output=True, text=True, check=True)
     assert "latent variables are in use (variance over 60 users above 0.01)" in done.stdout
     assert "Direction 1, effect" in done.stdout
-    assert "raises Film" in done.stdout
+    assert done.stdout.count("\n  raises Film") == 6
+    assert all(line.count("Film") == 7 for line in done.stdout.splitlines() if line.startswith("  raises"))
     found = json.loads(Path("l.json").read_text())
-    assert (len(found["latents"]), len(found["traversals"]), len(found["latents"][0]["raised"])) == (4, 4, 3)
+    assert (len(found["latents"]), len(found["traversals"]), len(found["latents"][0]["raised"])) == (6, 6, 7)
     assert "What user u3 would be recommended" in Path("l.html").read_text()
 
 
