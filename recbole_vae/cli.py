@@ -389,13 +389,14 @@ def _recommend(options: dict[str, str]) -> None:
             count = recommend.write_rankings(rankings, file, sampled=sampled)
         print(f"{out}: {count} users", file=sys.stderr)
     _report_unknown(model.unknown)
+    _report_unknown(model.unknown_candidates, "the candidates")
 
 
-def _report_unknown(unknown: Counter[str]) -> None:
+def _report_unknown(unknown: Counter[str], what: str = "histories") -> None:
     if unknown:
         (item, _), *_ = unknown.most_common(1)
         print(
-            f"Left out of histories: {sum(unknown.values())} times an item that is not in the training data "
+            f"Left out of {what}: {sum(unknown.values())} times an item that is not in the training data "
             f"({len(unknown)} different, such as '{item}').",
             file=sys.stderr,
         )

@@ -103,12 +103,14 @@ class Recommender:
         users: ids of the users of the training data; position = row in ``model.histories``; the first is RecBole's padding.
         items: ids of the items; the first is RecBole's padding.
         unknown: how often each id that the model does not know stood in a history so far.
+        unknown_candidates: how often each stood among the candidates.
         item_file: where the data set's file of item names was, or would have been, when the model was trained; or None.
     """
 
     def __init__(self, model: Any, users: Sequence[str], items: Sequence[str], dataset: str) -> None:
         self.model, self.users, self.items, self.dataset = model.eval(), list(users), list(items), dataset
         self.unknown: Counter[str] = Counter()
+        self.unknown_candidates: Counter[str] = Counter()
         self.item_file: Path | None = None
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
@@ -241,7 +243,7 @@ class Recommender:
             return None
         names = list(map(str, candidates))
         known = [self._item_ids[name] for name in names if name in self._item_ids]
-        self.unknown.update(name for name in names if name not in self._item_ids)
+        self.unknown_candidates.update(name for name in names if name not in self._item_ids)
         if not known:
             raise DataError(
                 f"candidates: the model knows none of the {len(names)} items; its data set is {self.dataset}."

@@ -209,16 +209,15 @@ def test_the_command_line(run: Run) -> None:
     ranking = [(row["item_id"], float(row["score"])) for row in rows[:3]]
     assert close(ranking, recommender.recommend_users(["u3"], k=3)[0])
 
-    Path("c.txt").write_text("i3\ni5\n\n")
+    Path("c.txt").write_text("i3\ni5\n\nnone\n")
     done = command(
         file, "--histories=-", "-k=2", "--candidates=c.txt", "--keep_seen=True", input="user_id,item_id\nq,i3\nq,zz\n"
     )
     assert done.returncode == 0, done.stderr
     assert {row["item_id"] for row in csv.DictReader(io.StringIO(done.stdout))} == {"i3", "i5"}
-    assert (
-        "Left out of histories: 1 times an item that is not in the training data (1 different, such as 'zz')"
-        in done.stderr
-    )
+    left_out = "1 times an item that is not in the training data (1 different, such as"
+    assert f"Left out of histories: {left_out} 'zz')" in done.stderr
+    assert f"Left out of the candidates: {left_out} 'none')" in done.stderr
 
     assert main(["recommend", file, "--out=all.csv"]) == 0
     rows = list(csv.DictReader(Path("all.csv").read_text().splitlines()))
@@ -293,4 +292,4 @@ def test_unknown_candidates_are_counted(build: Builder) -> None:
     recommender = Recommender.load(run.trainer.saved_model_file)
     (ranking,) = recommender.recommend([["i1"]], 5, candidates=["i2", "nobody", "i3"])
     assert {item for item, _ in ranking} == {"i2", "i3"}
-    assert recommender.unknown == {"nobody": 1}
+    assert (recommender.unknown, recommender.unknown_candidates) == ({}, {"nobody": 1})
