@@ -47,6 +47,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self.saved_model_file = self._own_name(self.saved_model_file)
         self.loss_terms: dict[str, float] = {}
         self._resumed: Mapping[str, Any] | None = None
+        self._active_unknown = False
         self._train_data: Any = None
         if dist.is_initialized():
             names = [self.saved_model_file]
@@ -108,7 +109,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         except KeyboardInterrupt:
             self.logger.warning(f"Interrupted. {self._best_so_far()}")
             raise
-        self._log_active()
+        self._active_unknown = True
+        if not (
+            saved and Path(self.saved_model_file).exists()
+        ):  # else the epoch that is kept may be another than the last
+            self._log_active()
         return self.best_valid_score, self.best_valid_result
 
     def _train_epoch(
@@ -170,6 +175,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
 
     def _log_active(self) -> None:
         """Log how many latent variables say something; a VAE whose posterior has collapsed looks like any other."""
+        self._active_unknown = False
         if not hasattr(self.model, "posterior"):
             return
         self.model.eval()
@@ -183,7 +189,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         number, total = int(in_use.sum()), len(in_use)
         text = f"{number} of {total} latent variables are in use (variance of their means over users above {ACTIVE:g})"
         if 10 * number < total:
-            self.logger.warning(f"{text}: the posterior has collapsed to the prior. Give the KL term less weight.")
+            self.logger.warning(
+                f"{text}: either these are too few epochs, or the posterior has collapsed to the prior. Train for longer, and if "
+                "that does not help, give the KL term less weight."
+            )
         else:
             self.logger.info(f"{text}.")
 
@@ -298,6 +307,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             checkpoint.check_vocabulary(state, path, eval_data._dataset)
             self._load_parameters(state["state_dict"], path)
             self.logger.info(f"Loading model structure and parameters from {path}")
+        if self._active_unknown:
+            self._log_active()
         if isinstance(self.evaluator, _GatheringEvaluator):
             self.evaluator.rows = eval_data.sample_size
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)

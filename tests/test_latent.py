@@ -166,15 +166,31 @@ def test_collapsed_latent_variables_are_not_active() -> None:
 
 def test_a_collapsed_posterior_is_a_warning(build: Builder, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    build("MultVAE", epochs=1).fit()
+    run = build("MultVAE", epochs=1)
+    run.trainer.fit(run.train, run.valid, saved=False)
     assert "latent variables are in use" in caplog.text
     caplog.clear()
     run = build("MultVAE", epochs=1)
     with torch.no_grad():
         run.model.encoder.input.weight.zero_()
     run.trainer.epochs = 0
+    run.trainer.fit(run.train, run.valid, saved=False)
+    assert "either these are too few epochs, or the posterior has collapsed to the prior" in caplog.text
+
+
+def test_latent_variables_in_use_are_those_of_the_epoch_that_is_kept(
+    build: Builder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run = build("MultVAE", epochs=1)
     run.fit()
-    assert "the posterior has collapsed to the prior. Give the KL term less weight" in caplog.text
+    with torch.no_grad():  # as if a later epoch, which was no better, had collapsed
+        run.model.encoder.input.weight.zero_()
+    assert "in use" not in caplog.text
+    run.trainer.evaluate(run.test)
+    assert caplog.text.count("6 of 6 latent variables are in use") == 1
+    run.trainer.evaluate(run.test)
+    assert caplog.text.count("in use") == 1
 
 
 def test_a_model_without_a_code_is_refused() -> None:
