@@ -390,6 +390,11 @@ def _recommend(options: dict[str, str]) -> None:
         print(f"{out}: {count} users", file=sys.stderr)
     _report_unknown(model.unknown)
     _report_unknown(model.unknown_candidates, "the candidates")
+    if model.without_known:
+        print(
+            f"Users without an item of the training data: {model.without_known:,}; they got the most popular ones.",
+            file=sys.stderr,
+        )
 
 
 def _report_unknown(unknown: Counter[str], what: str = "histories") -> None:

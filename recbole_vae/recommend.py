@@ -104,6 +104,7 @@ class Recommender:
         items: ids of the items; the first is RecBole's padding.
         unknown: how often each id that the model does not know stood in a history so far.
         unknown_candidates: how often each stood among the candidates.
+        without_known: how many histories so far had no known item, and got the most popular ones.
         item_file: where the data set's file of item names was, or would have been, when the model was trained; or None.
     """
 
@@ -111,6 +112,7 @@ class Recommender:
         self.model, self.users, self.items, self.dataset = model.eval(), list(users), list(items), dataset
         self.unknown: Counter[str] = Counter()
         self.unknown_candidates: Counter[str] = Counter()
+        self.without_known = 0
         self.item_file: Path | None = None
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
@@ -275,6 +277,7 @@ class Recommender:
         scores = self.model.score(batch).float()
         empty = batch.lengths() == 0
         if empty.any():
+            self.without_known += int(empty.sum())
             scores[empty] = self._popularity.to(scores.device)
         if exclude_seen:
             scores[batch.rows(), batch.indices] = -torch.inf
@@ -361,12 +364,13 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
 
     done: set[int] = set()  # hashes: a set of a million names would be most of the memory
     for user, lines in groupby(pairs(), key=lambda pair: pair[1]):
-        number, _, item = next(lines)
+        (number, _, item), *others = lines
         if hash(user) in done:
             raise DataError(f"{name}, line {number}: user '{user}' again; all lines of a user must stand together.")
         done.add(hash(user))
-        # An empty cell stands for a user without items.
-        yield user, [each for each in (item, *(each for _, _, each in lines)) if each]
+        items = [item, *(each for _, _, each in others)]
+        # An empty cell alone stands for a user without items.
+        yield user, [] if items == [""] else items
 
 
 def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> DataError:

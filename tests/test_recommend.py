@@ -115,6 +115,7 @@ def test_a_history_of_nothing_known_gets_the_popular_and_unknown_items_are_count
     assert [score for _, score in empty] == pytest.approx(shares)
     assert close(some, expected(run, ["i0"], 4))
     assert recommender.unknown == {"x": 3, "y": 1}
+    assert recommender.without_known == 2
     (everything,) = recommender.recommend([[]], k=10_000)
     assert sorted(item for item, _ in everything) == sorted(run.dataset.field2id_token["item_id"][1:])
 
@@ -153,6 +154,7 @@ def test_histories_are_read_from_csv_and_atomic_files() -> None:
     assert read('\ufeffitem_id,rating,user_id\n1,5,a\n2,5,a\n\n,1,b\n"x,y",2,c') == histories
     assert read("user_id:token\titem_id:token\na\t1\na\t2\nb\t\nc\tx,y\n") == histories
     assert read("who,what\na,1\n", user="who", item="what") == [("a", ["1"])]
+    assert read("user_id,item_id\na,\na,1\n") == [("a", ["", "1"])]  # the empty one is counted as unknown
     assert read("user_id,item_id\n") == []
 
 
@@ -211,12 +213,18 @@ def test_the_command_line(run: Run) -> None:
 
     Path("c.txt").write_text("i3\ni5\n\nnone\n")
     done = command(
-        file, "--histories=-", "-k=2", "--candidates=c.txt", "--keep_seen=True", input="user_id,item_id\nq,i3\nq,zz\n"
+        file,
+        "--histories=-",
+        "-k=2",
+        "--candidates=c.txt",
+        "--keep_seen=True",
+        input="user_id,item_id\nq,i3\nq,zz\nr,\n",
     )
     assert done.returncode == 0, done.stderr
     assert {row["item_id"] for row in csv.DictReader(io.StringIO(done.stdout))} == {"i3", "i5"}
     left_out = "1 times an item that is not in the training data (1 different, such as"
     assert f"Left out of histories: {left_out} 'zz')" in done.stderr
+    assert "Users without an item of the training data: 1; they got the most popular ones.\n" in done.stderr
     assert f"Left out of the candidates: {left_out} 'none')" in done.stderr
 
     assert main(["recommend", file, "--out=all.csv"]) == 0
