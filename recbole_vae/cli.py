@@ -322,6 +322,8 @@ def _check_options(command: str, options: dict[str, str], known: Sequence[str]) 
 
 
 def _prepare(options: dict[str, str]) -> None:
+    import yaml
+
     from recbole_vae.prepare import SOURCES, prepare
 
     name, source, out = options.pop("name"), options.pop("source"), options.get("out", "dataset")
@@ -340,6 +342,15 @@ def _prepare(options: dict[str, str]) -> None:
     for difference in result.differences:
         print(f"NOT as published: {difference}. Is it another version of the data?")
     where = "" if out.rstrip("/") == "dataset" else f" --data_path={shlex.quote(out)}"
+    file = result.folder / f"{result.folder.name}.yaml"
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    args, most = settings["eval_args"], max(settings["topk"])
+    if result.users <= sum(args["split"]["HU"]) or result.items <= most:
+        print(f"Too small for the protocol in {file}: it holds out {args['split']['HU']} users and ranks {most} items.")
+        if result.users < 20 or result.items < 20:
+            return
+        args["split"] = {"HU": [0.1, 0.1]}
+        where += f' --eval_args="{args}" --topk=[10] --valid_metric=NDCG@10'
     print(f"Try next:\n  {_command()} --model=MultVAE --dataset={result.folder.name}{where}")
 
 

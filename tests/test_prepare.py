@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shlex
 import tarfile
 import zipfile
 from collections import Counter
@@ -261,7 +262,11 @@ def test_from_the_source_to_a_result_on_held_out_users(
     out = capfd.readouterr().out
     assert f"dataset/ml-20m: {len(rows):,} of {len(rows):,} interactions" in out
     assert f"NOT as published: {len(rows):,} interactions after filtering, and 9,990,682 are published" in out
-    assert "--model=MultVAE --dataset=ml-20m\n" in out
+    assert "Too small for the protocol in dataset/ml-20m/ml-20m.yaml: it holds out [10000, 10000] users and" in out
+    _, *suggested = shlex.split(out.splitlines()[-1].partition("recbole_vae ")[2])
+    assert "--dataset=ml-20m" in suggested
+    assert main(["run", *suggested, "--epochs=1", "--mlp_hidden_size=[8]", "--latent_dimension=4"]) == 0
+    caplog.clear()
     fast = ["--epochs=2", "--mlp_hidden_size=[8]", "--latent_dimension=4", "--topk=[20]", "--valid_metric=NDCG@20"]
     apart = "--eval_args={'split': {'HU': [5, 5]}, 'mode': 'full'}"
     for model in ("MultVAE", "EASE"):
@@ -275,6 +280,14 @@ def test_from_the_source_to_a_result_on_held_out_users(
     assert "(Settings of the data set: dataset/ml-20m/ml-20m.yaml.)" in err
     assert main(["run", "--model=BPR", "--dataset=ml-20m", *fast]) == 2
     assert "BPR cannot score users who were not in the training data" in capfd.readouterr().err
+
+
+def test_nothing_is_suggested_where_nothing_would_work(capsys: pytest.CaptureFixture[str]) -> None:
+    zipped("s.zip", **{"ml-1m__ratings_dot_dat": GOOD})
+    assert main(["prepare", "ml-1m", "s.zip"]) == 0
+    out = capsys.readouterr().out
+    assert "Too small for the protocol in dataset/ml-1m/ml-1m.yaml: it holds out [750, 750] users and ranks 100" in out
+    assert "Try next" not in out
 
 
 def test_a_users_own_file_beside_the_data_does_not_count(build: object) -> None:
