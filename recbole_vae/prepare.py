@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
 import math
 import os
+import re
 import shutil
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from tqdm import tqdm
 
@@ -26,6 +28,11 @@ from recbole_vae.errors import DataError
 
 Row = tuple[str, str, float, str]
 """User, item, rating or count, and time in seconds since 1970 ("" where there is none)."""
+
+Name = tuple[str, str, str, str]
+"""Item, title, year ("" where there is none), and genres separated by spaces."""
+
+_Parsed = TypeVar("_Parsed")
 
 MARK = "# Written by recbole-vae prepare; holds for this data set, below your own options."
 """First line of the settings that stand beside the data."""
@@ -45,6 +52,7 @@ class Source:
         published: number of all interactions in it, as its owners publish it.
         interactions: number of them after filtering, where it is published.
         users: number of them after filtering, where it is published.
+        names: name of the file that has the items' names, if it is there, and what reads its lines.
     """
 
     file: str
@@ -56,6 +64,7 @@ class Source:
     published: int = 0
     interactions: int | None = None
     users: int | None = None
+    names: tuple[str, Callable[[Iterable[bytes]], Iterator[Name]]] | None = None
 
 
 def _separated(
@@ -120,13 +129,42 @@ def _gowalla(lines: Iterable[bytes]) -> Iterator[Row]:
         yield parts[0], parts[4], 1.0, str(int(when.timestamp()))
 
 
+def _name(cells: Sequence[str]) -> Name:
+    if len(cells) != 3 or not cells[0]:
+        raise ValueError(f"{len(cells)} columns instead of 3, or no movie")
+    item, title, genres = (" ".join(cell.split()) for cell in cells)
+    year = title[-5:-1] if re.search(r" \(\d{4}\)$", title) else ""
+    genres = genres.replace("(no genres listed)", "").replace("|", " ")
+    return item, title.removesuffix(f" ({year})"), year, genres
+
+
+def _movies_dat(lines: Iterable[bytes]) -> Iterator[Name]:
+    for line in lines:
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:  # ml-1m
+            text = line.decode("latin-1")
+        yield _name(text.split("::"))
+
+
+def _movies_csv(lines: Iterable[bytes]) -> Iterator[Name]:
+    rows = csv.reader((line.decode("utf-8") for line in lines), strict=True)
+    if (header := next(rows, [])) != ["movieId", "title", "genres"]:
+        raise ValueError(f"the first line is {','.join(header)[:60]!r}, not 'movieId,title,genres'")
+    yield from map(_name, rows)
+
+
 SOURCES = {
     "ml-100k": Source("u.data", _separated(b"\t", (0, 1, 2, 3), 4), published=100_000),
-    "ml-1m": Source("ratings.dat", _separated(b"::", (0, 1, 2, 3), 4), published=1_000_209),
-    "ml-10m": Source("ratings.dat", _separated(b"::", (0, 1, 2, 3), 4), published=10_000_054),
+    "ml-1m": Source(
+        "ratings.dat", _separated(b"::", (0, 1, 2, 3), 4), published=1_000_209, names=("movies.dat", _movies_dat),
+    ),
+    "ml-10m": Source(
+        "ratings.dat", _separated(b"::", (0, 1, 2, 3), 4), published=10_000_054, names=("movies.dat", _movies_dat),
+    ),
     "ml-20m": Source(
         "ratings.csv", _separated(b",", (0, 1, 2, 3), 4, b"userId,movieId,rating,timestamp"),
-        published=20_000_263, interactions=9_990_682, users=136_677,
+        published=20_000_263, interactions=9_990_682, users=136_677, names=("movies.csv", _movies_csv),
     ),
     "netflix": Source("*_*.txt", _netflix, published=100_480_507, users=463_435),
     "msd": Source(
@@ -146,7 +184,7 @@ class Prepared:
     """What was written.
 
     Attributes:
-        folder: with ``<name>.inter`` and ``<name>.yaml``.
+        folder: with ``<name>.inter`` and ``<name>.yaml``; and ``<name>.item``, where the source has the items' names.
         read: interactions in the source.
         interactions: those that were kept.
         users: whose interactions were kept.
@@ -212,7 +250,7 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
             "leave": False,
             "disable": not show_progress,
         }
-        for row in tqdm(_rows(name, path), desc=purpose, **progress):
+        for row in tqdm(_parsed(name, path, what.file, what.read, needed=True), desc=purpose, **progress):
             read += 1
             if row[2] >= what.least:
                 yield row
@@ -235,6 +273,12 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
                 items.add(item)
     if not kept:
         raise DataError(f"{path}: no interaction is left after filtering; is it the whole data set {name}?")
+    if what.names is not None:
+        names = list(_parsed(name, path, *what.names))
+        if names:
+            with (temporary / f"{folder.name}.item").open("w", encoding="utf-8") as file:
+                file.write("item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n")
+                file.writelines("\t".join(each) + "\n" for each in names if each[0] in items)
     settings = files("recbole_vae.properties").joinpath(f"dataset/{name}.yaml").read_text(encoding="utf-8")
     (temporary / f"{folder.name}.yaml").write_text(f"{MARK}\n{settings}", encoding="utf-8")
     published = (
@@ -250,11 +294,13 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
     return Prepared(folder, read, kept, len(users), len(items), differences)
 
 
-def _rows(name: str, path: Path) -> Iterator[Row]:
-    """Read all interactions; errors name file and line."""
-    what, found = SOURCES[name], 0
+def _parsed(
+    name: str, path: Path, pattern: str, read: Callable[[Iterable[bytes]], Iterator[_Parsed]], *, needed: bool = False
+) -> Iterator[_Parsed]:
+    """Read all lines of the files of a pattern; errors name file and line."""
+    found = 0
     try:
-        for file, lines in _files(path, what.file):
+        for file, lines in _files(path, pattern):
             found += 1
             number = 0
 
@@ -264,8 +310,8 @@ def _rows(name: str, path: Path) -> Iterator[Row]:
                     yield line
 
             try:
-                yield from what.read(counted(lines))
-            except ValueError as error:  # also of a number, a date or an encoding
+                yield from read(counted(lines))
+            except (ValueError, csv.Error) as error:  # also of a number, a date or an encoding
                 raise DataError(
                     f"{path}{file and f', {file}'}, line {max(1, number)}: {error}. Is it {name}, whole and unchanged?"
                 ) from None
@@ -273,8 +319,8 @@ def _rows(name: str, path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: damaged or not downloaded whole ({error}); download it again.") from None
     except (OSError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from None
-    if not found:
-        raise DataError(f"{path}: has no file {what.file}, where {name} has its interactions.{_other(name, path)}")
+    if needed and not found:
+        raise DataError(f"{path}: has no file {pattern}, where {name} has its interactions.{_other(name, path)}")
 
 
 def _other(name: str, path: Path) -> str:

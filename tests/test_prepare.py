@@ -15,6 +15,8 @@ import pytest
 from recbole_vae.cli import main
 from recbole_vae.config import check_eval_args, check_metrics
 from recbole_vae.errors import DataError
+from recbole_vae.explain import ItemText
+from recbole_vae.explain_report import read_item_texts
 from recbole_vae.prepare import MARK, NAMES, SOURCES, prepare
 
 Rating = tuple[int, int, float, int]
@@ -91,6 +93,51 @@ def test_movielens(name: str, make: object) -> None:
     assert result.read == len(many())
     assert len(result.differences) == (3 if name == "ml-20m" else 1)
     assert [path.name for path in Path("out").iterdir()] == [NAMES.get(name, name)]
+
+
+def named(name: str) -> list[str]:
+    return (Path("out") / name / f"{name}.item").read_text(encoding="utf-8").splitlines()
+
+
+HEADER = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("ml-1m", "latin-1"), ("ml-10m", "utf-8")])
+def test_names_of_movies_stand_beside_the_data(name: str, encoding: str) -> None:
+    movies = (
+        "1::Misérables, Les (1995)::Drama|Musical\n2::Tube, The::Children's\n3::A (b) (1999)::(no genres listed)\n"
+        "999::Nobody Has It (2000)::Drama\n"
+    )
+    Path("ml").mkdir()
+    Path("ml/ratings.dat").write_text(colons(many()))
+    Path("ml/movies.dat").write_bytes(movies.encode(encoding))
+    prepare(name, "ml", "out")
+    assert named(name) == [
+        HEADER,
+        "1\tMisérables, Les\t1995\tDrama Musical",
+        "2\tTube, The\t\tChildren's",
+        "3\tA (b)\t1999\t",
+    ]
+    assert read_item_texts(f"out/{name}/{name}.item") == {
+        "1": ItemText("Misérables, Les (1995)", "Drama Musical"),
+        "2": ItemText("Tube, The", "Children's"),
+        "3": ItemText("A (b) (1999)", ""),
+    }
+
+
+def test_names_of_ml_20m_are_in_csv() -> None:
+    movies = (
+        'movieId,title,genres\r\n1,Toy Story (1995),Adventure|Animation\r\n2,"American President, The (1995)",Comedy\r\n'
+        '3,"""Great Performances"" Cats (1998)",Musical\r\n'
+    )
+    members = {"ml-20m__ratings_dot_csv": table(many()), "ml-20m__movies_dot_csv": movies}
+    prepare("ml-20m", zipped("s.zip", **members), "out")
+    assert named("ml-20m") == [
+        HEADER,
+        "1\tToy Story\t1995\tAdventure Animation",
+        "2\tAmerican President, The\t1995\tComedy",
+        '3\t"Great Performances" Cats\t1998\tMusical',
+    ]
 
 
 def test_a_file_or_folder_out_of_the_archive_will_do() -> None:
@@ -204,6 +251,16 @@ GOOD = colons(many())
             "ml-1m",
             lambda: zipped("s.zip", **{"ml-1m__ratings_dot_dat": "1::2::five::3\n"}),
             "s.zip, ml-1m/ratings.dat, line 1: could not convert string to float: 'five'.",
+        ),
+        (
+            "ml-1m",
+            lambda: zipped("s.zip", **{"ml-1m__ratings_dot_dat": GOOD, "ml-1m__movies_dot_dat": "1::A::B\n2::C\n"}),
+            "s.zip, ml-1m/movies.dat, line 2: 2 columns instead of 3",
+        ),
+        (
+            "ml-20m",
+            lambda: zipped("s.zip", **{"ml-20m__ratings_dot_csv": table(many()), "ml-20m__movies_dot_csv": "1,A,B\n"}),
+            "s.zip, ml-20m/movies.csv, line 1: the first line is '1,A,B', not 'movieId,title,genres'.",
         ),
         (
             "ml-20m",
