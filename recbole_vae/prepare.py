@@ -22,6 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import psutil
 from tqdm import tqdm
 
 from recbole_vae.errors import DataError
@@ -223,6 +224,7 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
         raise DataError(f"{path}: there is no such file or folder.")
     temporary = folder.with_name(f".{target}.{os.getpid()}.tmp")
     made = not Path(out).exists()
+    _remove_leftovers(folder)
     try:
         temporary.mkdir(parents=True)
         result = _write(name, what, path, temporary, folder, show_progress)
@@ -235,6 +237,14 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
             with contextlib.suppress(OSError):
                 Path(out).rmdir()
     return result
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed have left of the same data set."""
+    for each in folder.parent.glob(f".{folder.name}.*.tmp"):
+        process = each.name.split(".")[-2]
+        if process.isdecimal() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, show_progress: bool) -> Prepared:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import shlex
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections import Counter
@@ -138,6 +141,17 @@ def test_names_of_ml_20m_are_in_csv() -> None:
         "2\tAmerican President, The\t1995\tComedy",
         '3\t"Great Performances" Cats\t1998\tMusical',
     ]
+
+
+def test_what_a_killed_process_left_is_removed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    dead, alive = (Path(f"out/.ml-1m.{process}.tmp") for process in (int(done.stdout), os.getppid()))
+    for folder in (dead, alive, Path(f"out/.ml-1m.{os.getpid()}.tmp")):
+        folder.mkdir(parents=True)
+    prepare("ml-1m", zipped("s.zip", **{"ml-1m__ratings_dot_dat": GOOD}), "out")
+    assert {path.name for path in Path("out").iterdir()} == {"ml-1m", alive.name}
 
 
 def test_a_file_or_folder_out_of_the_archive_will_do() -> None:
