@@ -386,7 +386,7 @@ def _recommend(options: dict[str, str]) -> None:
         name = options["histories"]
         pairs = recommend.read_histories(recommend.open_text(name), "standard input" if name == "-" else name, *fields)
     else:
-        users = options["users"].split(",") if "users" in options else model.users[1:]
+        users = _names(options["users"]) if "users" in options else model.users[1:]
         known = [(user, model.history(user)) for user in users] if "users" in options else None
         pairs, total = known or ((user, model.history(user)) for user in users), len(users)
     # Standard output is for the result, and a terminal shows one of the two.
@@ -445,7 +445,7 @@ def _bench(options: dict[str, str]) -> None:
 
     _check_options("bench", options, _BENCH_OPTIONS)
     shapes = bench.shapes_of(options)
-    models = options.get("models", "MultVAE,MultDAE").split(",")
+    models = _names(options.get("models", "MultVAE,MultDAE"))
     for model in models:
         _check_model(model)
     free = 0
@@ -617,9 +617,7 @@ def _generate(options: dict[str, str]) -> None:
         print(f"Left out of the judges: {seen:,} users of the training data, whom the model has seen.", file=sys.stderr)
     around = generate.known_histories(loaded, read(options["histories"])) if "histories" in options else None
     if "around" in options:
-        around = generate.known_histories(
-            loaded, ((user, loaded.history(user)) for user in options["around"].split(","))
-        )
+        around = generate.known_histories(loaded, ((user, loaded.history(user)) for user in _names(options["around"])))
     real = generate.table_of(model.histories, model.n_items)
     number = users or (real.shape[0] if around is None else len(around))
     drawn = generate.Kept(
@@ -714,6 +712,10 @@ def _numbers(options: dict[str, str], name: str, default: str) -> list[int]:
     """Read a list like ``500,2000`` or ``[600]``."""
     texts = options.get(name, default).strip("[]").split(",")
     return [_number({name: text.strip()}, name, 0) for text in texts]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) -> int:

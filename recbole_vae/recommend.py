@@ -333,7 +333,9 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
     if not first.strip():
         raise DataError(f"{name}: is empty; the first line must name the columns, such as user_id,item_id.")
     separator = "\t" if "\t" in first else ","
-    header = next(csv.reader([first], delimiter=separator), [])
+    # Spaces beside a comma are part of no id.
+    strip = separator == ","
+    header = next(csv.reader([first], delimiter=separator, skipinitialspace=strip), [])
     columns = [cell.strip().partition(":")[0] for cell in header]
     places = []
     for field, usual in ((user_field, "user_id"), (item_field, "item_id")):
@@ -347,7 +349,7 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
     user_place, item_place = places
 
     def pairs() -> Iterator[tuple[int, str, str]]:
-        reader, number = csv.reader(file, delimiter=separator, strict=True), 1
+        reader, number = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=strip), 1
         try:
             for number, cells in enumerate(reader, start=2):
                 if len(cells) != len(columns):
@@ -356,7 +358,8 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
                     raise DataError(
                         f"{name}, line {number}: {len(cells)} cells instead of {len(columns)} ({first.strip()[:60]})."
                     )
-                yield number, cells[user_place], cells[item_place]
+                user, item = cells[user_place], cells[item_place]
+                yield (number, user.strip(), item.strip()) if strip else (number, user, item)
         except UnicodeDecodeError as error:
             raise _not_utf8(name, number + 1, error) from None
         except csv.Error as error:  # a stray quotation mark would swallow the rest

@@ -236,7 +236,7 @@ def test_held_out_users_may_judge(build: Builder, capsys: pytest.CaptureFixture[
 
 
 def test_around_users_and_histories(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", f"--checkpoint={checkpoint}", "--out=one", "--around=u3", "--users=5", "--seed=7"]) == 0
+    assert main(["generate", f"--checkpoint={checkpoint}", "--out=one", "--around= u3", "--users=5", "--seed=7"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == "one/one.inter: 5 users"
     assert second.startswith("Not compared with real users")

@@ -154,6 +154,7 @@ def test_histories_are_read_from_csv_and_atomic_files() -> None:
     assert read('\ufeffitem_id,rating,user_id\n1,5,a\n2,5,a\n\n,1,b\n"x,y",2,c') == histories
     assert read("user_id:token\titem_id:token\na\t1\na\t2\nb\t\nc\tx,y\n") == histories
     assert read("who,what\na,1\n", user="who", item="what") == [("a", ["1"])]
+    assert read('user_id, item_id\na , 1\na, 2 \nb, \nc, "x,y"\n') == histories
     assert read("user_id,item_id\na,\na,1\n") == [("a", ["", "1"])]  # the empty one is counted as unknown
     assert read("user_id,item_id\n") == []
 
@@ -202,7 +203,7 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 def test_the_command_line(run: Run) -> None:
     file = f"--checkpoint={run.trainer.saved_model_file}"
     recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
-    done = command(file, "--users=u3,u1", "-k", "3")
+    done = command(file, "--users=u3, u1", "-k", "3")
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [(row["user_id"], row["rank"]) for row in rows] == [
