@@ -130,6 +130,7 @@ latent   Say what a model's latent variables stand for: which items and genres e
   --items=FILE           the items' names and genres, as for explain
   --html=FILE            write a page with a map of items and users
   --json=FILE            write all that was found
+
 uncertainty  Say how well a model knows for which users its recommendations are good, on the test part of its data set.
 
   --checkpoint=FILE      written by training; the data set is loaded and split again
@@ -161,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from recbole_vae.prepare import SOURCES
 
         names = {"models": model_names(), "shapes": SHAPES, "sources": SOURCES}
-        print(USAGE.format(**{name: ", ".join(each) for name, each in names.items()}, first=FIRST_SEED), end="")
+        usage = USAGE.format(**{name: ", ".join(each) for name, each in names.items()}, first=FIRST_SEED)
+        print(_of_command(usage, arguments[0]) if arguments else usage, end="")
         return 0 if arguments else 2
     argv = sys.argv
     # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
@@ -218,6 +220,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         sys.argv = argv
     return 0
+
+
+def _of_command(usage: str, command: str) -> str:
+    """Return the part of the usage that is about a command, or all of it if there is no such command."""
+    lines = re.findall(rf"^.{{7}}(recbole-vae {re.escape(command)} .*\n)", usage, re.MULTILINE)
+    part = re.search(rf"^{re.escape(command)} .*\n(?:(?: .*)?\n)*", usage, re.MULTILINE)
+    return f"usage: {lines[0]}\n{part[0].rstrip()}\n" if lines and part else usage
 
 
 def parse_options(arguments: Sequence[str]) -> dict[str, str]:

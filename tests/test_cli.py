@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -68,9 +69,25 @@ def test_version() -> None:
 
 
 def test_help_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--help"]) == 0
-    assert "--config_files" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    whole = capsys.readouterr().out
     assert main([]) == 2
+    assert capsys.readouterr().out == whole
+    commands = re.findall(r"recbole-vae (\w+) ", whole)
+    assert len(commands) == len(set(commands)) == 9
+    parts = []
+    for command in commands:
+        assert main([command, "--help"]) == 0
+        usage, gap, *part = capsys.readouterr().out.splitlines()
+        assert usage.startswith(f"usage: recbole-vae {command} ")
+        assert gap == ""
+        assert part[0].startswith(f"{command} ")
+        assert all(line[:1] in ("", " ") for line in part[1:])
+        parts += part
+    in_whole = [line for line in whole.splitlines() if line and "recbole-vae " not in line]
+    assert in_whole[:-1] == [line for line in parts if line]  # the last line is of no command
+    assert main(["rnu", "--help"]) == 0
+    assert capsys.readouterr().out == whole
 
 
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
