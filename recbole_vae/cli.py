@@ -30,7 +30,7 @@ usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B
        recbole-vae recommend --checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]
        recbole-vae compare --out=DIR [--models=A,B] [--dataset=NAME] [--seeds=5] [--config=PLAN.yaml] [--OPTION=VALUE ...]
        recbole-vae bench [--preset=ml-1m] [--models=MultVAE,MultDAE] [--OPTION=VALUE ...]
-       recbole-vae explain --checkpoint=FILE (--user=ID | --histories=FILE) [-k=10] [--json=FILE] [--html=FILE]
+       recbole-vae explain --checkpoint=FILE (--user=ID | --users=A,B | --histories=FILE) [-k=10] [--json=FILE] [--html=FILE]
        recbole-vae generate --checkpoint=FILE --out=DIR [--users=N] [--source=posterior] [--around=ID | --histories=FILE]
        recbole-vae latent --checkpoint=FILE [--user=ID] [--html=FILE] [--json=FILE]
        recbole-vae uncertainty --checkpoint=FILE [--samples=100] [--diversify=0.5,1] [--json=FILE] [--html=FILE]
@@ -99,7 +99,7 @@ bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
 explain  Say which items of a history each recommendation rests on, and without which it would not be made.
 
   --checkpoint=FILE      written by training; nothing else is needed
-  --user=ID              a user of the training data; or --histories=FILE, as for recommend
+  --user=ID              a user of the training data; or --users=A,B or --histories=FILE, as for recommend
   -k=N                   recommendations for each (default 10)
   --method=NAME          exact (each item left out in turn; default) or gradient (approximate, in less time)
   --counterfactual=False do not look for what would have to be missing
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             rest = [f"--name={rest[0]}", f"--source={rest[1]}", *rest[2:]]
         if command in ("recommend", "explain", "latent", "uncertainty"):
-            rest = [re.sub(r"^-k(?=$|=)", "--k", argument) for argument in rest]
+            rest = ["--k" if each == "-k" else re.sub(r"^-k(=|(?=\d))", "--k=", each) for each in rest]
         options = parse_options(rest)
         if command != "run":
             return commands[command](options) or 0
@@ -503,6 +503,7 @@ def _bench(options: dict[str, str]) -> None:
 _EXPLAIN_OPTIONS = (
     "checkpoint",
     "user",
+    "users",
     "histories",
     "k",
     "method",
@@ -517,8 +518,8 @@ _EXPLAIN_OPTIONS = (
 def _explain(options: dict[str, str]) -> None:
     _check_options("explain", options, _EXPLAIN_OPTIONS)
     _need_checkpoint(options)
-    if ("user" in options) == ("histories" in options):
-        raise ConfigError("explain needs either --user=ID or --histories=FILE (command line).")
+    if len({"user", "users", "histories"} & set(options)) != 1:
+        raise ConfigError("explain needs one of --user=ID, --users=A,B and --histories=FILE (command line).")
     search = _true_or_false(options, "counterfactual", True)
     k = _number(options, "k", 10)
     _outputs(options, "json", "html")
@@ -536,8 +537,9 @@ def _explain(options: dict[str, str]) -> None:
     names = options.get("items", beside)
     explainer = explain.Explainer(model, explain_report.read_item_texts(names, model.model.ITEM_ID) if names else None)
     pairs: Iterable[tuple[str, Iterable[str]]]
-    if "user" in options:
-        pairs = [(options["user"], model.history(options["user"]))]
+    if "histories" not in options:
+        users = _names(options["users"]) if "users" in options else [options["user"]]
+        pairs = [(user, model.history(user)) for user in users]
     else:
         file = options["histories"]
         fields = model.model.USER_ID, model.model.ITEM_ID

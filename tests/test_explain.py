@@ -392,6 +392,11 @@ def test_the_command_line(build: Builder) -> None:
     assert not page.tags & {"b", "script", "img", "link", "iframe"}
     assert names[ranking[0][0]] in page.text
 
+    assert main(["explain", file, "--users=u3, u1", "-k3", "--json=two.json"]) == 0
+    first, second = (json.loads(line) for line in Path("two.json").read_text().splitlines())
+    assert first == content
+    assert (second["user"], len(second["recommendations"])) == ("u1", 3)
+
     Path("h.csv").write_text("user_id,item_id\na,i1\na,i2\n<i>,i4\n<i>,zz\nnone,zz\n")
     done = subprocess.run(
         [*command[:5], "--histories=h.csv", "-k=2", "--json=-", "--method=gradient", "--counterfactual=False"],
@@ -410,14 +415,15 @@ def test_the_command_line(build: Builder) -> None:
     ("arguments", "message"),
     [
         (["--user=u1"], "--checkpoint (command line) is missing"),
-        (["--checkpoint=no.pth"], "explain needs either --user=ID or --histories=FILE"),
-        (["--checkpoint=no.pth", "--user=a", "--histories=b"], "explain needs either --user=ID or --histories=FILE"),
+        (["--checkpoint=no.pth"], "explain needs one of --user=ID, --users=A,B and --histories=FILE"),
+        (["--checkpoint=no.pth", "--user=a", "--histories=b"], "explain needs one of --user=ID, --users=A,B and"),
+        (["--checkpoint=no.pth", "--user=a", "--users=b"], "explain needs one of --user=ID, --users=A,B and"),
         (["--checkpoint=no.pth", "--user=a"], "no.pth: there is no such checkpoint."),
         (["--checkpoint=no.pth", "--user=a", "--method=exakt"], "method: 'exakt' (command line) is not allowed"),
         (["--checkpoint=no.pth", "--user=a", "--counterfactual=no"], "counterfactual: 'no' (command line) is not allowed"),
         (["--checkpoint=no.pth", "--user=a", "-k=0"], "k: '0' (command line) is not allowed"),
         (["--checkpoint=no.pth", "--user=a", "--html=gone/e.html"], "--html=gone/e.html (command line): there is no folder"),
-        (["--checkpoint=no.pth", "--users=a"], "--users (command line): explain has no such option; did you mean --user?"),
+        (["--checkpoint=no.pth", "--usre=a"], "--usre (command line): explain has no such option; did you mean --user?"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
