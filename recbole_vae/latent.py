@@ -68,7 +68,7 @@ class Latent:
     """A latent variable, or a principal direction.
 
     Attributes:
-        number: which: of the latent variables from 0, of the directions from 1.
+        number: which: of the latent variables from 0, of the directions from 1, the strongest.
         strength: root mean square of its effects.
         deviation: standard deviation of a latent variable over the users; of a direction, in units of its variables' deviations.
         kl: mean divergence of a latent variable from N(0, 1), in nats; None of a direction, or without a posterior.
@@ -189,6 +189,11 @@ def describe(
             effects = _effects(model, codes[:_USERS], steps, show_progress)
             deviations = ((codes / deviations.clamp_min(1e-12)) @ left).std(0, correction=0)
     strengths = effects.square().mean(1).sqrt()
+    if (
+        axes == "principal"
+    ):  # numbered by what is said of them; the singular values are of centred effects at other places
+        order = strengths.argsort(descending=True, stable=True)
+        strengths, effects, steps, deviations = (each[order] for each in (strengths, effects, steps, deviations))
     strongest = strengths.argsort(descending=True, stable=True)[:latents].tolist()
     counts = torch.bincount(model.histories.indices.long().cpu(), minlength=model.n_items)[1:]
     known = (counts >= min(_LEAST, int(counts.max()))).nonzero().squeeze(1).numpy()

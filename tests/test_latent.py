@@ -99,11 +99,29 @@ def test_a_trait_over_two_latent_variables_is_one_direction(recommender: Recomme
         weight[:8, 0], weight[:8, 1] = 1 / deviations[0], 1 / deviations[1]
     found = latent.describe(recommender, texts(recommender), latents=3)
     first, *others = found.latents
-    assert first.number == 1
+    assert [each.number for each in found.latents] == [1, 2, 3]
     assert max(each.strength for each in others) < 1e-3 * first.strength
     assert first.genres[0].name == "Horror"
     alone = latent.describe(recommender, axes="latents", latents=3).latents[0]
     assert first.strength == pytest.approx(2**0.5 * alone.strength, rel=0.02)
+
+
+def test_directions_are_numbered_by_the_strength_that_is_said(recommender: Recommender) -> None:
+    model = recommender.model
+    with torch.no_grad():
+        deviations = model.code(model.encoder(model.histories))[1:].std(0, correction=0)
+        output = model.decoder.layers[-1]
+        output.weight.zero_()
+        output.bias.zero_()
+        output.bias[0] = 5.0  # what raises this item lowers all others, and of that the centred effects show little
+        output.weight[0, 0] = 1 / deviations[0]
+        output.weight[1:13, 1], output.weight[13:, 1] = 0.3 / deviations[1], -0.3 / deviations[1]
+    found = latent.describe(recommender, latents=2, user=recommender.users[1])
+    assert [each.number for each in found.latents] == [each.latent for each in found.traversals] == [1, 2]
+    assert found.latents[0].strength > 2 * found.latents[1].strength
+    assert (
+        found.latents[0].raised[0][0] == recommender.items[1] or found.latents[0].lowered[0][0] == recommender.items[1]
+    )
 
 
 def test_genres_are_tested_as_scipy_does_with_holms_correction() -> None:
