@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from recbole_vae.errors import DataError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What only writing can fail with; the error of a write does not name the file."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -38,6 +42,17 @@ def written_whole(path: Path) -> Iterator[IO[str]]:
     path = path.resolve()  # what a link points to, not the link
     if path.is_dir():
         raise DataError(f"{path}: cannot write this file: it is a folder.")
+    try:
+        with _written(path) as file:
+            yield file
+    except OSError as error:
+        if error.errno not in _FULL:  # it may be of something else that is read at the same time
+            raise
+        raise DataError(f"{path}: cannot write this file: {error.strerror}.") from None
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[IO[str]]:
     if path.exists() and not path.is_file():  # a device or a pipe
         with path.open("w", encoding="utf-8") as file:
             yield file

@@ -52,3 +52,15 @@ def test_links_and_pipes_stay_what_they_are() -> None:
     reader.join(10)
     assert read == ["through"]
     assert Path("pipe").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_named_with_the_file() -> None:
+    with (
+        pytest.raises(DataError, match=r"^/dev/full: cannot write this file: No space left on device\.$"),
+        written_whole(Path("/dev/full")) as file,
+    ):
+        file.write("more")
+    with pytest.raises(OSError, match="of something else"), written_whole(Path("a.txt")):
+        raise OSError("of something else")
+    assert not list(Path().iterdir())
