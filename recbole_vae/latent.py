@@ -113,7 +113,8 @@ class Described:
         axes: one of :data:`AXES`: what ``latents`` are.
         latents: the strongest, strongest first.
         items, map_users: places on the map, whose axes are the first two principal components of the output layer's rows.
-        user: whose recommendations are traversed, or None; ``traversals``: one for each of ``latents``.
+        user: whose recommendations are traversed, or None; ``traversals``: one for each of ``latents``; ``user_place``: on the
+            map.
         effect: what of an item grows with a latent variable: its log-probability, or, without a softmax, its logit.
     """
 
@@ -127,6 +128,7 @@ class Described:
     items: list[Point]
     map_users: list[Point]
     user: str | None
+    user_place: Point | None
     traversals: list[Traversal]
     effect: str
 
@@ -216,18 +218,20 @@ def describe(
         for number, each in zip(strongest, genres, strict=True)
     ]  # fmt: skip
     popular = counts.argsort(descending=True, stable=True)[: min(_DRAWN, int((counts > 0).sum()))].numpy()
-    items, drawn = _map(model, codes[:_DRAWN], popular)
-    traversals = []
+    traversals, codes_on_map, own = [], codes[:_DRAWN], codes[:0]
     if history is not None:
+        own = _code(model, history).cpu()
         names = [text.name for text in labels]
         traversals = [Traversal(each + first, _traverse(model, history, steps[each], k, names)) for each in strongest]
+    items, drawn = _map(model, codes_on_map, own, popular)
+    map_users = [Point(float(x), float(y), "", []) for x, y in drawn]
     return Described(
         type(model).__name__, recommender.dataset, len(codes), codes.shape[1], int(active(codes).sum()), axes, found,
         [
             Point(float(x), float(y), labels[item].name, words(labels[item]))
             for (x, y), item in zip(items, popular, strict=True)
         ],
-        [Point(float(x), float(y), "", []) for x, y in drawn], user, traversals,
+        map_users[: len(codes_on_map)], user, map_users[-1] if len(own) else None, traversals,
         "log-probability" if model.by_softmax else "logit",
     )  # fmt: skip
 
@@ -290,32 +294,40 @@ def _genres(labels: Sequence[ItemText], known: NDArray[Any], effects: NDArray[An
     return [sorted((g for g in row if g.p < _ALPHA), key=lambda g: -abs(g.auc - 0.5)) for row in per_row]
 
 
-def _map(model: Any, codes: Tensor, popular: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return places of items and users in the plane of the first two principal components of the output layer's rows."""
+def _map(model: Any, codes: Tensor, own: Tensor, popular: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return places of items and users in the plane of the first two principal components of the output layer's rows.
+
+    The users are those of ``codes``, by which the scale is made, then those of ``own``.
+    """
     layers = model.decoder.layers
     output = layers[-1]
     assert isinstance(output, nn.Linear)
     rows = output.weight.detach().double().cpu()
     with torch.no_grad():
-        features = layers[:-1](codes.to(output.weight.device)).double().cpu()
+        features = layers[:-1](torch.cat((codes, own)).to(output.weight.device)).double().cpu()
     rows = rows[torch.from_numpy(popular)]
-    rows, features = rows - rows.mean(0), features - features.mean(0)
+    rows, features = rows - rows.mean(0), features - features[: len(codes)].mean(0)
     axes = torch.linalg.svd(rows, full_matrices=False).Vh[:2]
     # An axis may point either way: to where its largest entry is positive.
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
     places = []
-    for each in (rows @ axes.T, features @ axes.T):
-        places.append((each / each.square().mean().sqrt().clamp_min(1e-12)).numpy())
+    for each, number in ((rows @ axes.T, len(rows)), (features @ axes.T, len(codes))):
+        places.append((each / each[:number].square().mean().sqrt().clamp_min(1e-12)).numpy())
     return places[0], places[1]
 
 
+@torch.no_grad()
+def _code(model: Any, history: Histories) -> Tensor:
+    code: Tensor = model.code(model.encoder(history.to(model.histories.indices.device)))
+    return code
+
+
 def _traverse(model: Any, history: Histories, step: Tensor, k: int, names: Sequence[str]) -> list[list[str]]:
-    on_device = history.to(model.histories.indices.device)
+    code = _code(model, history)
     with torch.no_grad():
-        code = model.code(model.encoder(on_device))
         codes = code + torch.tensor(STEPS)[:, None].to(code) * step.to(code)
         scores = model.with_padding(model.decoder(codes))[:, 1:]
-    scores[:, on_device.indices.long() - 1] = -torch.inf
+    scores[:, history.indices.long().to(scores.device) - 1] = -torch.inf
     return [[names[item] for item in row] for row in scores.topk(min(k, scores.shape[1])).indices.tolist()]
 
 

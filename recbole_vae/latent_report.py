@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from html import escape
 
 from recbole_vae.latent import NAMES, STEPS, Described, Latent, label
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Okabe and Ito (2008), which colour-blind people can tell apart."""
-_WIDE, _HIGH = 900, 620
+_WIDE = 900
 _KINDS = {"principal": "principal directions", "latents": "latent variables"}
 
 _HEAD = """\
@@ -31,11 +32,16 @@ article { border-top: 1px solid var(--line); padding: 1rem 0; }
 ol { margin: .3rem 0; padding-left: 1.5rem; font-size: .9rem; } li span { color: var(--soft); }
 svg { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; }
 svg circle { stroke: light-dark(#fff, #222); stroke-width: .5; } svg .user { fill: var(--user); stroke: none; }
-svg text { font: 11px system-ui, sans-serif; fill: currentColor; pointer-events: none; }
+svg text { font: 11px system-ui, sans-serif; fill: currentColor; pointer-events: none; paint-order: stroke;
+  stroke: light-dark(#fffc, #121212cc); stroke-width: 3px; }
+svg .own { fill: none; stroke: currentColor; stroke-width: 2.5; } svg text.own { fill: currentColor; font-weight: bold;
+  stroke: light-dark(#fffc, #121212cc); stroke-width: 3px; }
 .key { display: inline-flex; align-items: center; gap: .35em; margin-right: 1em; font-size: .9rem; }
 .key i { width: .8em; height: .8em; border-radius: 50%; }
 input[type=range] { width: 16rem; vertical-align: middle; } .list { display: none; } .list.on { display: block; }
-select { font: inherit; }
+select { font: inherit; max-width: 100%; } label { white-space: nowrap; } #shown { display: inline-block; }
+@media print { body { max-width: none; margin: 0; } article, .list, svg { break-inside: avoid; } h2 { break-after: avoid; }
+  svg, .key i { print-color-adjust: exact; } }
 </style>
 </head>
 <body>
@@ -105,7 +111,8 @@ def _traversals(found: Described) -> list[str]:
     return [
         f"<h2>What user {escape(str(found.user))} would be recommended</h2>\n"
         f"<p><label>as <select id='which'>{choices}</select></label> "
-        f"<label>moves <input type='range' id='step' min='{STEPS[0]}' max='{STEPS[-1]}' step='1' value='0'></label> "
+        f"<label>moves <span class='soft'>−{-STEPS[0]}</span> <input type='range' id='step' min='{STEPS[0]}' "
+        f"max='{STEPS[-1]}' step='1' value='0'> <span class='soft'>+{STEPS[-1]} deviations</span></label> "
         "<span id='shown'></span></p>\n",
         *lists,
         _SCRIPT,
@@ -117,11 +124,12 @@ def _map(found: Described) -> list[str]:
     top = [genre for genre, _ in count.most_common(len(_COLOURS))]
     # The rarer of an item's genres says more of it.
     colour_of = dict(zip(top, _COLOURS, strict=False))
-    points = [*found.items, *found.map_users]
-    limit = max((max(abs(point.x), abs(point.y)) for point in points), default=1.0) * 1.05 or 1.0
+    points = [*found.items, *found.map_users, *([found.user_place] if found.user_place else [])]
+    scale = _WIDE / 2.1 / (max((abs(point.x) for point in points), default=1.0) or 1.0)
+    high = max(200.0, 2.1 * scale * max((abs(point.y) for point in points), default=0.0))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return _WIDE / 2 + x / limit * _WIDE / 2, _HIGH / 2 - y / limit * _HIGH / 2
+        return _WIDE / 2 + x * scale, high / 2 - y * scale
 
     marks = []
     for point in found.map_users:
@@ -135,6 +143,14 @@ def _map(found: Described) -> list[str]:
         marks.append(
             f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4.5' fill='{colour}'><title>{escape(words)}</title></circle>"
         )
+    if found.user_place:
+        x, y = place(found.user_place.x, found.user_place.y)
+        name = escape(f"user {found.user}")
+        side = "text-anchor='end' x='-12'" if x > _WIDE / 2 else "x='12'"
+        marks.append(
+            f"<g transform='translate({x:.1f} {y:.1f})'><circle class='own' r='7'><title>{name}</title></circle>"
+            f"<text class='own' {side} y='4'>{name}</text></g>"
+        )
     marks += _names(found, place)
     key = [*colour_of.items(), ("other", "var(--other)")] if top else []
     key = [*key, ("user", "var(--user)")]
@@ -145,25 +161,31 @@ def _map(found: Described) -> list[str]:
         "<h2>Map of items and users</h2>\n<p class='soft'>The most popular items by their rows of the output layer, and users by "
         "what that layer is given, in the plane of the items' first two principal components, each scaled to the same spread. An "
         "item is recommended to users who lie in its direction. Point at an item for its name.</p>\n",
-        f"<p>{legend}</p>\n<svg viewBox='0 0 {_WIDE} {_HIGH}' role='img' aria-label='map of items and users'>",
+        f"<p>{legend}</p>\n<svg viewBox='0 0 {_WIDE} {high:.0f}' role='img' aria-label='map of items and users'>",
         *marks,
         "</svg>\n",
     ]
 
 
-def _names(found: Described, place: object) -> list[str]:
-    """Name the items farthest from the middle, as long as their names do not lie on each other."""
-    taken: list[tuple[float, float, float]] = []
+def _names(found: Described, place: Callable[[float, float], tuple[float, float]]) -> list[str]:
+    """Name the items farthest from the middle, as long as their names lie neither on each other nor on items."""
+    dots = [place(item.x, item.y) for item in found.items]
+    taken = [(x - 4.5, x + 4.5, y) for x, y in dots]
+    if found.user_place:
+        x, y = place(found.user_place.x, found.user_place.y)
+        width = 19.0 + 7 * len(f"user {found.user}")
+        taken.append((x - width, x + 7, y) if x > _WIDE / 2 else (x - 7, x + width, y))
     marks = []
     for item in sorted(found.items, key=lambda each: -(each.x**2 + each.y**2)):
-        x, y = place(item.x, item.y)  # type: ignore[operator]
+        x, y = place(item.x, item.y)
         name = item.name if len(item.name) <= 28 else f"{item.name[:27]}…"
         width = 6.2 * len(name)
-        left = x + 7 if x + 7 + width < _WIDE else x - 7 - width
-        if any(abs(y - other) < 13 and left < end and start < left + width for start, end, other in taken):
-            continue
-        taken.append((left, left + width, y))
-        marks.append(f"<text x='{left:.1f}' y='{y + 4:.1f}'>{escape(name)}</text>")
+        for left in (x + 7, x - 7 - width):
+            free = all(abs(y - other) >= 10 or left >= end or start >= left + width for start, end, other in taken)
+            if free and left >= 0 and left + width <= _WIDE:
+                taken.append((left, left + width, y))
+                marks.append(f"<text x='{left:.1f}' y='{y + 4:.1f}'>{escape(name)}</text>")
+                break
         if len(marks) == 24:
             break
     return marks

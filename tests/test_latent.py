@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -175,6 +177,13 @@ def test_the_map_is_the_principal_plane_of_the_output_layer(recommender: Recomme
         own = places[[each == kind for each in kinds]]
         np.testing.assert_allclose(own, np.broadcast_to(own[0], own.shape), atol=1e-5)
     assert len(found.map_users) == found.users
+    assert found.user_place is None
+    order = np.random.default_rng(0).permutation(np.arange(1, 81))  # that of the users on the map
+    for place in (0, 79):
+        mark = latent.describe(recommender, texts(recommender), user=recommender.users[order[place]]).user_place
+        assert mark is not None
+        there = found.map_users[place]
+        assert (mark.x, mark.y) == pytest.approx((there.x, there.y), abs=1e-4)
 
 
 def test_collapsed_latent_variables_are_not_active() -> None:
@@ -232,9 +241,28 @@ def test_the_page_needs_nothing_else_and_escapes(recommender: Recommender) -> No
     parser = _Page()
     parser.feed(page)
     assert parser.tags.count("script") == 1
-    assert parser.tags.count("circle") == 24 + 80
+    assert parser.tags.count("circle") == 24 + 80 + 1  # the user's mark
+    assert "<text class='own' " in page
+    assert f">user {recommender.users[1]}</text>" in page
     assert "<b> War" not in page
     assert "http:" not in page.replace("http-equiv", "")
+
+
+def test_names_on_the_map_lie_on_no_item_and_no_other_name(recommender: Recommender) -> None:
+    rng = np.random.default_rng(0)
+    items = [latent.Point(float(x), float(y), f"Film {n}", []) for n, (x, y) in enumerate(rng.normal(size=(120, 2)))]
+    found = dataclasses.replace(latent.describe(recommender, user="u1"), items=items)
+    page = latent_report.html(found)
+    dots = [(float(x), float(y)) for x, y in re.findall(r"<circle cx='([\d.]+)' cy='([\d.]+)' r='4.5'", page)]
+    names = [
+        (float(x), float(y) - 4, name) for x, y, name in re.findall(r"<text x='([\d.]+)' y='([\d.]+)'>(.*?)<", page)
+    ]
+    assert len(dots) == 120
+    assert len(names) > 5
+    for left, y, name in names:
+        right = left + 6 * len(name)
+        assert not [dot for dot in dots if left < dot[0] < right and abs(dot[1] - y) < 9]
+        assert not [other for x, there, other in names if other != name and left <= x < right and abs(there - y) < 9]
 
 
 def test_the_command_line(build: Builder) -> None:
