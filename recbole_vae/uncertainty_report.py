@@ -10,7 +10,7 @@ from html import escape
 from recbole_vae.uncertainty import Lists, Order, Report, per_ndcg
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
-_WIDTH, _HEIGHT, _MARGIN = 640, 360, 48
+_WIDTH, _HEIGHT, _MARGIN = 640, 360, 56
 
 
 def as_json(report: Report) -> str:
@@ -93,7 +93,10 @@ h1 { font-size: 1.4rem; } .soft { color: var(--soft); font-size: .9rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
 caption { text-align: left; font-weight: bold; } th { text-align: left; font-weight: normal; color: var(--soft); }
 th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); }
+table { margin-bottom: 1.5rem; }
 svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: currentColor; font-size: 12px; }
+@media print { body { max-width: none; margin: 0; } svg { break-inside: avoid; print-color-adjust: exact; }
+  table { font-size: .65rem; overflow: visible; break-inside: avoid; } td:not(:last-child) { white-space: nowrap; } }
 </style>
 </head>
 <body>
@@ -106,7 +109,7 @@ def as_html(report: Report) -> str:
     return "".join(
         [
             _HEAD,
-            f"<h1>{escape(caption)}</h1>\n<p>Risk (1 - NDCG@{report.k}) of the surest share of the users</p>\n",
+            f"<h1>{escape(caption)}</h1>\n<p>How much the lists of the surest users lack. The lower, the better.</p>\n",
             _curves(report),
             _table("Orders of the users", rows),
             *(_table(*other) for other in others),
@@ -133,12 +136,19 @@ def _curves(report: Report) -> str:
         return f"{x:.1f},{_HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * (risk - low) / span:.1f}"
 
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="risk-coverage curves">\n']
+    middle = _HEIGHT // 2
+    parts.append(
+        f'<text x="{_WIDTH // 2}" y="{_HEIGHT - 8}" text-anchor="middle">share of the users, the surest first</text>\n'
+        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">risk: mean of 1 - NDCG@{report.k}'
+        "</text>\n"
+    )
     for tick in range(5):
         risk, percent = low + span * tick / 4, 25 * tick
         (x, y), (below, _) = at(0, risk).split(","), at(percent, low).split(",")
         right = _WIDTH - _MARGIN
         parts.append(
-            f'<line x1="{x}" x2="{right}" y1="{y}" y2="{y}" stroke="var(--line)"/><text x="4" y="{y}">{risk:.3f}</text>'
+            f'<line x1="{x}" x2="{right}" y1="{y}" y2="{y}" stroke="var(--line)"/>\n'
+            f'<text x="{_MARGIN - 4}" y="{y}" text-anchor="end" dominant-baseline="middle">{risk:.3f}</text>\n'
             f'<text x="{below}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="middle">{percent} %</text>\n'
         )
     for place, order in enumerate(report.orders):

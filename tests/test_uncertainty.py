@@ -419,7 +419,9 @@ def test_the_command_line(build: Builder) -> None:
     for curve in curves:
         points = np.array([list(map(float, point.split(","))) for point in curve.attrib["points"].split()])
         assert (np.diff(points[:, 0]) > 0).all()
-        assert ((points >= 48) & (points <= [592, 312])).all()
+        assert ((points >= 56) & (points <= [584, 304])).all()
+    titles = [text.text for text in drawing.findall("text")]
+    assert titles[:2] == ["share of the users, the surest first", "risk: mean of 1 - NDCG@4"]
     assert "<script" not in page
     assert "default-src 'none'" in page
 
