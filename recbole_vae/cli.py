@@ -702,6 +702,8 @@ def _outputs(options: dict[str, str], *names: str) -> dict[str, Path]:
             raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
         if file.is_dir():
             raise ConfigError(f"--{name}={file} (command line): this is a folder; name a file.")
+    if len({file.resolve() for file in files.values()}) < len(files):
+        raise ConfigError(f"--{' and --'.join(files)} (command line) cannot be the same file; name one for each.")
     return files
 
 

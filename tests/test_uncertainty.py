@@ -438,6 +438,7 @@ def test_the_command_line(build: Builder) -> None:
         (["uncertainty", "--checkpoint=no.pth", "--diversify=1,b"], "diversify: 'b' (command line) is not allowed"),
         (["uncertainty", "--checkpoint=no.pth", "--part=train"], "part: 'train' is not allowed; it must be valid or test"),
         (["uncertainty", "--checkpoint=no.pth", "--html=gone/u.html"], "--html=gone/u.html (command line): there is no"),
+        (["uncertainty", "--checkpoint=no.pth", "--json=a", "--html=./a"], "--json and --html (command line) cannot be the same"),
         (["uncertainty", "--checkpoint=no.pth", "--sample=3"], "--sample (command line): uncertainty has no such option; did"),
     ],
 )  # fmt: skip
