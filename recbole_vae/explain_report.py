@@ -144,13 +144,20 @@ th { text-align: left; font-weight: normal; width: 45%; } td { font-variant-nume
 .bar { display: inline-block; height: .7em; background: var(--for); margin-right: .5em; }
 .against { background: var(--against); }
 summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
+@media print { body { max-width: none; margin: 0; } article { break-inside: avoid; } .bar { print-color-adjust: exact; } }
 </style>
 </head>
 <body>
 """
 
 
-_TAIL = f"<p class='soft'>{GREEDY}</p>\n</body>\n</html>\n"
+_TAIL = "</body>\n</html>\n"
+
+
+_NO_HISTORY = (
+    "<p>The history has no item of the training data. So these are the most popular items, and a score is the share of the "
+    "training users who have the item.</p>\n"
+)
 
 
 def write(explanations: Iterable[Explanation], json_file: str | None = None, html_file: str | None = None) -> None:
@@ -171,7 +178,9 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
         if html_file is not None:
             to_html = stack.enter_context(written_whole(Path(html_file)))
             to_html.write(_HEAD)
+        greedy = False
         for explanation in explanations:
+            greedy = greedy or any(each.counterfactual for each in explanation.recommendations)
             if to_json is not sys.stdout:
                 print(as_text(explanation))
             if to_json is not None:
@@ -179,24 +188,25 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
             if to_html is not None:
                 to_html.write(as_html(explanation))
         if to_html is not None:
-            to_html.write(_TAIL)
+            to_html.write(f"<p class='soft'>{GREEDY}</p>\n{_TAIL}" if greedy else _TAIL)
 
 
 def as_html(explanation: Explanation) -> str:
     """Return an explanation as a section of HTML; whatever comes from data is escaped."""
     texts = {each.item_id: each.name for one in explanation.recommendations[:1] for each in one.influences}
-    history = "; ".join(texts.get(item, item) for item in explanation.history)
+    history, count = "; ".join(texts.get(item, item) for item in explanation.history), len(explanation.history)
     parts = [
         f"<section>\n<h1>User {escape(explanation.user)}</h1>\n<p class='soft'>{escape(explanation.model)} on "
         f"{escape(explanation.dataset)}, {escape(explanation.method)} influences</p>\n"
-        f"<details><summary>History: {len(explanation.history)} items</summary><p>{escape(history)}</p></details>\n"
     ]
+    shown = f"<details><summary>History: {count} item{'s' * (count != 1)}</summary><p>{escape(history)}</p></details>\n"
+    parts.append(shown if count else _NO_HISTORY)
     for each in explanation.recommendations:
         parts.append(
             f"<article>\n<h2>{each.rank}. {escape(each.name)} <span class='soft'>{escape(each.details)} · score "
             f"{each.score:.2f}</span></h2>\n"
         )
-        for sentence in (because(each), lost_without(each, explanation)):
+        for sentence in (because(each), lost_without(each, explanation)) if count else ():
             parts.append(f"<p>{escape(sentence[:1].upper() + sentence[1:])}.</p>\n" if sentence else "")
         widest = max((abs(one.influence) for one in each.influences), default=0.0)
         first = [one for one in each.influences if one.rank_without is not None]

@@ -399,7 +399,7 @@ def test_the_command_line(build: Builder) -> None:
 
     Path("h.csv").write_text("user_id,item_id\na,i1\na,i2\n<i>,i4\n<i>,zz\nnone,zz\n")
     done = subprocess.run(
-        [*command[:5], "--histories=h.csv", "-k=2", "--json=-", "--method=gradient", "--counterfactual=False"],
+        [*command[:5], "--histories=h.csv", "-k=2", "--json=-", "--method=gradient", "--counterfactual=False", "--html=h.html"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -407,6 +407,14 @@ def test_the_command_line(build: Builder) -> None:
     assert [(row["user"], row["method"], len(row["history"])) for row in rows] == [
         ("a", "gradient", 2), ("<i>", "gradient", 1), ("none", "gradient", 0),
     ]  # fmt: skip
+    page = Page()
+    page.feed(Path("h.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.text.count("The history has no item of the training data. So these are the most popular items") == 1
+    assert "User none" in page.text
+    assert "It is among the most popular" not in page.text
+    assert "History: 1 item" in page.text
+    assert "found greedily" not in page.text  # nothing was looked for
     assert {each["counterfactual"] for row in rows for each in row["recommendations"]} == {None}
     assert "2 times an item that is not in the training data" in done.stderr
 
