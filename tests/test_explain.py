@@ -447,3 +447,12 @@ def test_a_failure_leaves_no_half_written_file(run: Run, capsys: pytest.CaptureF
     assert not list(Path().glob("*e.html*")) + list(Path().glob("*e.json*"))
     assert main(["explain", file, "--user=u1", "--items=none.item"]) == 1
     assert capsys.readouterr().err.startswith("error: none.item: cannot read this file")
+
+
+def test_scores_without_each_item_are_those_of_the_model_under_a_correction(build: Builder, model_name: str) -> None:
+    model = build(model_name, popularity_correction=0.7).model.eval()
+    history, items = model.histories[torch.tensor([3])], torch.arange(1, 9)
+    with torch.no_grad():
+        fast, slow = (each(model, history, items) for each in (explain._scores_without, scores_without))
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one.float(), other, rtol=0, atol=1e-5)
