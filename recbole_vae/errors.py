@@ -11,8 +11,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory, of the machine or of a GPU, did not suffice."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
-        each in text for each in ("out of memory", "allocate memory", "can't allocate", "failed to map segment")
-    )
+        each in text
+        for each in (
+            "out of memory", "allocate memory", "can't allocate", "failed to map segment",
+            "error return without exception set",  # of C code that did not say that its allocation failed
+        )
+    )  # fmt: skip
 
 
 class ConfigError(RecBoleVAEError, ValueError):
