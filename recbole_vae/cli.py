@@ -573,8 +573,8 @@ def _latent(options: dict[str, str]) -> None:
     if "html" in files:
         with written_whole(files["html"]) as file:
             file.write(latent_report.html(found))
-    shown = [number if name in options else 5 for name, number in (("latents", latents), ("k", k))]
-    print("\n".join(latent.lines(found, *shown)))
+    shown = {name: number for name, number in (("latents", latents), ("k", k)) if name in options}
+    print("\n".join(latent.lines(found, **shown)))
 
 
 _GENERATE_OPTIONS = ("checkpoint", "out", "users", "source", "around", "histories", "seed", "unseen", "json")

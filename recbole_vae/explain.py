@@ -78,9 +78,8 @@ def _scores_without(model: Any, history: Histories, items: Tensor) -> tuple[Tens
     """Score items for a history, shape [items], and for it without each of its entries, shape [nnz, items]."""
     if _begins_linear(model):
         sums = _first_sums(model.encoder, history)
-        scores = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1)
-        if model._correction is not None:  # counterfactual sets compare items with each other
-            scores = scores + model._correction.to(scores)[items - 1]
+        logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1)
+        scores = model.corrected(logits, items - 1)
         return scores[-1], scores[:-1]
     return scores_without(model, history, items)
 

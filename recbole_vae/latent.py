@@ -191,9 +191,7 @@ def describe(
             effects = _effects(model, codes[:_USERS], steps, show_progress)
             deviations = ((codes / deviations.clamp_min(1e-12)) @ left).std(0, correction=0)
     strengths = effects.square().mean(1).sqrt()
-    if (
-        axes == "principal"
-    ):  # numbered by what is said of them; the singular values are of centred effects at other places
+    if axes == "principal":  # numbered by what is said of them; the singular values are of centred effects elsewhere
         order = strengths.argsort(descending=True, stable=True)
         strengths, effects, steps, deviations = (each[order] for each in (strengths, effects, steps, deviations))
     strongest = strengths.argsort(descending=True, stable=True)[:latents].tolist()
@@ -338,7 +336,7 @@ def label(latent: Latent, most: int = 3) -> str:
     return " ".join([*(f"+{name}" for name in raised), *(f"-{name}" for name in lowered)])
 
 
-def lines(found: Described, latents: int = 5, items: int = 5) -> Iterator[str]:
+def lines(found: Described, latents: int = 5, k: int = 5) -> Iterator[str]:
     """Say it in a terminal."""
     yield (
         f"{found.model} on {found.dataset}: {found.active} of {found.dimension} latent variables are in use (variance over "
@@ -347,5 +345,5 @@ def lines(found: Described, latents: int = 5, items: int = 5) -> Iterator[str]:
     for each in found.latents[:latents]:
         kl = "" if each.kl is None else f", KL {each.kl:.2f}"
         yield f"{NAMES[found.axes]} {each.number}, effect {each.strength:.2f}{kl}{'  ' * bool(each.genres)}{label(each)}"
-        yield f"  raises {'; '.join(name for _, name, *_ in each.raised[:items])}"
-        yield f"  lowers {'; '.join(name for _, name, *_ in each.lowered[:items])}"
+        yield f"  raises {'; '.join(name for _, name, *_ in each.raised[:k])}"
+        yield f"  lowers {'; '.join(name for _, name, *_ in each.lowered[:k])}"

@@ -110,9 +110,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.logger.warning(f"Interrupted. {self._best_so_far()}")
             raise
         self._active_unknown = True
-        if not (
-            saved and Path(self.saved_model_file).exists()
-        ):  # else the epoch that is kept may be another than the last
+        # Where an epoch is saved, it may be another than the last, and is loaded before the evaluation.
+        if not (saved and Path(self.saved_model_file).exists()):
             self._log_active()
         return self.best_valid_score, self.best_valid_result
 

@@ -408,7 +408,7 @@ def _rows(values: Mapping[str, Any], where: Where) -> list[Row]:
 
 def of_the_data() -> set[str]:
     """Return the options that make data set, split and candidates, which must be the same for all rows."""
-    return (options_in("dataset/*") | {"data_path", "eval_args", "repeatable"}) - {"value_field"}
+    return options_in("dataset/*") | {"data_path", "eval_args", "repeatable"}
 
 
 def known_options() -> set[str]:

@@ -206,6 +206,14 @@ class _Comparing:
             raise
         finally:
             self.bar.close()
+        # Only now are the folders of all runs known: tuning chooses among them.
+        others = sum(file.parent not in self.folders for file in (self.out / "runs").glob("*/result.json"))
+        if others:
+            tqdm.write(
+                f"{self.out}: {others} runs of other rows, seeds or settings are kept, but are not of this command, and so "
+                "are not in its report",
+                file=sys.stderr,
+            )
         return self._comparison(command)
 
     def _comparison(self, command: str) -> Comparison:
@@ -218,13 +226,6 @@ class _Comparing:
                 Run(cell.dataset, cell.protocol, cell.row.label, cell.row.model, seed, WAITING) for seed in waiting
             ]
         _compare_splits(runs)
-        others = sum(file.parent not in self.folders for file in (self.out / "runs").glob("*/result.json"))
-        if others:
-            tqdm.write(
-                f"{self.out}: {others} runs of other rows, seeds or settings are kept, but are not of this command, and so "
-                "are not in its report",
-                file=sys.stderr,
-            )
         return Comparison(
             sorted(runs, key=self._place), plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials,
             plan.plain(), command,

@@ -253,9 +253,16 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
             ``logits - popularity_correction * log propensity`` (see :func:`~recbole_vae.nn.propensity.log_propensity`), and
             ``-inf`` for the padding item, which must never be recommended; shape [batch, n_items].
         """
-        if self._correction is not None:
-            logits = logits + self._correction.to(logits)
-        return F.pad(logits, (1, 0), value=-torch.inf)
+        return F.pad(self.corrected(logits), (1, 0), value=-torch.inf)
+
+    def corrected(self, logits: Tensor, items: Tensor | slice = slice(None)) -> Tensor:
+        """Correct logits for popularity as :meth:`with_padding` does; shape [batch, n_items - 1], or those of ``items``.
+
+        Args:
+            logits: of these items.
+            items: which, counted without the padding item; int64, shape [items].
+        """
+        return logits if self._correction is None else logits + self._correction.to(logits)[items]
 
     def get_extra_state(self) -> dict[str, int]:
         """Return what ``state_dict`` holds beside the parameters: the place in the annealing schedule."""

@@ -92,6 +92,7 @@ def test_large_tables_are_factorised_by_one_thread(path: str, monkeypatch: pytes
             else:
                 item_item_weights(histories, 9, Ridge(1.0))
     half = len(threads) // 2
+    assert half
     assert threads == [2] * half + [1] * half
 
 
