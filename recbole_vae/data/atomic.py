@@ -68,8 +68,8 @@ def read_columns(
     Raises:
         DataError: a line has another number of columns than the first, or no number where there must be one.
     """
-    # As categories, each token is one string and not one for each line, which is most of the memory.
-    kinds: dict[str, Any] = {name: np.float64 if columns[name] is FeatureType.FLOAT else "category" for name in wanted}
+    # As objects, tokens stay what is written: categories that are all numbers become numbers since pandas 3.1, 01 and 1 the same.
+    kinds: dict[str, Any] = {name: np.float64 if columns[name] is FeatureType.FLOAT else object for name in wanted}
     try:
         data = pd.read_csv(
             path, sep=separator, header=0, names=list(columns), usecols=wanted, dtype=kinds, encoding=encoding, engine="c",
@@ -85,14 +85,7 @@ def read_columns(
         message = _what_is_wrong(path, list(columns), [], separator, encoding)
         if message:
             raise DataError(message)
-    return pd.DataFrame(
-        {name: data[name] if columns[name] is FeatureType.FLOAT else _tokens(data[name]) for name in wanted}
-    )
-
-
-def _tokens(column: Any) -> Any:
-    """Return a column of categories as one of strings."""
-    return np.append(column.cat.categories.to_numpy(dtype=object), np.nan)[column.cat.codes.to_numpy()]
+    return data[wanted]
 
 
 def _count(path: str | Path, separator: str, encoding: str) -> int:

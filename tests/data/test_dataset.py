@@ -146,6 +146,15 @@ def test_a_bad_line_of_an_atomic_file_is_named(build: Builder, text: str, messag
             build(data_path=".", dataset="bad", load_col=load_col)
 
 
+def test_tokens_stay_as_they_are_written_also_where_all_are_numbers(build: Builder) -> None:
+    rows = [(f"{user:02}", f"{item}.0") for user in range(9) for item in range(12) if user != item]
+    rows += [(f"{user}", f"{item}.0") for user, item in [(1, 2), (1, 3), (2, 5)]]
+    data = build(data_path=write_inter(rows), dataset="tiny").dataset
+    assert set(data.field2id_token["user_id"]) == {"[PAD]", *(user for user, _ in rows)}
+    assert set(data.field2id_token["item_id"]) == {"[PAD]", *(item for _, item in rows)}
+    assert data.inter_num == len(rows)
+
+
 def test_quoted_cells_may_hold_the_separator(build: Builder) -> None:
     rows = random_rows()
     lines = [f'"Doe, {user}",{item},3' for user, item in rows]
