@@ -11,7 +11,7 @@ Evaluating Explanations for Recommender Systems. WWW 2024.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
 from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
-from recbole_vae.recommend import Recommender
+from recbole_vae.recommend import History, Recommender
 
 METHODS = ("exact", "gradient")
 """How influences are computed: by leaving each item out, or by the first-order change of the score."""
@@ -94,8 +94,13 @@ def scores_without(model: HistoryRecommender, history: Histories, items: Tensor)
 
 def _score(model: HistoryRecommender, history: Histories, removed: Tensor) -> Iterable[Tensor]:
     """Score all items for copies of a history that lack some entries (see Histories.without), some copies at a time."""
-    for part in removed.split(max(1, SCORES_PER_CHUNK // model.n_items)):
+    for part in _in_parts(model, removed):
         yield model.score(history.without(part)).float()
+
+
+def _in_parts(model: HistoryRecommender, removed: Tensor) -> Sequence[Tensor]:
+    parts: Sequence[Tensor] = removed.split(max(1, SCORES_PER_CHUNK // model.n_items))
+    return parts
 
 
 def _first_sums(encoder: HistoryEncoder, history: Histories) -> Tensor:
@@ -139,6 +144,8 @@ def _gradients(model: Any, history: Histories, items: Tensor) -> Tensor:
 def ranks(model: HistoryRecommender, history: Histories, removed: Tensor, items: Tensor) -> Tensor:
     """Rank items, from 1, for copies of a history that lack some entries; none of the whole history is in the ranking.
 
+    A copy that lacks all entries has the ranking that is recommended then, by popularity.
+
     Args:
         model: in evaluation mode.
         history: a single history, on the model's device.
@@ -150,7 +157,8 @@ def ranks(model: HistoryRecommender, history: Histories, removed: Tensor, items:
     """
     parts = []
     with torch.no_grad():
-        for scores in _score(model, history, removed):
+        for part in _in_parts(model, removed):
+            scores = model.ranking_scores(history.without(part))
             scores[:, history.indices.long()] = -torch.inf
             parts.append(torch.stack([(scores > scores[:, [item]]).sum(1) + 1 for item in items.tolist()], dim=1))
     return torch.cat(parts)
@@ -191,7 +199,8 @@ def counterfactual(
             _, left = _scores_without(model, history.without(removed), torch.cat((wanted, rivals)))
             margins = left[:, 0] - left[:, 1:].topk(k).values[:, -1]
             removed[0, rest[margins.argmin()]] = True
-            if margins.min() < 0 and ranks(model, history, removed, wanted)[0, 0] > k:
+            # What is left without the last entry is ranked by popularity, of which the margins know nothing.
+            if (margins.min() < 0 or len(rest) == 1) and ranks(model, history, removed, wanted)[0, 0] > k:
                 break
         while int(removed.sum()) > 1:
             positions = removed[0].nonzero()[:, 0]
@@ -283,7 +292,7 @@ class Explainer:
     def explain(
         self,
         user: str,
-        history: Iterable[str],
+        history: History,
         k: int = 10,
         *,
         method: str = "exact",
@@ -294,7 +303,7 @@ class Explainer:
 
         Args:
             user: what the result calls the owner of the history.
-            history: item ids; unknown ones are left out (and counted by the recommender).
+            history: item ids, or a mapping of them to weights; unknown ones are left out (and counted by the recommender).
             k: how many recommendations.
             method: see :func:`influences`.
             reasons: for how many of the most supporting items the rank without them is computed.
@@ -307,8 +316,9 @@ class Explainer:
         recommender, model = self.recommender, self.recommender.model
         row = Histories.from_lists([recommender.known(history)]).to(model.device)
         names = [recommender.items[item] for item in row.indices.tolist()]
-        (ranking,) = recommender.recommend([names], k)
-        items = torch.tensor(recommender.known(item for item, _ in ranking), device=model.device)
+        weights = row.entry_values().tolist()
+        (ranking,) = recommender.recommend([dict(zip(names, weights, strict=True))], k)
+        items = torch.tensor(list(recommender.known(item for item, _ in ranking)), device=model.device)
         found: list[list[Influence]] = [[] for _ in ranking]
         sets: list[list[str] | None] = [None for _ in ranking]
         if names and ranking:
@@ -365,7 +375,7 @@ def by_influence(method: str = "exact") -> Order:
 
 def by_popularity(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
     """Value entries by the number of training users who have them."""
-    return torch.bincount(model.histories.indices.long(), minlength=model.n_items)[history.indices].float()
+    return model.popularity()[history.indices]
 
 
 def by_cosine(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
@@ -390,15 +400,15 @@ def perturbation(
 ) -> dict[str, float]:
     """Measure how well an order of the history's items explains each history's first recommendation (Barkan et al. 2024).
 
-    Items are taken from the history, or put into an empty one, in ``steps`` equal shares; the last, which takes all, is not
-    counted. Each value is a mean over the shares and the histories.
+    Items are taken from the history, or put into an empty one, in ``steps`` equal shares, rounded up; the last, which takes
+    all, is not counted, and of short histories an item always stays. Each value is a mean over the shares and the histories.
 
     Args:
         model: in evaluation mode.
         histories: on the model's device; those of fewer than two items are left out.
         order: gives each entry a value; the highest is the most explaining.
         k: length of the ranking.
-        steps: number of shares.
+        steps: number of shares, at least 2.
 
     Returns:
         ``POS@k``: how often the item is still among the first k when the most explaining items are removed (lower is better);
@@ -407,9 +417,11 @@ def perturbation(
         explaining items alone (higher is better).
 
     Raises:
-        ConfigError: the model's likelihood has no softmax.
+        ConfigError: the model's likelihood has no softmax, or there are fewer than 2 shares.
         DataError: no history has two items.
     """
+    if steps < 2:
+        raise ConfigError(f"steps: {steps!r} is not allowed; it must be an integer >= 2.")
     if not model.by_softmax:
         raise ConfigError(
             f"perturbation: DEL and INS are of the softmax of the scores, and this {type(model).__name__} was trained with a "
@@ -423,17 +435,20 @@ def perturbation(
             continue
         nothing = torch.zeros(1, length, dtype=torch.bool, device=history.indices.device)
         (scores,) = _score(model, history, nothing)
-        probability = scores[0].softmax(0)
+        probability = model.uncorrected(scores)[0].softmax(0)
         scores[0, history.indices.long()] = -torch.inf
         item = int(scores[0].argmax())
         best_first = order(model, history, item).argsort(descending=True, stable=True)
         position = torch.empty_like(best_first)
         position[best_first] = torch.arange(length, device=position.device)
-        counts = (torch.arange(1, steps, device=position.device) * length / steps).ceil().unsqueeze(1)
+        counts = (
+            (torch.arange(1, steps, device=position.device) * length / steps).ceil().clamp_max(length - 1).unsqueeze(1)
+        )
         most, least = position < counts, position >= length - counts
         wanted = torch.tensor([item], device=position.device)
         curves = [
-            torch.cat([part.softmax(1)[:, item] for part in _score(model, history, removed)]) / probability[item]
+            torch.cat([model.uncorrected(part).softmax(1)[:, item] for part in _score(model, history, removed)])
+            / probability[item]
             for removed in (most, ~most)
         ]
         stays = [(ranks(model, history, removed, wanted)[:, 0] <= k).float() for removed in (most, least)]

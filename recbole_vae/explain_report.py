@@ -72,7 +72,7 @@ def _join(parts: Sequence[str]) -> str:
 def _movement(now: int, without: int) -> str:
     if without == now:
         return f"stay at rank {now}"
-    return f"{'fall' if without > now else 'rise'} to rank {without}"
+    return f"fall to rank {without}" if without > now else f"rise to rank {without}, for others lose more"
 
 
 def because(each: Explained) -> str:

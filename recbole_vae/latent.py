@@ -25,6 +25,7 @@ from tqdm import tqdm
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.explain import ItemText
+from recbole_vae.model.vae import VAE
 from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.prior import active, kl_standard_normal
 from recbole_vae.recommend import Recommender
@@ -71,7 +72,8 @@ class Latent:
         number: which: of the latent variables from 0, of the directions from 1, the strongest.
         strength: root mean square of its effects.
         deviation: standard deviation of a latent variable over the users; of a direction, in units of its variables' deviations.
-        kl: mean divergence of a latent variable from N(0, 1), in nats; None of a direction, or without a posterior.
+        kl: mean divergence of a latent variable from its prior N(0, 1), in nats; None of a direction, without a posterior, or
+            where the prior is another.
         raised: items with the largest effects, as (id, name, details, effect); ``lowered``: those with the smallest.
         genres: those that differ significantly, most different first.
     """
@@ -116,6 +118,7 @@ class Described:
         user: whose recommendations are traversed, or None; ``traversals``: one for each of ``latents``; ``user_place``: on the
             map.
         effect: what of an item grows with a latent variable: its log-probability, or, without a softmax, its logit.
+        alone: whether the model's scores are the decoder's, without another path beside it.
     """
 
     model: str
@@ -131,6 +134,7 @@ class Described:
     user_place: Point | None
     traversals: list[Traversal]
     effect: str
+    alone: bool
 
 
 def check_has_latents(model: Any) -> None:
@@ -153,7 +157,7 @@ def describe(
     seed: int = 0,
     show_progress: bool = False,
 ) -> Described:
-    """Describe the latent space of a model. Of a HybridVAE or VASP the VAE alone is described.
+    """Describe the latent space of a model. Of a HybridVAE or VASP the VAE alone is described; a user's lists are the whole's.
 
     Args:
         recommender: the model.
@@ -175,7 +179,7 @@ def describe(
         raise ConfigError(f"axes: {axes!r} is not allowed; it must be {' or '.join(AXES)}.")
     history = None
     if user is not None:
-        history = Histories.from_lists([recommender.known(recommender.history(user))])
+        history = Histories.from_lists([recommender.known(recommender.history(user))]).to(model.device)
     with torch.no_grad():
         filled = (model.histories.lengths().cpu() > 0).nonzero().squeeze(1)
         if not len(filled):
@@ -231,6 +235,7 @@ def describe(
         ],
         map_users[: len(codes_on_map)], user, map_users[-1] if len(own) else None, traversals,
         "log-probability" if model.by_softmax else "logit",
+        getattr(type(model), "score_latent", None) in (None, VAE.score_latent),
     )  # fmt: skip
 
 
@@ -240,11 +245,14 @@ def words(text: ItemText) -> list[str]:
 
 
 def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the codes of users, shape [users, latent_dimension], and the mean divergence of each latent variable."""
+    """Return the codes of users, shape [users, latent_dimension], and each variable's mean divergence from N(0, 1).
+
+    The latter is None where that is not the prior.
+    """
     codes, divergences = [], []
     for rows in users.split(4096):
         histories = model.histories[rows.to(model.histories.indices.device)]
-        if hasattr(model, "posterior"):
+        if getattr(model, "standard_prior", False):
             mu, logvar = model.posterior(histories)
             codes.append(mu.cpu())
             each = [kl_standard_normal(m[:, None], v[:, None]) for m, v in zip(mu.T, logvar.T, strict=True)]
@@ -324,9 +332,18 @@ def _traverse(model: Any, history: Histories, step: Tensor, k: int, names: Seque
     code = _code(model, history)
     with torch.no_grad():
         codes = code + torch.tensor(STEPS)[:, None].to(code) * step.to(code)
-        scores = model.with_padding(model.decoder(codes))[:, 1:]
+        if hasattr(model, "score_latent"):  # with the paths beside the decoder, as in recommendations
+            rows = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+            scores = model.score_latent(history[rows], codes)[:, 1:]
+        else:
+            scores = model.with_padding(model.decoder(codes))[:, 1:]
     scores[:, history.indices.long().to(scores.device) - 1] = -torch.inf
     return [[names[item] for item in row] for row in scores.topk(min(k, scores.shape[1])).indices.tolist()]
+
+
+ALONE = (
+    "What follows is of the variational autoencoder in {} alone; its other paths do not depend on the latent variables."
+)
 
 
 def label(latent: Latent, most: int = 3) -> str:
@@ -342,6 +359,8 @@ def lines(found: Described, latents: int = 5, k: int = 5) -> Iterator[str]:
         f"{found.model} on {found.dataset}: {found.active} of {found.dimension} latent variables are in use (variance over "
         f"{found.users:,} users above 0.01)"
     )
+    if not found.alone:
+        yield ALONE.format(found.model)
     for each in found.latents[:latents]:
         kl = "" if each.kl is None else f", KL {each.kl:.2f}"
         yield f"{NAMES[found.axes]} {each.number}, effect {each.strength:.2f}{kl}{'  ' * bool(each.genres)}{label(each)}"

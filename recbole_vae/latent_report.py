@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from html import escape
 
-from recbole_vae.latent import NAMES, STEPS, Described, Latent, label
+from recbole_vae.latent import ALONE, NAMES, STEPS, Described, Latent, label
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Okabe and Ito (2008), which colour-blind people can tell apart."""
@@ -67,10 +67,11 @@ def html(found: Described) -> str:
         _HEAD,
         f"<h1>What the latent variables of {escape(found.model)} stand for</h1>\n<p>{escape(found.dataset)}, {found.users:,} "
         f"users. {found.active} of {found.dimension} latent variables are in use: the variance of their means over the users is "
-        "above 0.01.</p>\n",
+        f"above 0.01.{'' if found.alone else f' {ALONE.format(escape(found.model))}'}</p>\n",
         f"<h2>The strongest {_KINDS[found.axes]}</h2>\n<p class='soft'>By how much the {found.effect} of an item grows with a "
-        "step of one standard deviation. Genres: + are raised and − lowered more than items without them (Mann and "
-        "Whitney's test, Holm's correction, p &lt; .01); the number is the chance that an item of the genre is raised more "
+        "step of one standard deviation, and in the headings the root mean square of that over all items. Genres: + are raised "
+        "and − lowered more than items without them (Mann and Whitney's test, Holm's correction, p &lt; .01); "
+        "the number is the chance that an item of the genre is raised more "
         "than one without it. Only items of 10 and more users are named.</p>\n",
         *(_latent(latent, NAMES[found.axes]) for latent in found.latents),
     ]
@@ -91,7 +92,7 @@ def _latent(latent: Latent, name: str) -> str:
         )
         sides.append(f"<div><b class='soft'>{title}</b><ol>{rows}</ol></div>")
     return (
-        f"<article><h3>{name} {latent.number} <span class='soft'>mean effect {latent.strength:.2f} · deviation "
+        f"<article><h3>{name} {latent.number} <span class='soft'>effect {latent.strength:.2f} · deviation "
         f"{latent.deviation:.2f}{kl}</span></h3>\n<p class='soft'>{genres}</p>\n"
         f"<div class='sides'>{''.join(sides)}</div></article>\n"
     )

@@ -99,7 +99,7 @@ def sampled_ranks(
 
 
 def interval(ranks: Tensor) -> Tensor:
-    """Return the smallest and largest rank of each item without the outer 5 % of the samples at either end.
+    """Return the smallest and largest rank of each item without 5 % of the samples at either end, rounded down.
 
     Args:
         ranks: int, shape [batch, samples, k].
@@ -107,9 +107,9 @@ def interval(ranks: Tensor) -> Tensor:
     Returns:
         int, shape [batch, k, 2].
     """
-    ordered, last = ranks.sort(dim=1).values, ranks.shape[1] - 1
-    low = int((1 - LEVEL) / 2 * last + 1e-9)
-    return torch.stack((ordered[:, low], ordered[:, last - low]), dim=2)
+    ordered, samples = ranks.sort(dim=1).values, ranks.shape[1]
+    left_out = int((1 - LEVEL) / 2 * samples + 1e-9)
+    return torch.stack((ordered[:, left_out], ordered[:, samples - 1 - left_out]), dim=2)
 
 
 def stability(ranks: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def stability(ranks: Tensor) -> Tensor:
     return added[depths.long() - 1].sum(2).mean(1) / k
 
 
-def expected_ndcg(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+def expected_ndcg(scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
     """Estimate each ranking's NDCG@k before anything is known of it, by the model's own probabilities.
 
     If ``n`` items to come were drawn from the softmax ``p`` of the scores, an item would be among them with probability
@@ -142,15 +142,15 @@ def expected_ndcg(scores: Tensor, lengths: Tensor, k: int) -> Tensor:
     is of what was trained, flatter than what comes.
 
     Args:
-        scores: ``-inf`` for what is in no ranking, shape [batch, n_items].
+        scores: without popularity correction, ``-inf`` for what is in no ranking, shape [batch, n_items].
+        items: the rankings, best first, int64, shape [batch, k].
         lengths: of the histories, int, shape [batch].
-        k: length of the rankings.
 
     Returns:
         In [0, 1], float32, shape [batch].
     """
     number = (lengths.float() * TO_COME).clamp_min(1.0)
-    best = scores.softmax(1).topk(min(k, scores.shape[1])).values
+    best = scores.softmax(1).gather(1, items)
     # 1 - (1 - p)^n without the cancellation of small p.
     hits = -torch.expm1(number.unsqueeze(1) * torch.log1p(-best.clamp(max=1 - 1e-7)))
     gains = 1 / torch.arange(2, best.shape[1] + 2, device=scores.device).log2()

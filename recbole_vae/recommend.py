@@ -6,7 +6,7 @@ import csv
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -27,6 +27,10 @@ _LATER_OPTIONS = {
 """Options that older checkpoints do not have, as they were."""
 _SCORES = 2**22
 """Scores that are held at once (16 MiB in float32)."""
+
+
+History = Iterable[str] | Mapping[str, float]
+"""Ids of the items that a user has, in any order; or a mapping of them to their weights, which else are 1."""
 
 
 class Ranking(list[tuple[str, float]]):
@@ -116,9 +120,6 @@ class Recommender:
         self.item_file: Path | None = None
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
-        counts = torch.bincount(model.histories.indices.long(), minlength=len(self.items)).float()
-        self._popularity = counts / max(1, len(self.users) - 1)
-        self._popularity[0] = -torch.inf
 
     @classmethod
     def load(
@@ -161,7 +162,7 @@ class Recommender:
 
     def recommend(
         self,
-        histories: Iterable[Iterable[str]],
+        histories: Iterable[History],
         k: int = 10,
         *,
         exclude_seen: bool = True,
@@ -170,13 +171,14 @@ class Recommender:
         diversify: float = 0.0,
         seed: int = 0,
     ) -> list[Ranking]:
-        """Rank items for histories, each a collection of item ids.
+        """Rank items for histories, each a collection of item ids, or a mapping of them to weights.
 
         Unknown items are left out, and counted in ``unknown``. For a history of no known items the ranking is that of the
         most popular items, with the share of the training users who have each as its score.
 
         Args:
-            histories: the items that each user has; order and repetitions do not matter.
+            histories: the items that each user has; order and repetitions do not matter. Weights are of use to a model that
+                was trained with a ``value_field``.
             k: how many items; fewer where there are not so many.
             exclude_seen: whether items of the history are left out.
             candidates: ids of the only items that may be recommended; None for all.
@@ -189,7 +191,7 @@ class Recommender:
             A ranking for each history.
 
         Raises:
-            DataError: no candidate is known, ``k`` is less than 1, or a history is a string.
+            DataError: no candidate is known, ``k`` is less than 1, a history is a string, or a weight is no positive number.
             ConfigError: the model has no posterior to sample from, or a value of :class:`Sampling` is not allowed.
         """
         pairs = ((None, each) for each in histories)
@@ -206,8 +208,12 @@ class Recommender:
             raise DataError(f"users must be a collection of ids, and '{users[:40]}' is a string.")
         return self.recommend((self.history(user) for user in users), k, **options)
 
-    def history(self, user: str) -> list[str]:
-        """Return the items that a user has in the training data; a DataError if there is no such user."""
+    def history(self, user: str) -> list[str] | dict[str, float]:
+        """Return the items that a user has in the training data, with their weights where it was trained with a ``value_field``.
+
+        Raises:
+            DataError: there is no such user.
+        """
         if self._user_ids is None:
             self._user_ids = {name: number for number, name in enumerate(self.users) if number}
         row = self._user_ids.get(str(user))
@@ -215,12 +221,14 @@ class Recommender:
             raise DataError(
                 f"user '{user}' is not among the {len(self.users) - 1} users of the training data; give a history instead."
             )
-        start, stop = self.model.histories.indptr[row : row + 2].tolist()
-        return [self.items[item] for item in self.model.histories.indices[start:stop].tolist()]
+        table = self.model.histories
+        start, stop = table.indptr[row : row + 2].tolist()
+        items = [self.items[item] for item in table.indices[start:stop].tolist()]
+        return items if table.values is None else dict(zip(items, table.values[start:stop].tolist(), strict=True))
 
     def stream(
         self,
-        histories: Iterable[tuple[Any, Iterable[str]]],
+        histories: Iterable[tuple[Any, History]],
         k: int = 10,
         exclude_seen: bool = True,
         candidates: Iterable[str] | None = None,
@@ -235,8 +243,8 @@ class Recommender:
         pairs = iter(histories)
         size = max(1, _SCORES // max(len(self.items), sampling.samples * k))
         while batch := list(islice(pairs, size)):
-            lists = [self.known(history) for _, history in batch]
-            for (key, _), ranking in zip(batch, self._rank(lists, k, exclude_seen, barred, sampling), strict=True):
+            rows = [self.known(history) for _, history in batch]
+            for (key, _), ranking in zip(batch, self._rank(rows, k, exclude_seen, barred, sampling), strict=True):
                 yield key, ranking
 
     def _barred(self, candidates: Iterable[str] | None) -> Tensor | None:
@@ -252,33 +260,34 @@ class Recommender:
             )
         return torch.ones(len(self.items), dtype=torch.bool).index_fill_(0, torch.tensor(known), False)
 
-    def known(self, history: Iterable[str]) -> list[int]:
-        """Return the numbers that the model has for item ids; those it does not know are left out, and counted in ``unknown``.
+    def known(self, history: History) -> dict[int, float]:
+        """Return the numbers that the model has for item ids, each with its weight.
+
+        Those it does not know are left out, and counted in ``unknown``.
 
         Raises:
             DataError: the history is a string.
         """
         if isinstance(history, str):
             raise DataError(f"a history must be a collection of item ids, and '{history[:40]}' is a string.")
-        found = []
-        for item in map(str, history):
-            number = self._item_ids.get(item)
+        weights = history if isinstance(history, Mapping) else None
+        found = {}
+        for item in history:
+            number = self._item_ids.get(str(item))
             if number is None:
-                self.unknown[item] += 1
+                self.unknown[str(item)] += 1
             else:
-                found.append(number)
+                found[number] = 1.0 if weights is None else weights[item]
         return found
 
     @torch.inference_mode()
     def _rank(
-        self, lists: list[list[int]], k: int, exclude_seen: bool, barred: Tensor | None, sampling: Sampling
+        self, rows: list[dict[int, float]], k: int, exclude_seen: bool, barred: Tensor | None, sampling: Sampling
     ) -> list[Ranking]:
-        batch = Histories.from_lists(lists).to(self.model.device)
-        scores = self.model.score(batch).float()
+        batch = Histories.from_lists(rows).to(self.model.device)
+        scores = self.model.ranking_scores(batch)
         empty = batch.lengths() == 0
-        if empty.any():
-            self.without_known += int(empty.sum())
-            scores[empty] = self._popularity.to(scores.device)
+        self.without_known += int(empty.sum())
         if exclude_seen:
             scores[batch.rows(), batch.indices] = -torch.inf
         if barred is not None:
@@ -305,7 +314,8 @@ class Recommender:
             found = [rankings[row] for row in some.nonzero()[:, 0].tolist()]
             expected: list[float | None] = [None] * len(found)
             if self.model.by_softmax:
-                expected = posterior.expected_ndcg(of_known, known.lengths(), k).tolist()
+                plain = self.model.uncorrected(of_known)
+                expected = posterior.expected_ndcg(plain, best[some], known.lengths()).tolist()
             sure = posterior.interval(ranks).tolist(), posterior.stability(ranks).tolist(), expected
             for ranking, intervals, *values in zip(found, *sure, strict=True):
                 ranking.intervals = [(low, high) for low, high in intervals[: len(ranking)]]

@@ -330,9 +330,10 @@ def _columns(model: HistoryRecommender, batch: _Batch, k: int, samples: int, see
         _LENGTH: -lengths,
     }
     if model.by_softmax:
-        logs = batch.scores.log_softmax(1)
+        plain = model.uncorrected(batch.scores)
+        logs = plain.log_softmax(1)
         found |= {
-            "expected NDCG": -posterior.expected_ndcg(batch.scores, lengths, k),
+            "expected NDCG": -posterior.expected_ndcg(plain, items, lengths),
             "entropy of the softmax": -(logs.exp() * logs.clamp_min(-1e9)).sum(1),
             "largest probability": -logs.amax(1),
         }

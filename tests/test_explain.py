@@ -45,12 +45,8 @@ class OnlyScores(torch.nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.score, self.n_items, self.histories, self.device = (
-            model.score,
-            model.n_items,
-            model.histories,
-            model.device,
-        )
+        for name in ("score", "ranking_scores", "uncorrected", "n_items", "histories", "device"):
+            setattr(self, name, getattr(model, name))
         self.USER_ID, self.ITEM_ID = model.USER_ID, model.ITEM_ID
 
 
@@ -119,12 +115,13 @@ def test_a_method_that_is_not_there(run: Run) -> None:
 
 
 def position(model: Any, history: list[int], item: int, barred: list[int]) -> int:
-    """Rank by sorting all scores."""
+    """Rank by comparing all scores, or, of an empty history, how many training users have each item."""
     with torch.no_grad():
         scores = model.score(history_of(history))[0]
-    scores[barred] = -torch.inf
-    order: list[int] = scores.argsort(descending=True).tolist()
-    return order.index(item) + 1
+    if not history:
+        scores = torch.bincount(model.histories.indices.long(), minlength=model.n_items).float()
+    scores[[0, *barred]] = -torch.inf
+    return int((scores > scores[item]).sum()) + 1
 
 
 def test_ranks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +245,20 @@ def test_any_model_that_scores_can_be_explained(run: Run) -> None:
         assert {each.item_id: each.influence for each in one.influences} == pytest.approx(there, rel=1e-3, abs=1e-5)
 
 
+def test_without_its_last_item_a_history_has_the_ranking_that_is_recommended_then(run: Run) -> None:
+    recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file, popularity_correction=0.5)
+    (popular,) = recommender.recommend([[]], k=30)
+    own = popular[3][0]
+    result = Explainer(recommender).explain("me", [own], k=12)
+    left = [item for item, _ in popular if item != own]
+    shares = dict(popular)
+    for each in result.recommendations:
+        rank = 1 + sum(shares[item] > shares[each.item_id] for item in left)
+        assert each.influences[0].rank_without == rank
+        assert each.counterfactual == ([own] if rank > 12 else None)
+    assert {each.counterfactual is None for each in result.recommendations} == {True, False}
+
+
 def test_influences_explain_better_than_chance_popularity_and_cosine(build: Builder) -> None:
     """On MovieLens-100K, by all four measures."""
     run = build(
@@ -270,7 +281,10 @@ def test_influences_explain_better_than_chance_popularity_and_cosine(build: Buil
             assert measured[method]["INS"] > measured[other]["INS"]
 
 
-def test_the_measures(trained: Any) -> None:
+@pytest.mark.parametrize(("steps", "correction"), [(4, 0.0), (20, 0.0), (4, 0.7)])
+def test_the_measures(trained: Any, steps: int, correction: float) -> None:
+    """Ranks are by corrected scores, probabilities are the softmax of those without correction."""
+    trained.correct_popularity(correction)
     histories = Histories.from_lists([[1, 3, 5, 7], [9], [2, 4, 6, 8, 10]])
 
     def order(model: Any, history: Histories, item: int) -> Tensor:
@@ -279,15 +293,17 @@ def test_the_measures(trained: Any) -> None:
     def reverse(model: Any, history: Histories, item: int) -> Tensor:
         return -order(model, history, item)
 
-    one, other = (perturbation(trained, histories, each, k=3, steps=4) for each in (order, reverse))
+    one, other = (perturbation(trained, histories, each, k=3, steps=steps) for each in (order, reverse))
     assert one["POS@3"] == pytest.approx(other["NEG@3"])
     assert one["NEG@3"] == pytest.approx(other["POS@3"])
-    # By hand: the history of one item does not count; shares of a quarter, a half and three quarters, rounded up.
+    # By hand: the history of one item does not count; shares are rounded up, but an item always stays.
     expected = {"POS@3": [], "DEL": [], "INS": []}  # type: dict[str, list[float]]
-    for items, counts in (([1, 3, 5, 7], (1, 2, 3)), ([2, 4, 6, 8, 10], (2, 3, 4))):
+    for items in ([1, 3, 5, 7], [2, 4, 6, 8, 10]):
+        counts = [min(-(-step * len(items) // steps), len(items) - 1) for step in range(1, steps)]
         with torch.no_grad():
             scores = trained.score(history_of(items))[0]
-        probabilities = scores.softmax(0)
+            trained.correct_popularity(0.0)
+            probabilities = trained.score(history_of(items))[0].softmax(0)
         scores[items] = -torch.inf
         item = int(scores.argmax())
         best = sorted(items, key=lambda each: -float(torch.cos(torch.tensor(float(each)))))
@@ -296,10 +312,13 @@ def test_the_measures(trained: Any) -> None:
                 with torch.no_grad():
                     probability = trained.score(history_of(rest))[0].softmax(0)[item]
                 expected[name].append(float(probability / probabilities[item]))
+        trained.correct_popularity(correction)
+        for count in counts:
             expected["POS@3"].append(float(position(trained, best[count:], item, items) <= 3))
+    with pytest.raises(ConfigError, match="steps: 1 is not allowed; it must be an integer >= 2"):
+        perturbation(trained, histories, order, steps=1)
     for name, values in expected.items():
-        halves = [sum(values[:3]) / 3, sum(values[3:]) / 3]
-        assert one[name] == pytest.approx(sum(halves) / 2, rel=1e-4)
+        assert one[name] == pytest.approx(sum(values) / len(values), rel=1e-4)
     with pytest.raises(DataError, match="none has two items"):
         perturbation(trained, Histories.from_lists([[9], []]), order)
 

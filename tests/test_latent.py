@@ -10,6 +10,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +166,29 @@ def test_a_traversal_stands_at_the_recommendations_and_moves_to_what_is_raised(r
     counts = [sum(item in raised for item in row) for row in first.lists]
     assert counts == sorted(counts)
     assert counts[-1] > counts[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "has_kl", "alone"),
+    [
+        ("HybridVAE", {"linear_share": 0.4, "kernel_share": 0.4, "mlp_hidden_size": []}, True, False),
+        ("VASP", {}, True, False),
+        ("VampVAE", {}, False, True),
+    ],
+)
+def test_a_users_lists_are_of_the_whole_model_and_divergences_of_its_own_prior(
+    build: Builder, name: str, options: dict[str, Any], has_kl: bool, alone: bool
+) -> None:
+    run = build(name, "tiny", data_path=write_inter(random_rows(80, ITEMS)), epochs=1, **options)
+    run.fit()
+    loaded = Recommender.load(run.trainer.saved_model_file)
+    found = latent.describe(loaded, axes="latents", latents=2, k=6, user=loaded.users[5])
+    plain = [item for item, _ in loaded.recommend_users([loaded.users[5]], k=6)[0]]
+    assert [each.lists[3] for each in found.traversals] == [plain, plain]
+    assert [each.kl is not None for each in found.latents] == [has_kl] * 2
+    assert found.alone == alone
+    for text in ("\n".join(latent.lines(found)), latent_report.html(found)):
+        assert (f"the variational autoencoder in {name} alone" in text) != alone
 
 
 def test_the_map_is_the_principal_plane_of_the_output_layer(recommender: Recommender) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import recbole_vae
 from recbole_vae.cli import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.explain import Explainer
 from recbole_vae.recommend import Ranking, Recommender, read_histories, write_rankings
 from tests.conftest import Builder, Run, random_rows, write_inter
 
@@ -302,3 +304,51 @@ def test_unknown_candidates_are_counted(build: Builder) -> None:
     (ranking,) = recommender.recommend([["i1"]], 5, candidates=["i2", "nobody", "i3"])
     assert {item for item, _ in ranking} == {"i2", "i3"}
     assert (recommender.unknown, recommender.unknown_candidates) == ({}, {"nobody": 1})
+
+
+def test_weights_of_histories_count_for_known_users_and_new_ones(build: Builder, model_name: str) -> None:
+    if model_name == "VASP":
+        pytest.skip("VASP has no weights")
+    rows = [(user, f"{item}\t{1 + place % 5}") for place, (user, item) in enumerate(random_rows())]
+    path = write_inter(rows, columns="user_id:token\titem_id:token\trating:float")
+    run = build(model_name, "tiny", data_path=path, value_field="rating", learning_rate=0.01)
+    run.fit()
+    recommender = Recommender.load(run.trainer.saved_model_file)
+    user = recommender.users[3]
+    history, row = recommender.history(user), recommender.model.histories[torch.tensor([3])]
+    assert isinstance(history, dict)
+    assert list(history.values()) == row.entry_values().tolist()
+    with torch.no_grad():
+        scores = recommender.model.score(row)[0]
+    scores[row.indices] = -torch.inf
+    best = [recommender.items[item] for item in scores.topk(5).indices.tolist()]
+    for ranking in (*recommender.recommend([history], k=5), *recommender.recommend_users([user], k=5)):
+        assert [item for item, _ in ranking] == best
+    explained = Explainer(recommender).explain(user, history, k=5, search=False).recommendations
+    assert [each.item_id for each in explained] == best
+    (plain,) = recommender.recommend([list(history)], k=25)
+    assert dict(plain)[best[0]] != pytest.approx(float(scores.max()), rel=1e-6)
+    for bad in (0.0, -1.0, float("nan"), "4"):
+        with pytest.raises(DataError, match="weights of a history's items must be positive numbers"):
+            recommender.recommend([{"i1": bad}])
+
+
+def test_a_popularity_correction_changes_the_ranking_and_no_probability(build: Builder) -> None:
+    run = build("MultVAE", learning_rate=0.01, popularity_correction=0.8)
+    run.fit()
+    plain = Recommender.load(run.trainer.saved_model_file, popularity_correction=0.0)
+    corrected = Recommender.load(run.trainer.saved_model_file)
+    history, k = ["i0", "i3", "i4"], 6
+    (ranking,) = corrected.recommend([history], k=k, samples=5)
+    assert [item for item, _ in ranking] != [item for item, _ in plain.recommend([history], k=k)[0]]
+    scores = dict(plain.recommend([history], k=len(plain.items))[0])
+    weights = {item: math.exp(score) for item, score in scores.items()}
+    gains = [1 / math.log2(place + 2) for place in range(k)]
+    # As many as an eighth of the history is, but at least one.
+    hits = [weights[item] / sum(weights.values()) for item, _ in ranking]
+    expected = sum(gain * hit for gain, hit in zip(gains, hits, strict=True))
+    assert ranking.expected_ndcg == pytest.approx(expected, rel=1e-4)
+    model = corrected.model
+    with torch.no_grad():
+        one = model.uncorrected(model.score(model.histories))
+        torch.testing.assert_close(one, plain.model.score(model.histories))

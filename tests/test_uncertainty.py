@@ -140,7 +140,7 @@ def test_stability_is_the_overlap_with_sampled_lists_and_intervals_are_quantiles
         scores[0, one.indices] = -torch.inf
         order = scores[0].argsort(descending=True).tolist()
         lists.append([recommender.items[item] for item in order[:k]])
-        ranks.append([order.index(recommender.known([item])[0]) + 1 for item, _ in ranking])
+        ranks.append([order.index(next(iter(recommender.known([item])))) + 1 for item, _ in ranking])
     overlaps = [
         len({*items_of(ranking)[:depth]} & {*each[:depth]}) / depth for each in lists for depth in range(1, k + 1)
     ]
@@ -214,9 +214,10 @@ def test_expected_ndcg_is_the_mean_over_all_draws() -> None:
         for drawn in itertools.product(range(5), repeat=draws):
             total += p[list(drawn)].prod() * sum(gain for item, gain in zip(best, gains, strict=True) if item in drawn)
         expected.append(total / gains[: min(draws, k)].sum())
-    assert posterior.expected_ndcg(scores, lengths, k).tolist() == pytest.approx(expected, rel=1e-5)
+    items = scores.topk(k).indices
+    assert posterior.expected_ndcg(scores, items, lengths).tolist() == pytest.approx(expected, rel=1e-5)
     certain = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
-    assert posterior.expected_ndcg(certain, torch.tensor([1]), 1).tolist() == pytest.approx([1.0])
+    assert posterior.expected_ndcg(certain, torch.tensor([[1]]), torch.tensor([1])).tolist() == pytest.approx([1.0])
 
 
 @pytest.mark.parametrize(

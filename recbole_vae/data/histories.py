@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING
@@ -72,22 +73,31 @@ class Histories:
         return cls.from_interactions(feat[dataset.uid_field], feat[dataset.iid_field], values, dataset.user_num)
 
     @classmethod
-    def from_lists(cls, histories: Iterable[Sequence[int]]) -> Histories:
-        """Build histories of weight 1 from lists of internal item ids; repetitions count once.
+    def from_lists(cls, histories: Iterable[Collection[int] | Mapping[int, float]]) -> Histories:
+        """Build histories from collections of internal item ids, of which repetitions count once, or mappings of ids to weights.
 
         Raises:
-            DataError: something is no internal id, which is an integer from 1 up.
+            DataError: something is no internal id, which is an integer from 1 up, or a weight is no positive number.
         """
         try:
-            rows = [sorted({index(item) for item in history}) for history in histories]
+            rows = [
+                sorted((index(item), history[item]) for item in history) if isinstance(history, Mapping)
+                else [(item, 1.0) for item in sorted({index(item) for item in history})]
+                for history in histories
+            ]  # fmt: skip
         except TypeError:
-            rows = [[0]]
-        if any(row and row[0] < 1 for row in rows):
+            rows = [[(0, 1.0)]]
+        if any(row and row[0][0] < 1 for row in rows):
             raise DataError(
                 "histories must hold RecBole's internal item ids, integers from 1 up; dataset.token2id gives those of tokens."
             )
+        weights = [weight for row in rows for _, weight in row]
+        for weight in set(weights):
+            if not (isinstance(weight, int | float) and 0 < weight < math.inf):
+                raise DataError(f"the weights of a history's items must be positive numbers, and {weight!r} is none.")
         lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
-        return cls(lengths.cumsum(0), torch.tensor([item for row in rows for item in row], dtype=torch.int64))
+        items = torch.tensor([item for row in rows for item, _ in row], dtype=torch.int64)
+        return cls(lengths.cumsum(0), items, torch.tensor(weights, dtype=torch.float32) if set(weights) - {1} else None)
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -134,6 +134,7 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         self.options = self.config_class.read(config)
         self.histories = Histories.from_dataset(dataset, self.options.value_field).to(self.device)
         self._weights: Tensor | None = None
+        self._popularity: Tensor | None = None
         self.correct_popularity(self.options.popularity_correction)
         if self.options.propensity_weight:
             counts = self._counts()
@@ -263,6 +264,35 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
             items: which, counted without the padding item; int64, shape [items].
         """
         return logits if self._correction is None else logits + self._correction.to(logits)[items]
+
+    def uncorrected(self, scores: Tensor) -> Tensor:
+        """Take the popularity correction from scores of :meth:`score`: what probabilities are of; shape [batch, n_items].
+
+        By corrected scores items are ranked. Their softmax is of no distribution that the model was trained to.
+        """
+        return scores if self._correction is None else scores - F.pad(self._correction.to(scores), (1, 0))
+
+    def popularity(self) -> Tensor:
+        """Return the share of the training users who have each item, ``-inf`` for RecBole's padding; shape [n_items].
+
+        It ranks items for histories without any.
+        """
+        if self._popularity is None:
+            shares = F.pad(self._counts() / max(1, len(self.histories) - 1), (1, 0), value=-torch.inf)
+            self._popularity = shares
+        return self._popularity
+
+    def ranking_scores(self, histories: Histories) -> Tensor:
+        """Return what items are ranked by in recommendations: scores, or :meth:`popularity` where a history has no items.
+
+        Returns:
+            float32, which may be changed, shape [batch, n_items].
+        """
+        scores = self.score(histories).float()
+        empty = histories.lengths() == 0
+        if empty.any():
+            scores[empty] = self.popularity().to(scores)
+        return scores
 
     def get_extra_state(self) -> dict[str, int]:
         """Return what ``state_dict`` holds beside the parameters: the place in the annealing schedule."""
