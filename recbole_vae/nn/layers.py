@@ -176,6 +176,10 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
         ``features @ weight.T + bias``, shape [batch, n_items].
     """
     features = features.to(dtype or features.dtype)
+    if len(features) == 1 and features.is_cpu and weight.dtype == features.dtype == torch.float32:
+        # A single history: NumPy's BLAS takes a quarter of the time that torch's takes for a matrix and a vector.
+        product = weight.detach().numpy() @ features[0].detach().numpy()
+        return torch.from_numpy(product).add_(bias)[None]
     columns = len(weight) if features.is_cuda else _COLUMNS
     result = features.new_empty(len(features), len(weight))
     for part, of_weight, of_bias in zip(
