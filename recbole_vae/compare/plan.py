@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -192,6 +192,17 @@ YAML.add_implicit_resolver(
 )
 
 
+def _keys(node: yaml.Node | None, depth: int = 0) -> Iterator[tuple[str, int, int]]:
+    """Yield each key below a node of YAML, with its depth and its line, from 1."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield str(key.value), depth, key.start_mark.line + 1
+            yield from _keys(value, depth + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            yield from _keys(each, depth + 1)
+
+
 def read(file: str | None, options: Mapping[str, str]) -> Plan:
     """Read and check a plan.
 
@@ -205,16 +216,15 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     text, content = "", dict[str, Any]()
     if file is not None:
         text, content = _load(file)
+    keys = list(_keys(yaml.compose(text, Loader=YAML)))
 
     def where(key: str) -> str:
         if key in given:
             return "command line"
-        for number, line in enumerate(text.splitlines(), start=1):
-            if re.match(rf"""[\s{{,-]*["']?{re.escape(key)}["']?\s*:""", line) or re.search(
-                rf"""[{{,]\s*["']?{re.escape(key)}["']?\s*:""", line.partition("#")[0]
-            ):
-                return f"{file}, line {number}"
-        return file or ""
+        found = [(depth, line) for name, depth, line in keys if name == key]
+        # A plan's own key, or else one of RecBole's, which may stand in several places.
+        shown = [line for depth, line in found if depth == 0] or [line for _, line in found]
+        return f"{file}, line {' or '.join(map(str, shown))}" if shown else file or ""
 
     given = {name: convert(value) for name, value in options.items()}
     for name in content:
@@ -278,6 +288,8 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
         spaces=spaces, imports=imports, jobs=reader.integer("jobs", 1, 1), time_limit=reader.number("time_limit"),
         memory_limit=reader.number("memory_limit"), scheduler=values.get("scheduler"),
     )  # fmt: skip
+    if plan.scheduler is not None and not isinstance(plan.scheduler, str):
+        _refuse("scheduler", plan.scheduler, where, "the address of a Dask scheduler, such as tcp://host:8786")
     labels = [row.label for row in rows]
     if plan.reference is not None and plan.reference not in labels:
         _refuse("reference", plan.reference, where, f"the label of a row: {', '.join(labels)}")

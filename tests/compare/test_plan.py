@@ -114,6 +114,12 @@ def test_bad_options_are_one_line_and_status_2(
         ("[3, 5]", "[3, 5", "plan.yaml, line 11: not valid YAML"),
         ("order: TO", "order: XX", "order: 'XX' (plan.yaml, line 8"),
         ("LS: valid", "XS: valid", "split"),
+        ("alpha:", "# scheduler: none\nscheduler: 8786\nalpha:", "scheduler: 8786 (plan.yaml, line 15) is not allowed"),
+        (
+            "{model: EASE, label: weak, settings: {reg_weight: 1e1}}\n",
+            "{model: EASE, label: 'reg_wight: 1', settings: {reg_wight: 1}}\n  - {model: EASE, settings: {reg_wight: 2}}\n",
+            "reg_wight (plan.yaml, line 3 or 4)",
+        ),
         ("alpha", "topk", "'topk' stands twice"),
         ("{reg_weight: 1e1}", "{data_path: x}", "must be the same for all rows"),
         ("{reg_weight: 1e1}", "{repeatable: True}", "repeatable (plan.yaml, line 3) must be the same for all rows"),
