@@ -445,6 +445,10 @@ def test_a_failure_leaves_no_half_written_file(run: Run, capsys: pytest.CaptureF
     assert main(["explain", file, "--histories=h.csv", "--html=e.html", "--json=e.json"]) == 1
     assert "h.csv, line 4: user 'a' again" in capsys.readouterr().err
     assert not list(Path().glob("*e.html*")) + list(Path().glob("*e.json*"))
+    with Path("/dev/full").open("w") as full:
+        whole = [sys.executable, "-m", "recbole_vae", "explain", file, "--user=u1", "--json=e.json"]
+        done = subprocess.run(whole, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: standard output: cannot write: No space left on device.\n")
     assert main(["explain", file, "--user=u1", "--items=none.item"]) == 1
     assert capsys.readouterr().err.startswith("error: none.item: cannot read this file")
 

@@ -212,6 +212,8 @@ def test_the_command_line(run: Run) -> None:
     ranking = [(row["item_id"], float(row["score"])) for row in rows[:3]]
     assert close(ranking, recommender.recommend_users(["u3"], k=3)[0])
 
+    assert command(file, "--users=u3, u1", "-k", "3", "--out=-").stdout == done.stdout
+
     Path("c.txt").write_text("i3\ni5\n\nnone\n")
     done = command(
         file,
