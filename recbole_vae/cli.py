@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recbole_vae.config import near
+from recbole_vae.config import LARGEST, near
 from recbole_vae.errors import ConfigError, DataError, RecBoleVAEError, is_out_of_memory
 from recbole_vae.files import opened, silence, standard_output, written_whole
 from recbole_vae.register import model_names, options_in, recbole_model_names
@@ -376,7 +376,7 @@ def _recommend(options: dict[str, str]) -> None:
     k = _number(options, "k", 10)
     sampling = recommend.Sampling(
         _number(options, "samples", 0, minimum=0),
-        _real(options, "diversify") or 0.0,
+        _real(options, "diversify", 0) or 0.0,
         _number(options, "seed", 0, minimum=0),
     )
     out = _outputs(options, "out", stdout="out").get("out")
@@ -686,7 +686,7 @@ def _uncertainty(options: dict[str, str]) -> None:
         samples=samples,
         seed=_number(options, "seed", 0, minimum=0),
         part=options.get("part", "test"),
-        diversify=[_real({"diversify": text}, "diversify") or 0.0 for text in spreads],
+        diversify=[_real({"diversify": text}, "diversify", 0) or 0.0 for text in spreads],
         data_path=options.get("data_path"),
         popularity_correction=_real(options, "popularity_correction"),
         show_progress=True,
@@ -790,7 +790,7 @@ def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) 
     return int(text)
 
 
-def _real(options: dict[str, str], name: str) -> float | None:
+def _real(options: dict[str, str], name: str, minimum: float = -LARGEST) -> float | None:
     text = options.get(name)
     if text is None:
         return None
@@ -798,8 +798,10 @@ def _real(options: dict[str, str], name: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"{name}: '{text}' (command line) is not allowed; it must be a number.")
+    if not minimum <= value <= LARGEST:
+        raise ConfigError(
+            f"{name}: '{text}' (command line) is not allowed; it must be a number from {minimum:.0f} to {LARGEST:.0f}."
+        )
     return value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recbole_vae import checkpoint, posterior
+from recbole_vae.config import LARGEST
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.register import model_class
@@ -66,8 +66,10 @@ class Sampling:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ConfigError(f"{name}: {value!r} is not allowed; it must be an integer >= 0.")
-        if not (math.isfinite(self.diversify) and self.diversify >= 0):
-            raise ConfigError(f"diversify: {self.diversify!r} is not allowed; it must be a number >= 0.")
+        if not 0 <= self.diversify <= LARGEST:
+            raise ConfigError(
+                f"diversify: {self.diversify!r} is not allowed; it must be a number >= 0 and <= {LARGEST:.0f}."
+            )
         if self.samples and self.diversify:
             raise ConfigError(
                 "samples and diversify cannot be given together: intervals and stability are of the plain ranking."
@@ -133,7 +135,7 @@ class Recommender:
                 favoured, below 0, popular ones.
 
         Raises:
-            ConfigError: ``popularity_correction`` is no finite number.
+            ConfigError: ``popularity_correction`` is no number from -1e6 to 1e6.
             CheckpointError: it is no checkpoint, or of a model that is not registered here.
         """
         state = checkpoint.load(path)
