@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ prepare  Make a data set of RecBole from what its owners publish, with the filte
 recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item_id,score.
 
   --checkpoint=FILE      written by training; nothing else is needed
-  --users=A,B            users of the training data (default: all of them)
+  --users=A,B            users of the training data, each once (default: all of them)
   --histories=FILE       other histories: CSV with the columns user_id,item_id, or an atomic file of RecBole; - reads
                          standard input. All lines of a user stand together
   -k=N                   items for each (default 10)
@@ -372,6 +372,10 @@ def _recommend(options: dict[str, str]) -> None:
     _need_checkpoint(options)
     if "users" in options and "histories" in options:
         raise ConfigError("--users and --histories (command line) cannot be given together.")
+    if options.get("histories") == options.get("candidates") == "-":
+        raise ConfigError(
+            "--histories and --candidates (command line) cannot both be standard input; name a file for one."
+        )
     keep_seen = _true_or_false(options, "keep_seen", False)
     k = _number(options, "k", 10)
     sampling = recommend.Sampling(
@@ -393,9 +397,7 @@ def _recommend(options: dict[str, str]) -> None:
     total: int | None = None
     pairs: Iterable[tuple[str, Iterable[str]]]
     if "histories" in options:
-        fields = model.model.USER_ID, model.model.ITEM_ID
-        name = options["histories"]
-        pairs = recommend.read_histories(recommend.open_text(name), "standard input" if name == "-" else name, *fields)
+        pairs = _histories(options["histories"], model.model)
     else:
         users = _names(options["users"]) if "users" in options else model.users[1:]
         known = [(user, model.history(user)) for user in users] if "users" in options else None
@@ -414,14 +416,32 @@ def _recommend(options: dict[str, str]) -> None:
             f"Users without an item of the training data: {model.without_known:,}; they got the most popular ones.",
             file=sys.stderr,
         )
+    if model.without_rest:
+        print(
+            f"Users without a recommendation: {model.without_rest:,}; their histories have all items that could be "
+            "recommended (--keep_seen=True recommends these, too).",
+            file=sys.stderr,
+        )
+
+
+def _histories(name: str, model: Any) -> Iterator[tuple[str, list[str]]]:
+    """Read a file of histories, or standard input for ``-``, and say so where there are none."""
+    from recbole_vae import recommend
+
+    called, pair = "standard input" if name == "-" else name, None
+    for pair in recommend.read_histories(recommend.open_text(name), called, model.USER_ID, model.ITEM_ID):
+        yield pair
+    if pair is None:
+        print(f"{called}: has no histories, only the line with the names of the columns.", file=sys.stderr)
 
 
 def _report_unknown(unknown: Counter[str], what: str = "histories") -> None:
     if unknown:
         (item, _), *_ = unknown.most_common(1)
+        example = f"'{item}'" if item else "an empty cell"
         print(
             f"Left out of {what}: {sum(unknown.values())} times an item that is not in the training data "
-            f"({len(unknown)} different, such as '{item}').",
+            f"({len(unknown)} different, such as {example}).",
             file=sys.stderr,
         )
 
@@ -544,9 +564,7 @@ def _explain(options: dict[str, str]) -> None:
         users = _names(options["users"]) if "users" in options else [options["user"]]
         pairs = [(user, model.history(user)) for user in users]
     else:
-        file = options["histories"]
-        fields = model.model.USER_ID, model.model.ITEM_ID
-        pairs = recommend.read_histories(recommend.open_text(file), "standard input" if file == "-" else file, *fields)
+        pairs = _histories(options["histories"], model.model)
     bar = tqdm(pairs, unit=" users", ncols=100, disable=None if "user" not in options and "json" in options else True)
     found = (explainer.explain(user, history, k, method=method, search=search) for user, history in bar)
     explain_report.write(found, options.get("json"), options.get("html"))
@@ -778,7 +796,8 @@ def _numbers(options: dict[str, str], name: str, default: str) -> list[int]:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+    """Read a list like ``A,B``, each name once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
 def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) -> int:

@@ -107,6 +107,7 @@ class Recommender:
         unknown: how often each id that the model does not know stood in a history so far.
         unknown_candidates: how often each stood among the candidates.
         without_known: how many histories so far had no known item, and got the most popular ones.
+        without_rest: how many had all items that could be recommended, and got an empty ranking.
         item_file: where the data set's file of item names was, or would have been, when the model was trained; or None.
     """
 
@@ -114,7 +115,7 @@ class Recommender:
         self.model, self.users, self.items, self.dataset = model.eval(), list(users), list(items), dataset
         self.unknown: Counter[str] = Counter()
         self.unknown_candidates: Counter[str] = Counter()
-        self.without_known = 0
+        self.without_known = self.without_rest = 0
         self.item_file: Path | None = None
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
@@ -300,6 +301,7 @@ class Recommender:
             )
             for values, numbers in zip(scores.gather(1, best).tolist(), best.tolist(), strict=True)
         ]
+        self.without_rest += sum(not ranking for ranking in rankings)
         if sampling.samples and len(known):
             ranks = posterior.sampled_ranks(
                 self.model, known, best[some], of_known.isneginf(), sampling.samples, seed=sampling.seed
