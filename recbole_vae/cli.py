@@ -114,7 +114,7 @@ generate Draw synthetic users from a variational autoencoder, as a data set of R
   --out=DIR              folder of the new data set, whose name is that of the folder; it must not exist
   --users=N              how many (default: as many as there are training users, or one around each history)
   --source=NAME          posterior: around training users (default), or prior: from N(0, I)
-  --around=A,B           around these users of the training data; or --histories=FILE, as for recommend
+  --around=A,B           around these users of the training data, each once; or --histories=FILE, as for recommend
   --seed=N               of all that is drawn (default 0)
   --unseen=FILE          histories of real users whom the model has not seen, to measure the synthetic ones against; or the
                          split file of a run with held-out users, for its test users; users of the training data are left out
@@ -645,18 +645,31 @@ def _generate(options: dict[str, str]) -> None:
             tested: Iterable[tuple[str, Iterable[str]]]
             tested = rows[rows["part"].str.startswith("test")].groupby("user")["item"]
             return tested
-        return recommend.read_histories(
-            recommend.open_text(name), "standard input" if name == "-" else name, model.USER_ID, model.ITEM_ID
-        )
+        return _histories(name, model)
 
-    unseen, seen = generate.judges(loaded, read(options["unseen"])) if "unseen" in options else (None, 0)
-    if seen:
-        print(f"Left out of the judges: {seen:,} users of the training data, whom the model has seen.", file=sys.stderr)
+    judges = None
+    if "unseen" in options:
+        unseen, seen, unknown = generate.judges(loaded, read(options["unseen"]))
+        judges = generate.table_of(unseen, model.n_items)
+        for left_out, who in (
+            (seen, "users of the training data, whom the model has seen"),
+            (unknown, "users without an item of the training data"),
+        ):
+            if left_out:
+                print(f"Left out of the judges: {left_out:,} {who}.", file=sys.stderr)
     around = generate.known_histories(loaded, read(options["histories"])) if "histories" in options else None
     if "around" in options:
         around = generate.known_histories(loaded, ((user, loaded.history(user)) for user in _names(options["around"])))
     real = generate.table_of(model.histories, model.n_items)
     number = users or (real.shape[0] if around is None else len(around))
+    not_compared = "what is drawn around some is not meant to be like all." if own else ""
+    try:
+        if not own:
+            generate.check_measurable(real, number, judges, seed=seed)
+    except DataError as error:
+        if {"unseen", "json"} & set(options):  # to measure was asked for
+            raise DataError(f"{error} Without --unseen and --json they are drawn, but not measured.") from None
+        not_compared = str(error)
     drawn = generate.Kept(
         generate.synthesise(model, around, number, source=source, seed=seed), model.n_items, 0 if own else real.shape[0]
     )
@@ -676,12 +689,10 @@ def _generate(options: dict[str, str]) -> None:
             out.rmdir()
     only_json = files.get("json", out) is None
     print(f"{out / out.name}.inter: {number:,} users", file=sys.stderr if only_json else sys.stdout)
-    if own:
-        print("Not compared with real users: what is drawn around some is not meant to be like all.")
+    if not_compared:
+        print(f"Not compared with real users: {not_compared}")
         return
-    report = generate.truth(
-        real, drawn.table(), None if unseen is None else generate.table_of(unseen, model.n_items), seed=seed
-    )
+    report = generate.truth(real, drawn.table(), judges, seed=seed)
     _put(files, generate.text(report), json=lambda: json.dumps(report.plain(), indent=1))
 
 

@@ -159,8 +159,8 @@ _NO_HISTORY = (
 )
 
 
-def write(explanations: Iterable[Explanation], json_file: str | None = None, html_file: str | None = None) -> int:
-    """Write explanations as they come, to standard output as text, and to the files that are given; return their number.
+def write(explanations: Iterable[Explanation], json_file: str | None = None, html_file: str | None = None) -> None:
+    """Write explanations as they come: to standard output as text, and to the files that are given.
 
     Args:
         explanations: of one user after the other.
@@ -177,8 +177,8 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
         if html_file is not None:
             to_html = stack.enter_context(written_whole(Path(html_file)))
             to_html.write(_HEAD)
-        greedy, count = False, 0
-        for count, explanation in enumerate(explanations, start=1):  # noqa: B007 - the result
+        greedy = False
+        for explanation in explanations:
             greedy = greedy or any(each.counterfactual for each in explanation.recommendations)
             with standard_output() as shown:
                 shown.write(as_json(explanation) if json_file == "-" else f"{as_text(explanation)}\n")
@@ -188,7 +188,6 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
                 to_html.write(as_html(explanation))
         if to_html is not None:
             to_html.write(f"<p class='soft'>{GREEDY}</p>\n{_TAIL}" if greedy else _TAIL)
-    return count
 
 
 def as_html(explanation: Explanation) -> str:
