@@ -165,6 +165,7 @@ def test_too_little_memory_is_a_result() -> None:
     assert "nothing to compare" in bench.table(report)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_json_is_written_after_the_table_or_in_its_place(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -445,10 +445,6 @@ def test_a_failure_leaves_no_half_written_file(run: Run, capsys: pytest.CaptureF
     assert main(["explain", file, "--histories=h.csv", "--html=e.html", "--json=e.json"]) == 1
     assert "h.csv, line 4: user 'a' again" in capsys.readouterr().err
     assert not list(Path().glob("*e.html*")) + list(Path().glob("*e.json*"))
-    with Path("/dev/full").open("w") as full:
-        whole = [sys.executable, "-m", "recbole_vae", "explain", file, "--user=u1", "--json=e.json"]
-        done = subprocess.run(whole, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: standard output: cannot write: No space left on device.\n")
     assert main(["explain", file, "--user=u1", "--items=none.item"]) == 1
     assert capsys.readouterr().err.startswith("error: none.item: cannot read this file")
 
@@ -460,3 +456,14 @@ def test_scores_without_each_item_are_those_of_the_model_under_a_correction(buil
         fast, slow = (each(model, history, items) for each in (explain._scores_without, scores_without))
     for one, other in zip(fast, slow, strict=True):
         torch.testing.assert_close(one.float(), other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_standard_output_that_is_full_is_named_and_no_file(build: Builder) -> None:
+    run = build()
+    run.fit()
+    arguments = ["explain", f"--checkpoint={run.trainer.saved_model_file}", "--user=u1", "--json=e.json"]
+    with Path("/dev/full").open("w") as full:
+        whole = [sys.executable, "-m", "recbole_vae", *arguments]
+        done = subprocess.run(whole, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: standard output: cannot write: No space left on device.\n")
