@@ -45,6 +45,10 @@ def standard_output() -> Iterator[IO[str]]:
     Raises:
         DataError: it cannot be written, as where it is a file on a full disk.
     """
+    if sys.stdout is None:  # closed from the start: Python prints nothing then
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            yield nowhere
+        return
     try:
         yield sys.stdout
         sys.stdout.flush()

@@ -76,3 +76,5 @@ def test_standard_output_that_is_full_is_named_once() -> None:
             [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert done.stderr.endswith("DataError: standard output: cannot write: No space left on device.\n")
+    closed = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, script]
+    assert subprocess.run(closed, check=False).returncode == 0
