@@ -7,6 +7,7 @@ them. Only ratios of one run say anything.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_vae.errors import ConfigError, is_out_of_memory
+from recbole_vae.files import write_whole
 
 SHAPES = {
     "ml-100k": (943, 1_682, 100_000),
@@ -427,6 +429,7 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
 
     Raises:
         ConfigError: matplotlib is missing or cannot write such a file.
+        DataError: it cannot be written.
     """
     plt = pyplot(path)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -444,7 +447,9 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel="items", ylabel=label)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
-    figure.savefig(path, dpi=130)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=130)
+    write_whole(path, picture.getvalue())
 
 
 def pyplot(path: Path) -> Any:

@@ -13,15 +13,15 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from recbole_vae.config import near
-from recbole_vae.errors import ConfigError, RecBoleVAEError, is_out_of_memory
-from recbole_vae.files import written_whole
+from recbole_vae.config import LARGEST, near
+from recbole_vae.errors import ConfigError, DataError, RecBoleVAEError, is_out_of_memory
+from recbole_vae.files import opened, silence, standard_output, written_whole
 from recbole_vae.register import model_names, options_in, recbole_model_names
 
 USAGE = """\
@@ -55,7 +55,7 @@ prepare  Make a data set of RecBole from what its owners publish, with the filte
 recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item_id,score.
 
   --checkpoint=FILE      written by training; nothing else is needed
-  --users=A,B            users of the training data (default: all of them)
+  --users=A,B            users of the training data, each once (default: all of them)
   --histories=FILE       other histories: CSV with the columns user_id,item_id, or an atomic file of RecBole; - reads
                          standard input. All lines of a user stand together
   -k=N                   items for each (default 10)
@@ -65,7 +65,7 @@ recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item
   --samples=S            say how sure this is, by S samples of the posterior: with rank_low,rank_high,stability,expected_ndcg
   --diversify=X          fill the places from samples of their own; X, such as 1, is how far these spread
   --seed=N               of the samples (default 0)
-  --out=FILE             where to write (default: standard output)
+  --out=FILE             where to write (default, and -: standard output)
 
 compare  Run models on the same splits, each run in a process of its own, and make the tables. After a stop, the same
          command goes on.
@@ -93,7 +93,7 @@ bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
   --n_negatives=N        measure the models with a sampled softmax, too
   --memory_limit=GB      of each process on a CPU (default: what is free now)
   --threads=N            of torch in each process (default: torch's own)
-  --json=FILE            write all that was measured
+  --json=FILE            write all that was measured; - is standard output, in place of the text
   --plot=FILE            draw time and memory of a training step against the numbers of --items
 
 explain  Say which items of a history each recommendation rests on, and without which it would not be made.
@@ -114,11 +114,11 @@ generate Draw synthetic users from a variational autoencoder, as a data set of R
   --out=DIR              folder of the new data set, whose name is that of the folder; it must not exist
   --users=N              how many (default: as many as there are training users, or one around each history)
   --source=NAME          posterior: around training users (default), or prior: from N(0, I)
-  --around=A,B           around these users of the training data; or --histories=FILE, as for recommend
+  --around=A,B           around these users of the training data, each once; or --histories=FILE, as for recommend
   --seed=N               of all that is drawn (default 0)
   --unseen=FILE          histories of real users whom the model has not seen, to measure the synthetic ones against; or the
                          split file of a run with held-out users, for its test users; users of the training data are left out
-  --json=FILE            write what was measured
+  --json=FILE            write what was measured; - is standard output, in place of the text
 
 latent   Say what a model's latent variables stand for: which items and genres each raises and lowers.
 
@@ -129,7 +129,7 @@ latent   Say what a model's latent variables stand for: which items and genres e
   --user=ID              of the training data: what would be recommended if a latent variable were another
   --items=FILE           the items' names and genres, as for explain
   --html=FILE            write a page with a map of items and users
-  --json=FILE            write all that was found
+  --json=FILE            write all that was found; - is standard output, in place of the text
 
 uncertainty  Say how well a model knows for which users its recommendations are good, on the test part of its data set.
 
@@ -141,7 +141,7 @@ uncertainty  Say how well a model knows for which users its recommendations are 
   --part=NAME            test (default) or valid
   --data_path=FOLDER     has the data set's folder (default: where it was at training)
   --popularity_correction=X  as for recommend
-  --json=FILE            write all that was found
+  --json=FILE            write all that was found; - is standard output, in place of the text
   --html=FILE            write a page with the risk-coverage curves
 
 Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
@@ -194,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rest = ["--k" if each == "-k" else re.sub(r"^-k(=|(?=\d))", "--k=", each) for each in rest]
         options = parse_options(rest)
         if command != "run":
-            return commands[command](options) or 0
+            status = commands[command](options) or 0
+            with standard_output():  # what was printed may still be in its buffer
+                return status
         for name, value in options.items():
             if "=" in value:
                 raise ConfigError(
@@ -210,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return 0
     except (Exception, SystemExit) as error:
         if os.environ.get("RECBOLE_VAE_TRACEBACK"):
@@ -370,14 +372,18 @@ def _recommend(options: dict[str, str]) -> None:
     _need_checkpoint(options)
     if "users" in options and "histories" in options:
         raise ConfigError("--users and --histories (command line) cannot be given together.")
+    if options.get("histories") == options.get("candidates") == "-":
+        raise ConfigError(
+            "--histories and --candidates (command line) cannot both be standard input; name a file for one."
+        )
     keep_seen = _true_or_false(options, "keep_seen", False)
     k = _number(options, "k", 10)
     sampling = recommend.Sampling(
         _number(options, "samples", 0, minimum=0),
-        _real(options, "diversify") or 0.0,
+        _real(options, "diversify", 0) or 0.0,
         _number(options, "seed", 0, minimum=0),
     )
-    out = _outputs(options, "out").get("out")
+    out = _outputs(options, "out", stdout="out").get("out")
     model = recommend.Recommender.load(
         options["checkpoint"], popularity_correction=_real(options, "popularity_correction")
     )
@@ -391,9 +397,7 @@ def _recommend(options: dict[str, str]) -> None:
     total: int | None = None
     pairs: Iterable[tuple[str, Iterable[str]]]
     if "histories" in options:
-        fields = model.model.USER_ID, model.model.ITEM_ID
-        name = options["histories"]
-        pairs = recommend.read_histories(recommend.open_text(name), "standard input" if name == "-" else name, *fields)
+        pairs = _histories(options["histories"], model.model)
     else:
         users = _names(options["users"]) if "users" in options else model.users[1:]
         known = [(user, model.history(user)) for user in users] if "users" in options else None
@@ -401,12 +405,9 @@ def _recommend(options: dict[str, str]) -> None:
     # Standard output is for the result, and a terminal shows one of the two.
     bar = tqdm(pairs, total=total, unit=" users", ncols=100, disable=None if out else True)
     rankings = model.stream(bar, k, not keep_seen, candidates, sampling)
-    sampled = sampling.samples > 0
-    if out is None:
-        recommend.write_rankings(rankings, sys.stdout, sampled=sampled)
-    else:
-        with written_whole(out) as file:
-            count = recommend.write_rankings(rankings, file, sampled=sampled)
+    with opened(out) as file:
+        count = recommend.write_rankings(rankings, file, sampled=sampling.samples > 0)
+    if out:
         print(f"{out}: {count} users", file=sys.stderr)
     _report_unknown(model.unknown)
     _report_unknown(model.unknown_candidates, "the candidates")
@@ -415,14 +416,32 @@ def _recommend(options: dict[str, str]) -> None:
             f"Users without an item of the training data: {model.without_known:,}; they got the most popular ones.",
             file=sys.stderr,
         )
+    if model.without_rest:
+        print(
+            f"Users without a recommendation: {model.without_rest:,}; their histories have all items that could be "
+            "recommended (--keep_seen=True recommends these, too).",
+            file=sys.stderr,
+        )
+
+
+def _histories(name: str, model: Any) -> Iterator[tuple[str, list[str]]]:
+    """Read a file of histories, or standard input for ``-``, and say so where there are none."""
+    from recbole_vae import recommend
+
+    called, pair = "standard input" if name == "-" else name, None
+    for pair in recommend.read_histories(recommend.open_text(name), called, model.USER_ID, model.ITEM_ID):
+        yield pair
+    if pair is None:
+        print(f"{called}: has no histories, only the line with the names of the columns.", file=sys.stderr)
 
 
 def _report_unknown(unknown: Counter[str], what: str = "histories") -> None:
     if unknown:
         (item, _), *_ = unknown.most_common(1)
+        example = f"'{item}'" if item else "an empty cell"
         print(
             f"Left out of {what}: {sum(unknown.values())} times an item that is not in the training data "
-            f"({len(unknown)} different, such as '{item}').",
+            f"({len(unknown)} different, such as {example}).",
             file=sys.stderr,
         )
 
@@ -462,9 +481,10 @@ def _bench(options: dict[str, str]) -> None:
         import psutil
 
         free = psutil.virtual_memory().available // 10**9
-    files = _outputs(options, "json", "plot")
-    if "plot" in files:
-        bench.pyplot(files["plot"])
+    files = _outputs(options, "json", "plot", inputs=())
+    picture, only_json = files.get("plot"), files.get("json", Path()) is None
+    if picture:
+        bench.pyplot(picture)
     threads = _number(options, "threads", 0, minimum=1)
     if threads:
         import torch
@@ -491,13 +511,16 @@ def _bench(options: dict[str, str]) -> None:
                 memory_limit=_number(options, "memory_limit", max(1, free)),
             )
         )
-        print(bench.table(reports[-1]), end="\n\n" if len(shapes) > 1 else "\n")
-        if "json" in files:
-            files["json"].write_text(json.dumps(reports if len(shapes) > 1 else reports[0], indent=1) + "\n")
-        if reports[-1]["interrupted"]:
+        interrupted = reports[-1]["interrupted"]
+        if not only_json:
+            print(bench.table(reports[-1]), end="\n\n" if len(shapes) > 1 else "\n")
+        if "json" in files and (not only_json or interrupted or len(reports) == len(shapes)):
+            with opened(files["json"]) as file:
+                file.write(json.dumps(reports if len(shapes) > 1 else reports[0], indent=1) + "\n")
+        if interrupted:
             raise KeyboardInterrupt
-    if "plot" in files:
-        bench.plot(reports, files["plot"])
+    if picture:
+        bench.plot(reports, picture)
 
 
 _EXPLAIN_OPTIONS = (
@@ -541,9 +564,7 @@ def _explain(options: dict[str, str]) -> None:
         users = _names(options["users"]) if "users" in options else [options["user"]]
         pairs = [(user, model.history(user)) for user in users]
     else:
-        file = options["histories"]
-        fields = model.model.USER_ID, model.model.ITEM_ID
-        pairs = recommend.read_histories(recommend.open_text(file), "standard input" if file == "-" else file, *fields)
+        pairs = _histories(options["histories"], model.model)
     bar = tqdm(pairs, unit=" users", ncols=100, disable=None if "user" not in options and "json" in options else True)
     found = (explainer.explain(user, history, k, method=method, search=search) for user, history in bar)
     explain_report.write(found, options.get("json"), options.get("html"))
@@ -567,14 +588,13 @@ def _latent(options: dict[str, str]) -> None:
     found = latent.describe(
         loaded, texts, axes=axes, latents=latents, k=k, user=options.get("user"), show_progress=True
     )
-    if "json" in files:
-        with written_whole(files["json"]) as file:
-            file.write(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=1) + "\n")
-    if "html" in files:
-        with written_whole(files["html"]) as file:
-            file.write(latent_report.html(found))
     shown = {name: number for name, number in (("latents", latents), ("k", k)) if name in options}
-    print("\n".join(latent.lines(found, **shown)))
+    _put(
+        files,
+        "\n".join(latent.lines(found, **shown)),
+        json=lambda: json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=1),
+        html=lambda: latent_report.html(found),
+    )
 
 
 _GENERATE_OPTIONS = ("checkpoint", "out", "users", "source", "around", "histories", "seed", "unseen", "json")
@@ -588,9 +608,15 @@ def _generate(options: dict[str, str]) -> None:
     if "around" in options and "histories" in options:
         raise ConfigError("--around and --histories (command line) cannot be given together.")
     out, users, seed = Path(options["out"]), _number(options, "users", 0), _number(options, "seed", 0, minimum=0)
+    if options["out"] == "-":
+        raise ConfigError(
+            "--out=- (command line): a data set is a folder, and cannot be standard output; name a folder."
+        )
     if out.exists():
         raise ConfigError(f"--out={out} (command line): exists already.")
     files = _outputs(options, "json")
+    if "json" in files and files["json"] is not None and files["json"].resolve() == out.resolve():
+        raise ConfigError("--out and --json (command line) cannot be the same; name a folder and a file.")
     from recbole_vae import generate, recommend
     from recbole_vae.data.held_out import SplitFile
 
@@ -619,18 +645,31 @@ def _generate(options: dict[str, str]) -> None:
             tested: Iterable[tuple[str, Iterable[str]]]
             tested = rows[rows["part"].str.startswith("test")].groupby("user")["item"]
             return tested
-        return recommend.read_histories(
-            recommend.open_text(name), "standard input" if name == "-" else name, model.USER_ID, model.ITEM_ID
-        )
+        return _histories(name, model)
 
-    unseen, seen = generate.judges(loaded, read(options["unseen"])) if "unseen" in options else (None, 0)
-    if seen:
-        print(f"Left out of the judges: {seen:,} users of the training data, whom the model has seen.", file=sys.stderr)
+    judges = None
+    if "unseen" in options:
+        unseen, seen, unknown = generate.judges(loaded, read(options["unseen"]))
+        judges = generate.table_of(unseen, model.n_items)
+        for left_out, who in (
+            (seen, "users of the training data, whom the model has seen"),
+            (unknown, "users without an item of the training data"),
+        ):
+            if left_out:
+                print(f"Left out of the judges: {left_out:,} {who}.", file=sys.stderr)
     around = generate.known_histories(loaded, read(options["histories"])) if "histories" in options else None
     if "around" in options:
         around = generate.known_histories(loaded, ((user, loaded.history(user)) for user in _names(options["around"])))
     real = generate.table_of(model.histories, model.n_items)
     number = users or (real.shape[0] if around is None else len(around))
+    not_compared = "what is drawn around some is not meant to be like all." if own else ""
+    try:
+        if not own:
+            generate.check_measurable(real, number, judges, seed=seed)
+    except DataError as error:
+        if {"unseen", "json"} & set(options):  # to measure was asked for
+            raise DataError(f"{error} Without --unseen and --json they are drawn, but not measured.") from None
+        not_compared = str(error)
     drawn = generate.Kept(
         generate.synthesise(model, around, number, source=source, seed=seed), model.n_items, 0 if own else real.shape[0]
     )
@@ -648,17 +687,13 @@ def _generate(options: dict[str, str]) -> None:
     finally:
         if not any(out.iterdir()):
             out.rmdir()
-    print(f"{out / out.name}.inter: {number:,} users")
-    if own:
-        print("Not compared with real users: what is drawn around some is not meant to be like all.")
+    only_json = files.get("json", out) is None
+    print(f"{out / out.name}.inter: {number:,} users", file=sys.stderr if only_json else sys.stdout)
+    if not_compared:
+        print(f"Not compared with real users: {not_compared}")
         return
-    report = generate.truth(
-        real, drawn.table(), None if unseen is None else generate.table_of(unseen, model.n_items), seed=seed
-    )
-    if "json" in files:
-        with written_whole(files["json"]) as file:
-            json.dump(report.plain(), file, indent=1)
-    print(generate.text(report))
+    report = generate.truth(real, drawn.table(), judges, seed=seed)
+    _put(files, generate.text(report), json=lambda: json.dumps(report.plain(), indent=1))
 
 
 _UNCERTAINTY_OPTIONS = (
@@ -680,31 +715,75 @@ def _uncertainty(options: dict[str, str]) -> None:
         samples=samples,
         seed=_number(options, "seed", 0, minimum=0),
         part=options.get("part", "test"),
-        diversify=[_real({"diversify": text}, "diversify") or 0.0 for text in spreads],
+        diversify=[_real({"diversify": text}, "diversify", 0) or 0.0 for text in spreads],
         data_path=options.get("data_path"),
         popularity_correction=_real(options, "popularity_correction"),
         show_progress=True,
     )
-    for name, text in (("json", uncertainty_report.as_json), ("html", uncertainty_report.as_html)):
-        if name in files:
-            with written_whole(files[name]) as output:
-                output.write(text(report))
-    print(uncertainty_report.as_text(report))
+    _put(
+        files,
+        uncertainty_report.as_text(report),
+        json=lambda: uncertainty_report.as_json(report),
+        html=lambda: uncertainty_report.as_html(report),
+    )
 
 
-def _outputs(options: dict[str, str], *names: str) -> dict[str, Path]:
-    """Return the files that options name, where they can be written: what is found late may have taken hours."""
-    files = {name: Path(options[name]) for name in names if name in options}
+_INPUTS = ("checkpoint", "histories", "candidates", "items", "unseen")
+
+
+def _outputs(
+    options: dict[str, str], *names: str, stdout: str = "json", inputs: Sequence[str] = _INPUTS
+) -> dict[str, Path | None]:
+    """Return the files that options name, where they can be written: what is found late may have taken hours.
+
+    Args:
+        options: of the command line.
+        names: of the options.
+        stdout: the one of these that may be ``-``, standard output, for which there is None.
+        inputs: names of options whose files must not be overwritten.
+
+    Raises:
+        ConfigError: a file cannot be written, is read by the same command, or is named twice.
+    """
+    files = {name: None if options[name] == "-" else Path(options[name]) for name in names if name in options}
     for name, file in files.items():
-        if str(file) == "-":
+        if file is None:
+            if name != stdout:
+                raise ConfigError(f"--{name}=- (command line): this cannot be standard output; name a file.")
             continue
         if not file.parent.is_dir():
             raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
         if file.is_dir():
             raise ConfigError(f"--{name}={file} (command line): this is a folder; name a file.")
-    if len({file.resolve() for file in files.values()}) < len(files):
+        for read in inputs:
+            if read in options and file.is_file() and Path(options[read]).is_file() and file.samefile(options[read]):
+                raise ConfigError(
+                    f"--{name}={file} (command line): this is the file of --{read}, which would be overwritten; name another."
+                )
+    named = [file.resolve() for file in files.values() if file]
+    if len(set(named)) < len(named):
         raise ConfigError(f"--{' and --'.join(files)} (command line) cannot be the same file; name one for each.")
     return files
+
+
+def _put(files: dict[str, Path | None], text: str, **contents: Callable[[], str]) -> None:
+    """Print a text, or what is for standard output in its place; then write files, each even if another cannot be written.
+
+    Raises:
+        DataError: some could not be written.
+    """
+    outputs = [(file, contents[name]) for name, file in files.items()]
+    if None not in files.values():
+        outputs.insert(0, (None, lambda: text))
+    failed = []
+    for file, content in sorted(outputs, key=lambda each: each[0] is not None):
+        try:
+            with opened(file) as output:
+                output.write(content().rstrip("\n") + "\n")
+        except DataError as error:
+            failed.append(str(error))
+    if failed:
+        raise DataError(" ".join(failed))
 
 
 def _need_checkpoint(options: dict[str, str]) -> None:
@@ -728,7 +807,8 @@ def _numbers(options: dict[str, str], name: str, default: str) -> list[int]:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+    """Read a list like ``A,B``, each name once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
 def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) -> int:
@@ -740,7 +820,7 @@ def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) 
     return int(text)
 
 
-def _real(options: dict[str, str], name: str) -> float | None:
+def _real(options: dict[str, str], name: str, minimum: float = -LARGEST) -> float | None:
     text = options.get(name)
     if text is None:
         return None
@@ -748,8 +828,10 @@ def _real(options: dict[str, str], name: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"{name}: '{text}' (command line) is not allowed; it must be a number.")
+    if not minimum <= value <= LARGEST:
+        raise ConfigError(
+            f"{name}: '{text}' (command line) is not allowed; it must be a number from {minimum:.0f} to {LARGEST:.0f}."
+        )
     return value
 
 

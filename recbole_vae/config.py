@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 Self = TypeVar("Self", bound="ModelConfig")
 
 
+LARGEST = 1e6
+"""Of what scores are corrected or scattered by: far above what is of use, and all scores stay finite in float32."""
+
+
 @dataclass(frozen=True)
 class Allowed:
     """What values an option may have.
@@ -128,7 +132,7 @@ class ModelConfig:
     seed: int = option(int, minimum=0, below=2**32)
     precision: str = option(str, choices=("auto", "float32", "bfloat16"))
     fast_evaluation: bool = option(bool)
-    popularity_correction: float = option(float)
+    popularity_correction: float = option(float, minimum=-LARGEST, maximum=LARGEST)
     propensity_weight: float = option(float, minimum=0)
     value_field: str | None = option(str, optional=True)
     resume: str | None = option(str, optional=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
@@ -13,7 +12,7 @@ from pathlib import Path
 from recbole_vae.data.atomic import read_header
 from recbole_vae.errors import DataError
 from recbole_vae.explain import Explained, Explanation, Influence, ItemText
-from recbole_vae.files import written_whole
+from recbole_vae.files import standard_output, written_whole
 
 _NAMED = 5
 """The most items of a counterfactual that a sentence names."""
@@ -169,20 +168,20 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
         html_file: a page that needs no other file and runs no script.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: a file or standard output cannot be written.
     """
     with contextlib.ExitStack() as stack:
         to_json = to_html = None
-        if json_file is not None:
-            to_json = sys.stdout if json_file == "-" else stack.enter_context(written_whole(Path(json_file)))
+        if json_file is not None and json_file != "-":
+            to_json = stack.enter_context(written_whole(Path(json_file)))
         if html_file is not None:
             to_html = stack.enter_context(written_whole(Path(html_file)))
             to_html.write(_HEAD)
         greedy = False
         for explanation in explanations:
             greedy = greedy or any(each.counterfactual for each in explanation.recommendations)
-            if to_json is not sys.stdout:
-                print(as_text(explanation))
+            with standard_output() as shown:
+                shown.write(as_json(explanation) if json_file == "-" else f"{as_text(explanation)}\n")
             if to_json is not None:
                 to_json.write(as_json(explanation))
             if to_html is not None:

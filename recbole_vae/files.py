@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +31,37 @@ def write_whole(path: Path, content: bytes) -> None:
         raise DataError(f"{path}: cannot write this file ({error.strerror}). Is the disk full?") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def opened(path: Path | None) -> AbstractContextManager[IO[str]]:
+    """Open a file as :func:`written_whole` does, or standard output for None; errors: as there."""
+    return standard_output() if path is None else written_whole(path)
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[IO[str]]:
+    """Give standard output to write to, all of which is out in the end.
+
+    Raises:
+        DataError: it cannot be written, as where it is a file on a full disk.
+    """
+    if sys.stdout is None:  # closed from the start: Python prints nothing then
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            yield nowhere
+        return
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        silence()
+        raise DataError(f"standard output: cannot write: {error.strerror}.") from None
+
+
+def silence() -> None:
+    """Drop what standard output still has to write, and could not: Python would try again at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

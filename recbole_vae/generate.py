@@ -35,7 +35,9 @@ _K = 100
 
 
 def check_generates(model: Any, source: str = SOURCES[0]) -> None:
-    """Raise a ConfigError if a model has no distribution of latent variables or of items to draw from, or another prior."""
+    """Raise a ConfigError for an unknown source, or a model without a distribution of latents or items, or with another prior."""
+    if source not in SOURCES:
+        raise ConfigError(f"source: {source!r} is not allowed; it must be {' or '.join(SOURCES)}.")
     if not hasattr(model, "posterior"):
         raise ConfigError(
             f"{type(model).__name__} has no latent variables with a distribution, so nothing can be drawn from it; take a "
@@ -74,7 +76,8 @@ def synthesise(
         An iterator of items.
 
     Raises:
-        ConfigError: the model has no posterior, another likelihood, or another prior than N(0, I) if that is the source.
+        ConfigError: there is no such source, or the model has no posterior, another likelihood, or another prior than N(0, I)
+            if that is the source; when the first is drawn.
     """
     check_generates(model, source)
     table = model.histories.to("cpu") if around is None else around.to("cpu")
@@ -166,16 +169,11 @@ def truth(
         seed: of the halves, the fold-in and the caricature.
 
     Raises:
-        DataError: there are too few users.
+        DataError: see :func:`check_measurable`.
     """
     rng = np.random.default_rng(seed)
-    order = rng.permutation(real.shape[0])
-    half = real.shape[0] if unseen is not None else real.shape[0] // 2
-    users = min(half, synthetic.shape[0])
-    judges = real[order[half:]] if unseen is None else unseen
-    if users < 2 or judges.shape[0] < 2:
-        raise DataError("too few users to say how true the synthetic ones are: at least 4 real and 2 synthetic ones.")
-    own = real[order[:users]]
+    own, judges = _divide(real, synthetic.shape[0], unseen, rng)
+    users = own.shape[0]
     lengths, shares = np.diff(own.indptr), np.asarray(real.sum(0), dtype=np.float64).ravel()
     keys = np.log(np.maximum(shares, 1e-300)) - np.log(rng.standard_exponential((users, real.shape[1])))
     by_popularity = [np.argpartition(-keys[row], length - 1)[:length] for row, length in enumerate(lengths)]
@@ -183,6 +181,26 @@ def truth(
     fold_in, targets = _fold(judges, rng)
     rows = {name: _truth(side, judges, fold_in, targets, l2) for name, side in sides.items()}
     return Report(users, judges.shape[0], unseen is not None, rows)
+
+
+def check_measurable(real: csr_matrix, users: int, unseen: csr_matrix | None = None, *, seed: int = 0) -> None:
+    """Raise a DataError where :func:`truth` of so many synthetic users has too few users, or no judge with two items."""
+    _divide(real, users, unseen, np.random.default_rng(seed))
+
+
+def _divide(
+    real: csr_matrix, users: int, unseen: csr_matrix | None, rng: np.random.Generator
+) -> tuple[csr_matrix, csr_matrix]:
+    """Return the real users who are compared, at most so many, and those who judge."""
+    order = rng.permutation(real.shape[0])
+    half = real.shape[0] if unseen is not None else real.shape[0] // 2
+    users = min(half, users)
+    judges = real[order[half:]] if unseen is None else unseen
+    if users < 2 or judges.shape[0] < 2:
+        raise DataError("too few users to say how true the synthetic ones are: at least 4 real and 2 synthetic ones.")
+    if np.diff(judges.indptr).max() < 2:
+        raise DataError(f"none of the {judges.shape[0]} judges has two items: one to be given, and one to be found.")
+    return real[order[:users]], judges
 
 
 def _truth(side: csr_matrix, judges: csr_matrix, fold_in: csr_matrix, targets: csr_matrix, l2: float) -> Truth:
@@ -332,14 +350,15 @@ def text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def judges(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str]]]) -> tuple[Histories, int]:
+def judges(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str]]]) -> tuple[Histories, int, int]:
     """Turn histories of users whom the model has not seen into those of the model.
 
     Returns:
-        The histories, and how many others were left out because they are of users of the training data.
+        The histories; how many others were left out because they are of users of the training data; and how many because the
+        model knows none of their items.
 
     Raises:
-        DataError: fewer than two are left, or one of them has no item that the model knows.
+        DataError: fewer than two are left.
     """
     trained_on, seen = set(recommender.users[1:]), 0
 
@@ -351,14 +370,16 @@ def judges(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str
             else:
                 yield user, history
 
-    found = list(others())
-    if len(found) < 2:
+    found = [recommender.known(history) for _, history in others()]
+    known = [history for history in found if history]
+    unknown = len(found) - len(known)
+    if len(known) < 2:
         raise DataError(
-            f"unseen: {seen} of {seen + len(found)} users are users of the training data, whom the model has seen, and at "
-            "least 2 others are needed. Give histories of others, or the split file of the run that wrote this checkpoint; "
-            "without --unseen half of the training users judge."
+            f"unseen: {seen} of {seen + len(found)} users are users of the training data, whom the model has seen, {unknown} "
+            "have no item that it knows, and at least 2 others are needed. Give histories of others, or the split file of the "
+            "run that wrote this checkpoint; without --unseen half of the training users judge."
         )
-    return known_histories(recommender, found), seen
+    return Histories.from_lists(known), seen, unknown
 
 
 def known_histories(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str]]]) -> Histories:

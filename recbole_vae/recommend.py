@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recbole_vae import checkpoint, posterior
+from recbole_vae.config import LARGEST
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.register import model_class
@@ -70,8 +70,10 @@ class Sampling:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ConfigError(f"{name}: {value!r} is not allowed; it must be an integer >= 0.")
-        if not (math.isfinite(self.diversify) and self.diversify >= 0):
-            raise ConfigError(f"diversify: {self.diversify!r} is not allowed; it must be a number >= 0.")
+        if not 0 <= self.diversify <= LARGEST:
+            raise ConfigError(
+                f"diversify: {self.diversify!r} is not allowed; it must be a number >= 0 and <= {LARGEST:.0f}."
+            )
         if self.samples and self.diversify:
             raise ConfigError(
                 "samples and diversify cannot be given together: intervals and stability are of the plain ranking."
@@ -109,6 +111,7 @@ class Recommender:
         unknown: how often each id that the model does not know stood in a history so far.
         unknown_candidates: how often each stood among the candidates.
         without_known: how many histories so far had no known item, and got the most popular ones.
+        without_rest: how many had all items that could be recommended, and got an empty ranking.
         item_file: where the data set's file of item names was, or would have been, when the model was trained; or None.
     """
 
@@ -116,7 +119,7 @@ class Recommender:
         self.model, self.users, self.items, self.dataset = model.eval(), list(users), list(items), dataset
         self.unknown: Counter[str] = Counter()
         self.unknown_candidates: Counter[str] = Counter()
-        self.without_known = 0
+        self.without_known = self.without_rest = 0
         self.item_file: Path | None = None
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
@@ -134,7 +137,7 @@ class Recommender:
                 favoured, below 0, popular ones.
 
         Raises:
-            ConfigError: ``popularity_correction`` is no finite number.
+            ConfigError: ``popularity_correction`` is no number from -1e6 to 1e6.
             CheckpointError: it is no checkpoint, or of a model that is not registered here.
         """
         state = checkpoint.load(path)
@@ -307,6 +310,7 @@ class Recommender:
             )
             for values, numbers in zip(scores.gather(1, best).tolist(), best.tolist(), strict=True)
         ]
+        self.without_rest += sum(not ranking for ranking in rankings)
         if sampling.samples and len(known):
             ranks = posterior.sampled_ranks(
                 self.model, known, best[some], of_known.isneginf(), sampling.samples, seed=sampling.seed

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recbole_vae import bench
 from recbole_vae.bench import first_batches, generate, plot, ratios, shapes_of, sides, table
 from recbole_vae.cli import main
 from tests.conftest import Builder
@@ -158,9 +159,20 @@ def test_a_real_run() -> None:
 
 
 def test_too_little_memory_is_a_result() -> None:
-    from recbole_vae import bench
-
     limit = 0.2
     report = bench.run(sides(["Pop"], []), (60, 80, 600), repeats=1, seconds=1, batch_sizes=[16], memory_limit=limit)
     assert [repeated[0]["error"] for repeated in report["measured"].values()] == ["out of memory"] * 2
     assert "nothing to compare" in bench.table(report)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_json_is_written_after_the_table_or_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "run", lambda *_, **__: {**report_of(), "interrupted": False})
+    assert main(["bench", *SMALL, "--json=/dev/full"]) == 1
+    captured = capsys.readouterr()
+    assert "RecBole's MultiVAE" in captured.out
+    assert captured.err == "error: /dev/full: cannot write this file: No space left on device.\n"
+    assert main(["bench", "--users=60", "--items=80,90", "--interactions=600", "--json=-"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 
 from recbole_vae import checkpoint
 from recbole_vae.cli import main, parse_options
-from tests.conftest import random_rows, write_inter
+from tests.conftest import Builder, random_rows, write_inter
 
 SCRIPT = Path(__file__).parent.parent / "run_recbole_vae.py"
 FAST = ["--train_batch_size=16", "--mlp_hidden_size=[12]", "--latent_dimension=6", "--data_path=data", "--dataset=tiny"]
@@ -264,3 +266,52 @@ def test_several_processes_from_the_command_line() -> None:
     done = run(*FAST, "--epochs=2", "--show_progress=False", "--nproc=2")
     assert done.returncode == 0, done.stderr
     assert "MultVAE on tiny, test part" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["latent", "--html=-"], "--html=- (command line): this cannot be standard output; name a file."),
+        (["explain", "--user=a", "--html=-"], "--html=- (command line): this cannot be standard output; name a file."),
+        (["bench", "--plot=-"], "--plot=- (command line): this cannot be standard output; name a file."),
+        (["generate", "--out=-"], "--out=- (command line): a data set is a folder, and cannot be standard output"),
+        (["generate", "--out=o", "--json=o"], "--out and --json (command line) cannot be the same; name a folder and"),
+        (["recommend", "--out=./a.pth"], "--out=a.pth (command line): this is the file of --checkpoint, which would be"),
+        (["recommend", "--candidates=h", "--out=h"], "--out=h (command line): this is the file of --candidates, which"),
+        (["explain", "--histories=h", "--json=link"], "--json=link (command line): this is the file of --histories"),
+        (["latent", "--items=h", "--html=hard"], "--html=hard (command line): this is the file of --items, which would"),
+        (["generate", "--out=o", "--unseen=h", "--json=h"], "--json=h (command line): this is the file of --unseen, which"),
+        (["uncertainty", "--json=a.pth"], "--json=a.pth (command line): this is the file of --checkpoint, which would be"),
+    ],
+)  # fmt: skip
+def test_outputs_that_cannot_be_are_refused_before_any_work(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.pth", "h"):
+        Path(name).write_text("kept")
+    Path("link").symlink_to("h")
+    Path("hard").hardlink_to("h")
+    checkpoint = ["--checkpoint=a.pth"] if arguments[0] != "bench" else []
+    assert main([*arguments, *checkpoint]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert Path("a.pth").read_text() == Path("h").read_text() == "kept"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("command", ["latent", "uncertainty --samples=0", "generate --out=o"])
+def test_a_result_is_shown_before_it_is_written(
+    command: str, build: Builder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = build()
+    run.fit()
+    arguments = [*command.split(), f"--checkpoint={run.trainer.saved_model_file}"]
+    assert main([*arguments, "--json=-"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+    shutil.rmtree("o", ignore_errors=True)
+    page = [] if "generate" in command else ["--html=p.html"]
+    assert main([*arguments, "--json=/dev/full", *page]) == 1
+    captured = capsys.readouterr()
+    assert " users" in captured.out
+    assert captured.err.splitlines()[-1] == "error: /dev/full: cannot write this file: No space left on device."
+    assert Path("p.html").exists() == bool(page)
+    assert not Path("-").exists()

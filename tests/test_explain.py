@@ -475,3 +475,14 @@ def test_scores_without_each_item_are_those_of_the_model_under_a_correction(buil
         fast, slow = (each(model, history, items) for each in (explain._scores_without, scores_without))
     for one, other in zip(fast, slow, strict=True):
         torch.testing.assert_close(one.float(), other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_standard_output_that_is_full_is_named_and_no_file(build: Builder) -> None:
+    run = build()
+    run.fit()
+    arguments = ["explain", f"--checkpoint={run.trainer.saved_model_file}", "--user=u1", "--json=e.json"]
+    with Path("/dev/full").open("w") as full:
+        whole = [sys.executable, "-m", "recbole_vae", *arguments]
+        done = subprocess.run(whole, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: standard output: cannot write: No space left on device.\n")

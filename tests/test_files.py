@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -64,3 +66,15 @@ def test_a_full_disk_is_named_with_the_file() -> None:
     with pytest.raises(OSError, match="of something else"), written_whole(Path("a.txt")):
         raise OSError("of something else")
     assert not list(Path().iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_standard_output_that_is_full_is_named_once() -> None:
+    script = "from recbole_vae.files import opened\nwith opened(None) as file:\n    file.write('more')\n"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.stderr.endswith("DataError: standard output: cannot write: No space left on device.\n")
+    closed = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, script]
+    assert subprocess.run(closed, check=False).returncode == 0

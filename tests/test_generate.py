@@ -178,6 +178,22 @@ def test_too_few_users_are_refused() -> None:
         generate.truth(clusters(3, 0), clusters(1, 0))
 
 
+def test_too_few_users_are_drawn_but_not_measured(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", f"--checkpoint={checkpoint}", "--out=o", "--users=1"]
+    assert main([*arguments, "--json=r.json"]) == 1
+    assert "at least 4 real and 2 synthetic ones. Without --unseen and --json they are" in capsys.readouterr().err
+    assert not Path("o").exists()
+    assert main(arguments) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "o/o.inter: 1 users"
+    assert second.startswith("Not compared with real users: too few users to say how true")
+
+
+def test_an_unknown_source_is_refused() -> None:
+    with pytest.raises(ConfigError, match="source: 'Prior' is not allowed; it must be posterior or prior"):
+        next(generate.synthesise(Known(SINGLES), None, 3, source="Prior"))
+
+
 def test_a_model_without_a_posterior_is_refused() -> None:
     with pytest.raises(ConfigError, match="SimpleNamespace has no latent variables with a distribution"):
         next(generate.synthesise(SimpleNamespace(), None, 3))
@@ -232,11 +248,18 @@ def test_held_out_users_may_judge(build: Builder, capsys: pytest.CaptureFixture[
     Path("seen.csv").write_text(f"user_id,item_id\n{loaded.users[1]},i1\nanother,i1\n")
     assert main(["generate", checkpoint, "--out=q", "--unseen=seen.csv"]) == 1
     assert "error: unseen: 1 of 2 users are users of the training data" in capsys.readouterr().err
+    Path("few.csv").write_text("user_id,item_id\nx,i1\ny,zzz\nz,i2\n")
+    assert main(["generate", checkpoint, "--out=q", "--unseen=few.csv"]) == 1
+    left_out, error = capsys.readouterr().err.splitlines()
+    assert left_out == "Left out of the judges: 1 users without an item of the training data."
+    assert error.startswith("error: none of the 2 judges has two items: one to be given, and one to be found.")
     assert not Path("q").exists()
 
 
 def test_around_users_and_histories(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", f"--checkpoint={checkpoint}", "--out=one", "--around= u3", "--users=5", "--seed=7"]) == 0
+    assert (
+        main(["generate", f"--checkpoint={checkpoint}", "--out=one", "--around= u3,u3", "--users=5", "--seed=7"]) == 0
+    )
     first, second = capsys.readouterr().out.splitlines()
     assert first == "one/one.inter: 5 users"
     assert second.startswith("Not compared with real users")

@@ -205,7 +205,7 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 def test_the_command_line(run: Run) -> None:
     file = f"--checkpoint={run.trainer.saved_model_file}"
     recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
-    done = command(file, "--users=u3, u1", "-k", "3")
+    done = command(file, "--users=u3, u1,u3", "-k", "3")
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [(row["user_id"], row["rank"]) for row in rows] == [
@@ -213,6 +213,8 @@ def test_the_command_line(run: Run) -> None:
     ]
     ranking = [(row["item_id"], float(row["score"])) for row in rows[:3]]
     assert close(ranking, recommender.recommend_users(["u3"], k=3)[0])
+
+    assert command(file, "--users=u3, u1", "-k", "3", "--out=-").stdout == done.stdout
 
     Path("c.txt").write_text("i3\ni5\n\nnone\n")
     done = command(
@@ -281,6 +283,10 @@ sys.exit(cli.main(["recommend", "--checkpoint={run.trainer.saved_model_file}", "
         (
             ["--checkpoint=no.pth", "--user=a"],
             "--user (command line): recommend has no such option; did you mean --users?",
+        ),
+        (
+            ["--checkpoint=no.pth", "--histories=-", "--candidates=-"],
+            "--histories and --candidates (command line) cannot",
         ),
         (["--checkpoint=no.pth", "--keep_seen=yes"], "keep_seen: 'yes' (command line) is not allowed"),
         (["--checkpoint=no.pth", "--out=gone/o.csv"], "--out=gone/o.csv (command line): there is no folder gone."),
@@ -352,3 +358,20 @@ def test_a_popularity_correction_changes_the_ranking_and_no_probability(build: B
     with torch.no_grad():
         one = model.uncorrected(model.score(model.histories))
         torch.testing.assert_close(one, plain.model.score(model.histories))
+
+
+def test_what_is_missing_from_the_output_is_told(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
+    run = build()
+    run.fit()
+    file = f"--checkpoint={run.trainer.saved_model_file}"
+    Path("h.csv").write_text("user_id,item_id\na,i1\na,\nb,i2\n")
+    Path("c.txt").write_text("i1\n")
+    assert main(["recommend", file, "--histories=h.csv", "--candidates=c.txt"]) == 0
+    captured = capsys.readouterr()
+    assert [line.split(",")[0] for line in captured.out.splitlines()] == ["user_id", "b"]
+    assert "Users without a recommendation: 1; their histories have all items that could be recommended" in captured.err
+    assert "1 times an item that is not in the training data (1 different, such as an empty cell)." in captured.err
+    Path("none.csv").write_text("user_id,item_id\n")
+    for name in ("recommend", "explain"):
+        assert main([name, file, "--histories=none.csv"]) == 0
+        assert capsys.readouterr().err == "none.csv: has no histories, only the line with the names of the columns.\n"

@@ -228,6 +228,7 @@ def test_expected_ndcg_is_the_mean_over_all_draws() -> None:
         ({"samples": 2, "seed": -1}, "seed: -1 is not allowed"),
         ({"diversify": -0.5}, "diversify: -0.5 is not allowed; it must be a number >= 0"),
         ({"diversify": float("nan")}, "diversify: nan is not allowed"),
+        ({"diversify": 1e39}, "diversify: 1e\\+39 is not allowed; it must be a number >= 0 and <= 1000000"),
         ({"samples": 2, "diversify": 1.0}, "samples and diversify cannot be given together"),
     ],
 )
@@ -313,7 +314,12 @@ def test_an_evaluation_is_of_the_split_of_training(build: Builder, held_out: boo
     run.fit()
     path = run.trainer.saved_model_file
     expected = run.trainer.evaluate(getattr(run, part), model_file=path)["ndcg@4"]
+    there = sorted(Path().rglob("*"))
+    for split in Path("saved").glob("*.split.csv.gz"):
+        split.unlink()
+        there.remove(split)
     report = uncertainty.evaluate(path, k=4, samples=5, part=part, diversify=[1.0], popularity_correction=0.0)
+    assert sorted(Path().rglob("*")) == there  # nothing was written
     assert report.ndcg == pytest.approx(expected, abs=1e-8)
     assert report.users == len(getattr(run, part).uid_list)
     assert report.best_area == min(report.best_area, *(order.area for order in report.orders))
@@ -432,6 +438,7 @@ def test_the_command_line(build: Builder) -> None:
     [
         (["recommend", "--checkpoint=no.pth", "--samples=many"], "samples: 'many' (command line) is not allowed; it must"),
         (["recommend", "--checkpoint=no.pth", "--diversify=much"], "diversify: 'much' (command line) is not allowed"),
+        (["recommend", "--checkpoint=no.pth", "--diversify=1e39"], "diversify: '1e39' (command line) is not allowed; it must be"),
         (["recommend", "--checkpoint=no.pth", "--seed=-1"], "seed: '-1' (command line) is not allowed"),
         (["uncertainty"], "--checkpoint (command line) is missing"),
         (["uncertainty", "--checkpoint=no.pth"], "no.pth: there is no such checkpoint."),

@@ -325,11 +325,13 @@ class HeldOutDataset(HistoryDataset):
             split.unknown
         )
         left_out += f"; left out: {split.short} held-out users with too few items" * bool(split.short)
-        folder = Path(self.config["checkpoint_dir"] or "saved")
-        saved = wanted.file or SplitFile.of(split, users, items).write(folder, self.dataset_name)
+        where = f" (in {wanted.file})" if wanted.file else ""
+        if not where and not self.config["loaded_from"]:  # to read a checkpoint writes nothing
+            folder = Path(self.config["checkpoint_dir"] or "saved")
+            where = f" (in {SplitFile.of(split, users, items).write(folder, self.dataset_name)})"
         self.logger.info(
             f"Held-out users: {split.users[0]} for training, {split.users[1]} for validation, {split.users[2]} for the test"
-            f"{left_out}. SHA-256 of the split: {split.digest} (in {saved})"
+            f"{left_out}. SHA-256 of the split: {split.digest}{where}"
         )
         super()._remap_ID_all()
 

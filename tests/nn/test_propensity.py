@@ -92,11 +92,15 @@ def test_from_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str
         line.split(",")[0].strip() for line in capsys.readouterr().out.splitlines() if ", score" in line
     )
     assert Path("e.html").is_file()
-    for value in ("much", "nan", "inf"):
+    for value in ("much", "nan", "inf", "1e39"):
         assert main(["recommend", file, f"--popularity_correction={value}"]) == 2
         assert f"popularity_correction: '{value}' (command line) is not allowed" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="^popularity_correction: nan is not allowed; it must be a number"):
         recbole_vae.Recommender.load(run.trainer.saved_model_file, popularity_correction=float("nan"))
+    with pytest.raises(
+        ConfigError, match=r"^popularity_correction: -1e\+39 is not allowed; it must be a number >= -1e\+06"
+    ):
+        recbole_vae.Recommender.load(run.trainer.saved_model_file, popularity_correction=-1e39)
     # A checkpoint that is older than these options.
     state = torch.load(run.trainer.saved_model_file, weights_only=True)
     del state["config"]["popularity_correction"], state["config"]["propensity_weight"]
