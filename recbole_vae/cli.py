@@ -424,12 +424,13 @@ def _recommend(options: dict[str, str]) -> None:
         )
 
 
-def _histories(name: str, model: Any) -> Iterator[tuple[str, list[str]]]:
+def _histories(name: str, model: Any) -> Iterator[tuple[str, Iterable[str]]]:
     """Read a file of histories, or standard input for ``-``, and say so where there are none."""
     from recbole_vae import recommend
 
     called, pair = "standard input" if name == "-" else name, None
-    for pair in recommend.read_histories(recommend.open_text(name), called, model.USER_ID, model.ITEM_ID):
+    fields = model.USER_ID, model.ITEM_ID, model.options.value_field
+    for pair in recommend.read_histories(recommend.open_text(name), called, *fields):
         yield pair
     if pair is None:
         print(f"{called}: has no histories, only the line with the names of the columns.", file=sys.stderr)

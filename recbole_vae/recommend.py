@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -327,7 +328,9 @@ class Recommender:
         return rankings
 
 
-def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -> Iterator[tuple[str, list[str]]]:
+def read_histories(
+    file: IO[str], name: str, user_field: str, item_field: str, value_field: str | None = None
+) -> Iterator[tuple[str, list[str] | dict[str, float]]]:
     """Read histories from a CSV file or an atomic file of RecBole, user by user; all lines of a user stand together.
 
     Args:
@@ -335,10 +338,11 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
         name: of the file, for messages.
         user_field: name of the column of users in the data set.
         item_field: name of the column of items in the data set.
+        value_field: name of the column of weights. If it is there, histories are mappings of items to the sum of their weights.
 
     Raises:
-        DataError: it is no text of UTF-8, a column is missing, a line has another number of cells than the first, or a user
-            comes again later.
+        DataError: it is no text of UTF-8, a column is missing, a line has another number of cells than the first, a user
+            comes again later, or a weight is no positive number.
     """
     try:
         first = file.readline().removeprefix("\ufeff")
@@ -361,8 +365,9 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
             )
         places.append(found)
     user_place, item_place = places
+    weight_place = columns.index(value_field) if value_field in columns else None
 
-    def pairs() -> Iterator[tuple[int, str, str]]:
+    def pairs() -> Iterator[tuple[int, str, str, float]]:
         reader, number = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=strip), 1
         try:
             for number, cells in enumerate(reader, start=2):
@@ -373,7 +378,8 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
                         f"{name}, line {number}: {len(cells)} cells instead of {len(columns)} ({first.strip()[:60]})."
                     )
                 user, item = cells[user_place], cells[item_place]
-                yield (number, user.strip(), item.strip()) if strip else (number, user, item)
+                weight = 1.0 if weight_place is None or not item.strip() else _weight(cells[weight_place], name, number)
+                yield (number, user.strip(), item.strip(), weight) if strip else (number, user, item, weight)
         except UnicodeDecodeError as error:
             raise _not_utf8(name, number + 1, error) from None
         except csv.Error as error:  # a stray quotation mark would swallow the rest
@@ -381,13 +387,32 @@ def read_histories(file: IO[str], name: str, user_field: str, item_field: str) -
 
     done: set[int] = set()  # hashes: a set of a million names would be most of the memory
     for user, lines in groupby(pairs(), key=lambda pair: pair[1]):
-        (number, _, item), *others = lines
+        first_line, *others = lines
+        number = first_line[0]
         if hash(user) in done:
             raise DataError(f"{name}, line {number}: user '{user}' again; all lines of a user must stand together.")
         done.add(hash(user))
-        items = [item, *(each for _, _, each in others)]
-        # An empty cell alone stands for a user without items.
-        yield user, [] if items == [""] else items
+        if not others and not first_line[2]:  # an empty cell alone stands for a user without items
+            yield user, []
+        elif weight_place is None:
+            yield user, [item for _, _, item, _ in (first_line, *others)]
+        else:
+            weights: dict[str, float] = {}
+            for _, _, item, weight in (first_line, *others):
+                weights[item] = weights.get(item, 0.0) + weight
+            yield user, weights
+
+
+def _weight(text: str, name: str, number: int) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise DataError(
+            f"{name}, line {number}: the weight {text[:40]!r} is not allowed; it must be a positive number."
+        )
+    return weight
 
 
 def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> DataError:

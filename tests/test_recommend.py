@@ -146,8 +146,10 @@ def test_a_model_that_is_not_registered_is_named(run: Run) -> None:
         recbole_vae.Recommender.load("other.pth")
 
 
-def read(text: str, name: str = "h.csv", user: str = "user_id", item: str = "item_id") -> list[tuple[str, list[str]]]:
-    return list(read_histories(io.StringIO(text), name, user, item))
+def read(
+    text: str, name: str = "h.csv", user: str = "user_id", item: str = "item_id", value: str | None = None
+) -> list[tuple[str, list[str] | dict[str, float]]]:
+    return list(read_histories(io.StringIO(text), name, user, item, value))
 
 
 def test_histories_are_read_from_csv_and_atomic_files() -> None:
@@ -159,6 +161,15 @@ def test_histories_are_read_from_csv_and_atomic_files() -> None:
     assert read('user_id, item_id\na , 1\na, 2 \nb, \nc, "x,y"\n') == histories
     assert read("user_id,item_id\na,\na,1\n") == [("a", ["", "1"])]  # the empty one is counted as unknown
     assert read("user_id,item_id\n") == []
+
+
+def test_a_column_of_weights_is_read_where_the_model_knows_it() -> None:
+    text = "user_id,rating,item_id\na,2,1\na, 0.5 ,2\na,1,1\nb,,\n"
+    assert read(text, value="rating") == [("a", {"1": 3.0, "2": 0.5}), ("b", [])]
+    assert read(text) == read(text, value="other") == [("a", ["1", "2", "1"]), ("b", [])]
+    for bad in ("", "x", "0", "-1", "nan", "inf"):
+        with pytest.raises(DataError, match=r"line 2: the weight '.*' is not allowed; it must be a positive number"):
+            read(f"user_id,rating,item_id\na,{bad},1\n", value="rating")
 
 
 @pytest.mark.parametrize(
