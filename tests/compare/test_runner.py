@@ -227,6 +227,18 @@ def test_median_pruning() -> None:
     assert not any(prune(step, 0.1) for step in range(1, 8))
 
 
+def test_a_trial_that_is_worse_than_the_median_is_stopped_in_its_process() -> None:
+    write_bad_models()
+    runner._stopped.clear()
+    for best, status, evaluations in ((2.0, "pruned", 5), (0.0, DONE, 6)):
+        given = specification("MultDAE", others=[[best] * 6] * 4, bigger=True)
+        given["job"] |= {"trial": True, "settings": {**given["job"]["settings"], "epochs": 6}}
+        runner.execute(given, f"run{best}")
+        run = Run.load(Path(f"run{best}"))
+        assert (run.status, len(run.trials[0]["scores"])) == (status, evaluations)
+        assert all(0 <= score <= 1 for score in run.trials[0]["scores"])
+
+
 def test_time_limit() -> None:
     write_bad_models()
     runner._stopped.clear()
