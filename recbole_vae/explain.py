@@ -374,7 +374,7 @@ def by_influence(method: str = "exact") -> Order:
 
 
 def by_popularity(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
-    """Value entries by the number of training users who have them."""
+    """Value entries by the share of the training users who have them."""
     return model.popularity()[history.indices]
 
 

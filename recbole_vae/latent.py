@@ -338,7 +338,8 @@ def _traverse(model: Any, history: Histories, step: Tensor, k: int, names: Seque
         else:
             scores = model.with_padding(model.decoder(codes))[:, 1:]
     scores[:, history.indices.long().to(scores.device) - 1] = -torch.inf
-    return [[names[item] for item in row] for row in scores.topk(min(k, scores.shape[1])).indices.tolist()]
+    k = min(k, scores.shape[1] - len(history.indices))
+    return [[names[item] for item in row] for row in scores.topk(k).indices.tolist()]
 
 
 ALONE = (

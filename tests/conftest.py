@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 import recbole_vae  # noqa: F401 - registers the models
 
@@ -49,7 +50,9 @@ def clean_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 @pytest.fixture(scope="session", autouse=True)
 def same_process_everywhere() -> None:
-    torch.set_num_threads(1)  # tiny steps: threads that wait for each other on a busy machine take minutes
+    # Tiny steps: threads that wait for each other on a busy machine take minutes.
+    torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
     # A shell's background jobs ignore Ctrl-C, and so would the children of the tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 import recbole_vae
@@ -23,7 +28,7 @@ from recbole_vae.cli import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.explain import Explainer, ItemText, counterfactual, influences, perturbation, ranks, scores_without
-from recbole_vae.explain_report import because, lost_without, read_item_texts
+from recbole_vae.explain_report import because, lost_without, read_item_texts, write
 from tests.conftest import Builder, Run, write_inter
 
 
@@ -212,20 +217,28 @@ def test_an_explanation_is_of_what_recommend_recommends(run: Run) -> None:
     assert recommender.unknown == {"never heard of": 1}
     (ranking,) = recommender.recommend([["i1", "i5", "i8"]], k=4)
     assert [(each.item_id, each.score) for each in result.recommendations] == ranking
-    assert sorted(result.history) == ["i1", "i5", "i8"]
-    for each in result.recommendations:
-        assert sorted(one.item_id for one in each.influences) == ["i1", "i5", "i8"]
-        values = [one.influence for one in each.influences]
-        assert values == sorted(values, reverse=True)
-        assert {one.name for one in each.influences} == {"One", "i5", "i8"}
-        assert [one.rank_without is None for one in each.influences] == [False, False, True]
-        first = each.influences[0]
-        rest = [item for item in ("i1", "i5", "i8") if item != first.item_id]
-        candidates = [item for item in recommender.items[1:] if item not in result.history]
-        (lower,) = recommender.recommend([rest], k=25, candidates=candidates)
-        assert [item for item, _ in lower].index(each.item_id) + 1 == first.rank_without
-        score = dict(lower)[each.item_id]
-        assert first.influence == pytest.approx(each.score - score, rel=1e-3, abs=1e-5)
+    model, ids = recommender.model, {item: number for number, item in enumerate(recommender.items)}
+    items = sorted(ids[item] for item in ("i1", "i5", "i8"))
+    for rank, each in enumerate(result.recommendations, start=1):
+        item, scores = ids[each.item_id], scores_of(model, items)
+        assert (each.rank, each.name, each.details) == (rank, each.item_id, "")
+        expected = []
+        for gone in items:
+            rest = [one for one in items if one != gone]
+            influence = scores[item] - scores_of(model, rest)[item]
+            expected.append((influence, recommender.items[gone], position(model, rest, item, items)))
+        expected.sort(reverse=True)
+        assert [asdict(one) for one in each.influences] == [
+            {
+                "item_id": name, "name": {"i1": "One"}.get(name, name), "influence": pytest.approx(influence, rel=1e-3, abs=1e-5),
+                "rank_without": lower if place < 2 else None,
+            }
+            for place, (influence, name, lower) in enumerate(expected)
+        ]  # fmt: skip
+    assert asdict(dataclasses.replace(result, recommendations=[])) == {
+        "user": "me", "model": type(model).__name__, "dataset": "tiny", "method": "exact", "k": 4, "searched": True,
+        "history": [recommender.items[item] for item in items], "recommendations": [],
+    }  # fmt: skip
     empty = explainer.explain("nobody", [], k=3)
     assert [each.item_id for each in empty.recommendations] == [item for item, _ in recommender.recommend([[]], k=3)[0]]
     assert all(each.influences == [] and each.counterfactual is None for each in empty.recommendations)
@@ -265,9 +278,9 @@ def test_influences_explain_better_than_chance_popularity_and_cosine(build: Buil
         "MultDAE", "ml-100k", epochs=20, train_batch_size=100, mlp_hidden_size=[], latent_dimension=100,
         learning_rate=0.005, eval_step=0,
     )  # fmt: skip
-    run.fit()
+    run.trainer.fit(run.train, saved=False, verbose=False)
     model = run.model.eval()
-    histories = model.histories[torch.arange(1, 101)]
+    histories = model.histories[torch.arange(1, 61)]
     orders = {
         "exact": explain.by_influence(), "gradient": explain.by_influence("gradient"), "random": explain.at_random(0),
         "popularity": explain.by_popularity, "cosine": explain.by_cosine,
@@ -281,46 +294,91 @@ def test_influences_explain_better_than_chance_popularity_and_cosine(build: Buil
             assert measured[method]["INS"] > measured[other]["INS"]
 
 
-@pytest.mark.parametrize(("steps", "correction"), [(4, 0.0), (20, 0.0), (4, 0.7)])
-def test_the_measures(trained: Any, steps: int, correction: float) -> None:
-    """Ranks are by corrected scores, probabilities are the softmax of those without correction."""
-    trained.correct_popularity(correction)
-    histories = Histories.from_lists([[1, 3, 5, 7], [9], [2, 4, 6, 8, 10]])
+def plain_measures(
+    model: Any, lists: list[list[int]], order: Any, k: int, steps: int, correction: float = 0.0
+) -> dict[str, Any]:
+    """The measures by their definitions; ``order`` gives each item of a history its value, for the item that is explained.
+
+    Ranks are by corrected scores, probabilities are the softmax of those without correction; an item always stays.
+    """
+
+    def share(rest: list[int]) -> float:
+        model.correct_popularity(0.0)
+        found = softmax(scores_of(model, rest))[item] / softmax(scores_of(model, items))[item]
+        model.correct_popularity(correction)
+        return float(found)
+
+    model.correct_popularity(correction)
+    found = []
+    for items in lists:
+        scores = scores_of(model, items)
+        item = max({*range(1, 26)} - {*items}, key=lambda each: scores[each])
+        best = sorted(items, key=lambda each: -order(each, item))
+        shares = []
+        for step in range(1, steps):
+            count = min(-(-len(items) * step // steps), len(items) - 1)
+            most, least, alone = best[count:], best[: len(items) - count], best[:count]
+            shares.append([
+                position(model, most, item, items) <= k, position(model, least, item, items) <= k,
+                share(most), share(alone),
+            ])  # fmt: skip
+        found.append(np.mean(shares, 0))
+    means = np.mean(found, 0)
+    return {
+        name: pytest.approx(m, rel=1e-5) for name, m in zip((f"POS@{k}", f"NEG@{k}", "DEL", "INS"), means, strict=True)
+    }
+
+
+def scores_of(model: Any, items: list[int]) -> NDArray[np.float64]:
+    with torch.no_grad():
+        scores: NDArray[np.float64] = model.score(history_of(items))[0].double().numpy()
+    return scores
+
+
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    p: NDArray[np.float64] = np.exp(scores - scores[1:].max())
+    p /= p.sum()
+    return p
+
+
+LISTS = [[1, 3, 5, 7, 9, 11], [2, 3, 4, 8], [2, 4, 6, 8, 10], [1, 2, 13, 14, 15]]
+
+
+def test_the_measures(trained: Any) -> None:
+    histories = Histories.from_lists([*LISTS[:2], [9], *LISTS[2:], []])  # those of fewer than two items do not count
 
     def order(model: Any, history: Histories, item: int) -> Tensor:
-        return torch.cos(history.indices.float())
+        return torch.cos(history.indices.double() + item)
 
-    def reverse(model: Any, history: Histories, item: int) -> Tensor:
-        return -order(model, history, item)
-
-    one, other = (perturbation(trained, histories, each, k=3, steps=steps) for each in (order, reverse))
-    assert one["POS@3"] == pytest.approx(other["NEG@3"])
-    assert one["NEG@3"] == pytest.approx(other["POS@3"])
-    # By hand: the history of one item does not count; shares are rounded up, but an item always stays.
-    expected = {"POS@3": [], "DEL": [], "INS": []}  # type: dict[str, list[float]]
-    for items in ([1, 3, 5, 7], [2, 4, 6, 8, 10]):
-        counts = [min(-(-step * len(items) // steps), len(items) - 1) for step in range(1, steps)]
-        with torch.no_grad():
-            scores = trained.score(history_of(items))[0]
-            trained.correct_popularity(0.0)
-            probabilities = trained.score(history_of(items))[0].softmax(0)
-        scores[items] = -torch.inf
-        item = int(scores.argmax())
-        best = sorted(items, key=lambda each: -float(torch.cos(torch.tensor(float(each)))))
-        for count in counts:
-            for name, rest in (("DEL", best[count:]), ("INS", best[:count])):
-                with torch.no_grad():
-                    probability = trained.score(history_of(rest))[0].softmax(0)[item]
-                expected[name].append(float(probability / probabilities[item]))
+    for k, steps, correction in ((2, 3, 0.0), (2, 4, -0.5), (3, 20, 0.3)):
         trained.correct_popularity(correction)
-        for count in counts:
-            expected["POS@3"].append(float(position(trained, best[count:], item, items) <= 3))
+        measured = perturbation(trained, histories, order, k=k, steps=steps)
+        assert measured == plain_measures(trained, LISTS, lambda each, item: np.cos(each + item), k, steps, correction)
+        assert len({0.0, 1.0, *measured.values()}) == 6
     with pytest.raises(ConfigError, match="steps: 1 is not allowed; it must be an integer >= 2"):
         perturbation(trained, histories, order, steps=1)
-    for name, values in expected.items():
-        assert one[name] == pytest.approx(sum(values) / len(values), rel=1e-4)
     with pytest.raises(DataError, match="none has two items"):
         perturbation(trained, Histories.from_lists([[9], []]), order)
+
+
+def test_the_orders(trained: Any) -> None:
+    has = np.zeros((61, 26))
+    has[trained.histories.rows(), trained.histories.indices.long()] = 1
+    cosines = (has.T @ has) / np.maximum(np.linalg.norm(has, axis=0) * np.linalg.norm(has, axis=0)[:, None], 1e-9)
+    assert len({*has.sum(0)}) > 2
+    for items in LISTS:
+        history = history_of(items)
+        scores = scores_of(trained, items)
+        for item in (12, 21):
+            without = [scores[item] - scores_of(trained, [i for i in items if i != each])[item] for each in items]
+            for order, expected in (
+                (explain.by_popularity, has.sum(0)[items] / 60), (explain.by_cosine, cosines[item, items]),
+                (explain.by_influence(), without),
+            ):  # fmt: skip
+                assert order(trained, history, item).tolist() == pytest.approx(list(expected), abs=1e-5)
+    drawn = [order(trained, history_of(range(1, 21)), 21).tolist() for order in map(explain.at_random, (0, 0, 1))]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len({*drawn[0]}) == 20
 
 
 def test_names_are_read_from_an_item_file() -> None:
@@ -345,21 +403,97 @@ def test_names_are_read_from_an_item_file() -> None:
         read_item_texts(file)
 
 
+WHOLE = explain.Explanation(
+    "<u>", "M&M", "shop", "exact", 10, True, ["a", "b", "c", "d"],
+    [
+        explain.Explained(
+            1, "x", "<X>", "War & Peace", 1.236,
+            [
+                explain.Influence("b", "B", 0.5, 37), explain.Influence("a", "<A>", 0.125, 1), explain.Influence("d", "D", 0.1),
+                explain.Influence("c", "C", -1.0),
+            ],
+            ["b", "d"],
+        ),
+        explain.Explained(
+            2, "y", "Y", "", -0.5, [explain.Influence("c", "C", -0.25, 2), explain.Influence("a", "<A>", -0.5)], None,
+        ),
+    ],
+)  # fmt: skip
+SENTENCES = [
+    [
+        "because of B (+0.50) and <A> (+0.12); without B it would fall to rank 37",
+        "not among the first 10 without B and D",
+    ],
+    ["no single item of the history raises its score", "no set was found without which it is not among the first 10"],
+]
+
+
 def test_sentences() -> None:
-    influence = [
-        explain.Influence("a", "A", 0.414, 37),
-        explain.Influence("b", "B", 0.22, 1),
-        explain.Influence("c", "C", -1.0),
+    assert [[because(each), lost_without(each, WHOLE)] for each in WHOLE.recommendations] == SENTENCES
+    first = WHOLE.recommendations[0]
+    many = dataclasses.replace(first, counterfactual=list("abcabcabc"))
+    assert lost_without(many, WHOLE) == "not among the first 10 without <A>, B, C, <A>, B and 4 more"
+    assert lost_without(many, dataclasses.replace(WHOLE, searched=False)) == ""
+    for rank, now in ((37, "stay at rank 37"), (40, "rise to rank 37, for others lose more")):
+        assert because(dataclasses.replace(first, rank=rank)).endswith(f"; without B it would {now}")
+
+
+def test_the_text_and_the_page_have_the_numbers_of_the_explanation(capsys: pytest.CaptureFixture[str]) -> None:
+    (one, other), (three, four) = SENTENCES
+    text = [
+        "User <u>, 4 items in the history; M&M on shop, exact influences",
+        "  1. <X> [War & Peace], score 1.24", f"     {one}", f"     {other}",
+        "  2. Y, score -0.50", f"     {three}", f"     {four}",
+        "What would have to be missing was found greedily and checked by a full ranking; smaller sets may exist.",
+    ]  # fmt: skip
+    alone = dataclasses.replace(WHOLE, user="other", history=["zz"], recommendations=[WHOLE.recommendations[1]])
+    write([WHOLE, alone], "e.json", "e.html")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[: len(text)] == text
+    assert [json.loads(line) for line in Path("e.json").read_text().splitlines()] == [asdict(WHOLE), asdict(alone)]
+
+    page = Path("e.html").read_text()
+    body = ElementTree.fromstring(page[page.index("<body>") :].replace("</html>", ""))
+    section, second = body.findall("section")
+    assert [section.findtext("h1"), section.findtext("p")] == ["User <u>", "M&M on shop, exact influences"]
+    history = section.find("details")
+    assert history is not None
+    assert list(history.itertext()) == ["History: 4 items", "<A>; B; C; D"]
+    found = []
+    for article in section.findall("article"):
+        sentences = ["".join(each.itertext()) for each in article.findall("p")]
+        tables = [[drawn(row) for row in table.findall("tr")] for table in article.iter("table")]
+        found.append(("".join(article.find("h2").itertext()), sentences, tables, article.findtext("details/summary")))  # type: ignore[union-attr]
+    # A bar is 12 em where the influence is the largest, by size, of this recommendation.
+    bars = [
+        ("B", "+0.500, rank 37 without it", "bar", 6.0), ("<A>", "+0.125, rank 1 without it", "bar", 1.5),
+        ("D", "+0.100", "bar", 1.2), ("C", "-1.000", "bar against", 12.0),
+    ]  # fmt: skip
+    others = [("C", "-0.250, rank 2 without it", "bar against", 6.0), ("<A>", "-0.500", "bar against", 12.0)]
+    assert found == [
+        (
+            "1. <X> War & Peace · score 1.24",
+            [f"{each[:1].upper()}{each[1:]}." for each in (one, other)],
+            [bars[:2], bars],
+            "All 4 items of the history",
+        ),
+        (
+            "2. Y  · score -0.50",
+            [f"{each[:1].upper()}{each[1:]}." for each in (three, four)],
+            [others[:1], others],
+            "All 2 items of the history",
+        ),
     ]
-    each = explain.Explained(2, "x", "X", "", 1.0, influence, ["a", "b"])
-    assert because(each) == "because of A (+0.41) and B (+0.22); without A it would fall to rank 37"
-    whole = explain.Explanation("u", "M", "d", "exact", 10, True, ["a", "b", "c"], [each])
-    assert lost_without(each, whole) == "not among the first 10 without A and B"
-    many = explain.Explained(2, "x", "X", "", 1.0, influence, list("abcabcabc"))
-    assert lost_without(many, whole) == "not among the first 10 without A, B, C, A, B and 4 more"
-    none = explain.Explained(2, "x", "X", "", 1.0, influence[2:], None)
-    assert because(none) == "no single item of the history raises its score"
-    assert lost_without(none, whole) == "no set was found without which it is not among the first 10"
+    assert list(second.find("details").itertext()) == ["History: 1 item", "zz"]  # type: ignore[union-attr]
+    assert [each.text for each in body.findall("p")] == text[-1:]
+    write([alone], None, "none.html")
+    assert "greedily" not in Path("none.html").read_text()
+
+
+def drawn(row: ElementTree.Element) -> tuple[str | None, str | None, str, float]:
+    """A row of a table of influences: name, what is said, kind and width of the bar."""
+    (bar,) = row.iter("span")
+    return row.findtext("th"), bar.tail, bar.attrib["class"], float(bar.attrib["style"].split()[1].removesuffix("em"))
 
 
 class Page(HTMLParser):
@@ -382,23 +516,20 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_command_line(build: Builder) -> None:
+def test_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
     run = build("MultDAE", learning_rate=0.01)
     run.fit()
     file = f"--checkpoint={run.trainer.saved_model_file}"
     names = {f"i{number}": f'<b>Item & "{number}"</b>' for number in range(25)}
     lines = ["item_id:token\ttitle:token_seq", *(f"{item}\t{name}" for item, name in names.items())]
     Path("data/tiny/tiny.item").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "recbole_vae", "explain", file, "--user=u3", "-k", "3", "--html=e.html"]
-    done = subprocess.run([*command, "--json=e.json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    capsys.readouterr()
+    assert main(["explain", file, "--user=u3", "-k", "3", "--html=e.html", "--json=e.json"]) == 0
+    shown = capsys.readouterr().out
     recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
-    assert done.stdout.startswith(
-        f"User u3, {len(recommender.history('u3'))} items in the history; MultDAE on tiny, exact"
-    )
+    assert shown.startswith(f"User u3, {len(recommender.history('u3'))} items in the history; MultDAE on tiny, exact")
     (ranking,) = recommender.recommend_users(["u3"], k=3)
-    shown = re.findall(r"^ +\d\. (.*), score", done.stdout, re.MULTILINE)
-    assert shown == [names[item] for item, _ in ranking]
+    assert re.findall(r"^ +\d\. (.*), score", shown, re.MULTILINE) == [names[item] for item, _ in ranking]
     (line,) = Path("e.json").read_text().splitlines()
     content = json.loads(line)
     assert content["user"] == "u3"
@@ -417,12 +548,11 @@ def test_the_command_line(build: Builder) -> None:
     assert (second["user"], len(second["recommendations"])) == ("u1", 3)
 
     Path("h.csv").write_text("user_id,item_id\na,i1\na,i2\n<i>,i4\n<i>,zz\nnone,zz\n")
-    done = subprocess.run(
-        [*command[:5], "--histories=h.csv", "-k=2", "--json=-", "--method=gradient", "--counterfactual=False", "--html=h.html"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    capsys.readouterr()
+    options = ["-k=2", "--json=-", "--method=gradient", "--counterfactual=False", "--html=h.html"]
+    assert main(["explain", file, "--histories=h.csv", *options]) == 0
+    done = capsys.readouterr()
+    rows = [json.loads(line) for line in done.out.splitlines()]
     assert [(row["user"], row["method"], len(row["history"])) for row in rows] == [
         ("a", "gradient", 2), ("<i>", "gradient", 1), ("none", "gradient", 0),
     ]  # fmt: skip
@@ -435,7 +565,7 @@ def test_the_command_line(build: Builder) -> None:
     assert "History: 1 item" in page.text
     assert "found greedily" not in page.text  # nothing was looked for
     assert {each["counterfactual"] for row in rows for each in row["recommendations"]} == {None}
-    assert "2 times an item that is not in the training data" in done.stderr
+    assert "2 times an item that is not in the training data" in done.err
 
 
 @pytest.mark.parametrize(

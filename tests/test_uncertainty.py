@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
 import shutil
-import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,12 +22,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from recbole_vae import posterior, uncertainty
+from recbole_vae import posterior, uncertainty, uncertainty_report
 from recbole_vae.cli import main
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.recommend import Recommender
+from recbole_vae.uncertainty import Floats
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 NORMAL = stats.norm
@@ -304,41 +306,152 @@ def test_diversity_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None
     assert uncertainty.intra_list_diversity(lists, histories, 7) == pytest.approx(expected)
 
 
+class Reader:
+    """What is asked of a user, and the answers, one user after the other and in float64."""
+
+    def __init__(self, model: Any, history: list[int], seen: list[int], relevant: list[int], k: int) -> None:
+        self.model, self.seen, self.relevant, self.k = model, seen, set(relevant), k
+        self.history, self.one = history, Histories.from_lists([history])
+        with torch.no_grad():
+            self.scores = self.open(model.score(self.one)[0])
+        self.plain: list[int] = np.argsort(-self.scores)[:k].tolist()
+        gains = 1 / np.log2(np.arange(2, k + 2))
+        self.gain = dict(enumerate(gains))
+        self.ideal = {number: gains[:number].sum() for number in range(1, k + 1)}
+
+    def open(self, scores: Tensor) -> Floats:
+        """Bar what was seen."""
+        values = scores.double().numpy().copy()
+        values[self.seen] = -np.inf
+        return values
+
+    def samples(self, number: int, seed: int, temperature: float = 1.0) -> list[Floats]:
+        drawn = posterior.sampled_scores(self.model, self.one, number, seed=seed, temperature=temperature)
+        return [self.open(each[0]) for each in drawn]
+
+    def ndcg(self, items: list[int]) -> float:
+        found = sum(self.gain[place] for place, item in enumerate(items) if item in self.relevant)
+        return float(found / self.ideal[min(self.k, len(self.relevant))])
+
+    def drawn(self, spread: float, seed: int) -> list[int]:
+        """The first item is the plain list's, each other the best of a sample of its own."""
+        if not spread:
+            return self.plain
+        items = self.plain[:1]
+        for scores in self.samples(self.k - 1, seed, spread):
+            items.append(next(item for item in np.argsort(-scores).tolist() if item not in items))
+        return items
+
+    def uncertainties(self, samples: int, seed: int) -> dict[str, float]:
+        p = np.exp(self.scores - self.scores.max())
+        p /= p.sum()
+        to_come = max(1.0, len(self.history) / 8)
+        hits = sum(self.gain[place] * (1 - (1 - p[item]) ** to_come) for place, item in enumerate(self.plain))
+        found = {
+            "length of the history": -len(self.history),
+            "expected NDCG": -hits / self.ideal[min(self.k, round(to_come))],
+            "entropy of the softmax": -(p[p > 0] * np.log(p[p > 0])).sum(),
+            "largest probability": -np.log(p.max()),
+        }
+        lists = [np.argsort(-scores)[: self.k].tolist() for scores in self.samples(samples, seed)]
+        depths = range(1, self.k + 1)
+        overlaps = [len({*self.plain[:depth]} & {*each[:depth]}) / depth for each in lists for depth in depths]
+        return found | ({"stability": -np.mean(overlaps)} if samples else {})
+
+
+def plain_order(uncertain: Floats, quality: Floats, given: list[Floats]) -> dict[str, Any]:
+    """What is said of an order, by its definitions; ties are broken in all ways at once."""
+    ordered = np.concatenate(
+        [[quality[uncertain == each].mean()] * (uncertain == each).sum() for each in sorted({*uncertain})]
+    )
+    number = len(ordered)
+    risks = [1 - ordered[:count].mean() for count in range(1, number + 1)]
+    sizes = [number // 10 + (tenth < number % 10) for tenth in range(10)]
+    tenths = [part.mean() for part in np.split(ordered, np.cumsum(sizes)[:-1])]
+    spearman = stats.spearmanr(uncertain, quality)
+    # The partial correlation is of the inverse of the table of correlations.
+    table = stats.spearmanr(np.column_stack([uncertain, quality, *given])).statistic
+    partial = None
+    if abs(np.linalg.det(table)) > 1e-9:
+        inverse = np.linalg.inv(table)
+        partial = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+    return {
+        "spearman": spearman.statistic, "p_value": spearman.pvalue, "partial": partial, "area": np.mean(risks),
+        "tenths": tenths, "risks": [risks[-(-percent * number // 100) - 1] for percent in range(1, 101)],
+    }  # fmt: skip
+
+
+def mean_diversity(lists: list[list[int]], has: Floats) -> float:
+    """Mean of 1 - cosine over the pairs of each list; ``has``: users x items."""
+    lengths = np.maximum(np.sqrt(has.sum(0)), 1e-9)
+    pairs = [[has[:, a] @ has[:, b] / lengths[a] / lengths[b] for a, b in itertools.combinations(e, 2)] for e in lists]
+    return float(1 - np.mean(pairs))
+
+
 @pytest.mark.parametrize("held_out", [False, True])
-@pytest.mark.parametrize("part", uncertainty.PARTS)
-def test_an_evaluation_is_of_the_split_of_training(build: Builder, held_out: bool, part: str) -> None:
-    options: dict[str, Any] = {"metrics": ["NDCG"], "topk": [4], "valid_metric": "NDCG@4", "metric_decimal_place": 9}
+# With 8 samples and lists of 2, stabilities are sums of powers of 2: those that tie do so exactly.
+@pytest.mark.parametrize(("part", "k", "samples"), [("valid", 2, 8), ("test", 5, 0)])
+def test_a_report_is_what_its_definitions_say(
+    build: Builder, held_out: bool, part: str, k: int, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    rows = [(f"u{u}", f"i{i}") for u in range(60) for i in rng.choice(30, rng.integers(8, 26), replace=False)]
+    options: dict[str, Any] = {"metrics": ["NDCG"], "topk": [k], "valid_metric": f"NDCG@{k}", "metric_decimal_place": 9}
+    split = {"HU": [25, 25]} if held_out else {"RS": [0.6, 0.2, 0.2]}
+    options["eval_args"] = {"split": split, "order": "RO", "mode": "full"}
     if held_out:
-        options["eval_args"] = {"split": {"HU": [8, 8]}, "fold_in": 0.7, "min_items": 5, "order": "RO", "mode": "full"}
-    run = build(learning_rate=0.01, **options)
+        options["eval_args"] |= {"fold_in": 0.7, "min_items": 5}
+    run = build(dataset="uneven", data_path=write_inter(rows, "uneven"), **options)
+    for parameter in run.model.parameters():  # scores that are far apart
+        torch.nn.init.normal_(parameter, std=0.7)
     run.fit()
-    path = run.trainer.saved_model_file
-    expected = run.trainer.evaluate(getattr(run, part), model_file=path)["ndcg@4"]
+    path, loader = run.trainer.saved_model_file, getattr(run, part)
+    monkeypatch.setattr(uncertainty, "SCORES_PER_CHUNK", 250)  # batches of 8 users
     there = sorted(Path().rglob("*"))
-    for split in Path("saved").glob("*.split.csv.gz"):
-        split.unlink()
-        there.remove(split)
-    report = uncertainty.evaluate(path, k=4, samples=5, part=part, diversify=[1.0], popularity_correction=0.0)
+    for file in Path("saved").glob("*.split.csv.gz"):
+        file.unlink()
+        there.remove(file)
+    report = uncertainty.evaluate(path, k=k, samples=samples, part=part, diversify=[0.5, 2.0], seed=3)
     assert sorted(Path().rglob("*")) == there  # nothing was written
-    assert report.ndcg == pytest.approx(expected, abs=1e-8)
-    assert report.users == len(getattr(run, part).uid_list)
-    assert report.best_area == min(report.best_area, *(order.area for order in report.orders))
-    assert [order.area for order in report.orders] == sorted(order.area for order in report.orders)
-    assert all(order.risks[-1] == pytest.approx(1 - report.ndcg) for order in report.orders)
-    plain, drawn = report.lists
-    assert (plain.diversify, drawn.diversify) == (0.0, 1.0)
-    assert plain.ndcg == pytest.approx(report.ndcg)
-    assert drawn.ndcg != plain.ndcg
+    expected = run.trainer.evaluate(loader, model_file=path)[f"ndcg@{k}"]
 
-
-def test_an_evaluation_does_not_depend_on_the_batches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = run.trainer.saved_model_file
-    report = uncertainty.evaluate(path, samples=6, diversify=[0.5], seed=2)
-    monkeypatch.setattr(uncertainty, "SCORES_PER_CHUNK", 70)
-    again = uncertainty.evaluate(path, samples=6, diversify=[0.5], seed=2)
-    for one, other in zip(report.orders, again.orders, strict=True):
-        assert one.risks == pytest.approx(other.risks)
-    assert report.lists == again.lists
+    model = load(run).model
+    table = model.histories if loader.fold_in is None else loader.fold_in
+    readers = []
+    for user in loader.uid_list.tolist():
+        history = table.slice(user, user + 1).indices.tolist()
+        seen, relevant = (rows[user].tolist() for rows in (loader.uid2history_item, loader.uid2positive_item))
+        readers.append(Reader(model, history, seen, relevant, k))
+    quality = np.array([each.ndcg(each.plain) for each in readers])
+    given = [np.array([len(each.history) for each in readers]), np.array([len(each.relevant) for each in readers])]
+    assert quality.mean() == pytest.approx(expected, abs=1e-8)
+    columns = [each.uncertainties(samples, 3) for each in readers]
+    orders = {
+        name: plain_order(np.array([each[name] for each in columns]), quality, given) for name in columns[0]
+    }  # fmt: skip
+    assert {order.name: asdict(order) for order in report.orders} == {
+        name: {"name": name} | {key: value if value is None else pytest.approx(value, abs=1e-6) for key, value in each.items()}
+        for name, each in orders.items()
+    }  # fmt: skip
+    assert [order.name for order in report.orders] == sorted(orders, key=lambda name: orders[name]["area"])
+    has = np.zeros((len(model.histories), model.n_items))
+    has[model.histories.rows(), model.histories.indices.long()] = 1
+    lists = {spread: [each.drawn(spread, 3) for each in readers] for spread in (0.0, 0.5, 2.0)}
+    assert [asdict(each) for each in report.lists] == [
+        {
+            "diversify": spread,
+            "ndcg": pytest.approx(np.mean([one.ndcg(items) for one, items in zip(readers, each, strict=True)])),
+            "diversity": pytest.approx(mean_diversity(each, has)),
+            "coverage": len(set().union(*each)) / 30,
+        }
+        for spread, each in lists.items()
+    ]
+    best = plain_order(-quality, quality, given)["area"]
+    assert asdict(dataclasses.replace(report, orders=[], lists=[])) == {
+        "model": "MultVAE", "dataset": "uneven", "part": part, "k": k, "samples": samples, "seed": 3,
+        "users": len(readers), "ndcg": pytest.approx(quality.mean()), "best_area": pytest.approx(best),
+        "orders": [], "lists": [],
+    }  # fmt: skip
 
 
 def test_other_data_and_none_are_named(build: Builder) -> None:
@@ -358,6 +471,8 @@ def test_other_data_and_none_are_named(build: Builder) -> None:
         uncertainty.evaluate(path, k=26, samples=0, data_path=moved)
     with pytest.raises(ConfigError, match="^part: 'train' is not allowed; it must be valid or test"):
         uncertainty.evaluate(path, part="train")
+    with pytest.raises(ConfigError, match="^diversify: -1.0 is not allowed"):
+        uncertainty.evaluate(path, data_path=moved, diversify=[-1.0])
 
 
 def test_nothing_is_downloaded_in_place_of_the_data(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,20 +489,92 @@ def test_per_ndcg() -> None:
     assert uncertainty.per_ndcg(plain, plain) is None
 
 
-def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    whole = [sys.executable, "-m", "recbole_vae", *arguments]
-    return subprocess.run(whole, capture_output=True, text=True, check=False, **options)
+RISKS = [[0.2 + 0.003 * percent for percent in range(1, 101)], [0.58 - 8e-6 * percent**2 for percent in range(1, 101)]]
+REPORT = uncertainty.Report(
+    "M&M", "shop", "test", 7, 12, 3, 345, 0.5625, 0.1234,
+    [
+        uncertainty.Order("a < b", -0.25, 3e-12, -0.125, 0.35, [0.9, 0.1 + 0.7], RISKS[0]),
+        uncertainty.Order("luck", None, None, None, 0.275, [0.6, 0.5], RISKS[1]),
+        uncertainty.Order("sure", 0.5, 1e-120, 0.0625, 0.4, [0.45, 0.55], RISKS[0]),
+    ],
+    [
+        uncertainty.Lists(0.0, 0.5, 0.61, 0.2),
+        uncertainty.Lists(0.5, 0.4, 0.86, 0.375),
+        uncertainty.Lists(2.0, 0.55, 0.9, 1.0),
+    ],
+)  # fmt: skip
+CAPTION = "M&M on shop, test part: 345 users, NDCG@7 0.5625, 12 samples of the posterior"
+ORDERS = [
+    ["users by", "Spearman", "p", "partial", "area", "NDCG@7 of tenths of the users, the surest first"],
+    ["a < b", "-0.250", "3e-12", "-0.125", "0.3500", "0.900 0.800"],
+    ["luck", "", "", "", "0.2750", "0.600 0.500"],
+    ["sure", "+0.500", "<1e-99", "+0.062", "0.4000", "0.450 0.550"],
+    ["nothing", "", "", "", "0.4375", ""],
+    ["NDCG itself", "", "", "", "0.1234", ""],
+]
+LISTS = [
+    ["diversify", "NDCG@7", "lost", "diversity", "gained", "gained / lost", "items covered"],
+    ["0", "0.5000", "0.0000", "0.6100", "0.0000", "", "0.200"],
+    ["0.5", "0.4000", "0.1000", "0.8600", "0.2500", "2.5", "0.375"],
+    ["2", "0.5500", "-0.0500", "0.9000", "0.2900", "", "1.000"],
+]
 
 
-def test_the_command_line(build: Builder) -> None:
+def test_the_page_and_the_text_have_the_numbers_of_the_report() -> None:
+    page = uncertainty_report.as_html(REPORT)
+    body = ElementTree.fromstring(page[page.index("<body>") :].replace("</html>", ""))
+    assert body.findtext("h1") == CAPTION
+    tables = {
+        table.findtext("caption"): [[cell.text or "" for cell in row] for row in table.findall("tr")]
+        for table in body.findall("table")
+    }
+    assert tables == {"Orders of the users": ORDERS, "Lists drawn from the posterior": LISTS}
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+    blocks = uncertainty_report.as_text(REPORT).split("\n\n")
+    assert [block.splitlines()[0] for block in blocks[:2]] == [CAPTION, "Lists drawn from the posterior"]
+    for block, rows in zip(blocks, (ORDERS, LISTS), strict=False):
+        assert [line.split() for line in block.splitlines()[1:]] == [" ".join(row).split() for row in rows]
+    plain = dataclasses.replace(REPORT, samples=0, lists=[])
+    assert "samples" not in uncertainty_report.as_text(plain)
+    assert uncertainty_report.as_html(plain).count("<table>") == 1
+    assert json.loads(uncertainty_report.as_json(REPORT)) == asdict(REPORT)
+
+
+def test_the_curves_are_the_risks() -> None:
+    page = uncertainty_report.as_html(REPORT)
+    drawing = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    low, high = 0.203, 0.58 - 8e-6
+    # The area of the curves, in the units of the drawing: from 0 to 100 %, and from the lowest risk to the highest.
+    left, right, bottom, top = 56, 640 - 56, 360 - 56, 56
+    curves, texts = drawing.findall("polyline"), drawing.findall("text")
+    for curve, order in zip(curves, REPORT.orders, strict=True):
+        points = np.array([list(map(float, point.split(","))) for point in curve.attrib["points"].split()])
+        expected = [
+            (left + (right - left) * percent / 100, bottom + (top - bottom) * (risk - low) / (high - low))
+            for percent, risk in enumerate(order.risks, start=1)
+        ]
+        np.testing.assert_allclose(points, expected, atol=0.051)
+        (name,) = (text for text in texts if text.text == order.name)
+        assert name.attrib["style"] == f"fill: {curve.attrib['stroke']}"
+    assert len({curve.attrib["stroke"] for curve in curves}) == 3
+    assert [text.text for text in texts[:2]] == ["share of the users, the surest first", "risk: mean of 1 - NDCG@7"]
+    ticks = {text.text: (float(text.attrib["x"]), float(text.attrib["y"])) for text in texts[2:12]}
+    for quarter in range(5):
+        risk = low + (high - low) * quarter / 4
+        assert ticks[f"{risk:.3f}"][1] == pytest.approx(bottom + (top - bottom) * quarter / 4)
+        assert ticks[f"{25 * quarter} %"][0] == pytest.approx(left + (right - left) * quarter / 4)
+
+
+def test_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     run = build(learning_rate=0.01)
     run.fit()
-    file = f"--checkpoint={run.trainer.saved_model_file}"
-    done = command(
-        "recommend", file, "--histories=-", "-k=2", "--samples=5", input="user_id,item_id\na,i1\na,i2\nnone,zz\n"
-    )
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    path = run.trainer.saved_model_file
+    file = f"--checkpoint={path}"
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("user_id,item_id\na,i1\na,i2\nnone,zz\n"))
+    assert main(["recommend", file, "--histories=-", "-k=2", "--samples=5"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert list(rows[0])[:4] == ["user_id", "rank", "item_id", "score"]
     (ranking,) = load(run).recommend([["i1", "i2"]], k=2, samples=5)
     assert [(int(row["rank_low"]), int(row["rank_high"])) for row in rows[:2]] == ranking.intervals
@@ -402,35 +589,13 @@ def test_the_command_line(build: Builder) -> None:
     assert [row["item_id"] for row in rows] == items_of(ranking)
     assert list(rows[0]) == ["user_id", "rank", "item_id", "score"]
 
-    done = command(
-        "uncertainty",
-        file,
-        "--samples=5",
-        "-k=4",
-        "--diversify=0.5,1",
-        "--json=u.json",
-        "--html=u.html",
-        "--part=valid",
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(Path("u.json").read_text())
-    assert done.stdout.startswith(f"MultVAE on tiny, valid part: {report['users']} users, NDCG@4 {report['ndcg']:.4f}")
-    assert [each["diversify"] for each in report["lists"]] == [0.0, 0.5, 1.0]
-    for order in report["orders"]:
-        assert f"\n{order['name']} " in done.stdout
-        assert f">{order['name']}</text>" in Path("u.html").read_text()
-    page = Path("u.html").read_text()
-    drawing = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
-    curves = drawing.findall("polyline")
-    assert len(curves) == len(report["orders"]) == 5
-    for curve in curves:
-        points = np.array([list(map(float, point.split(","))) for point in curve.attrib["points"].split()])
-        assert (np.diff(points[:, 0]) > 0).all()
-        assert ((points >= 56) & (points <= [584, 304])).all()
-    titles = [text.text for text in drawing.findall("text")]
-    assert titles[:2] == ["share of the users, the surest first", "risk: mean of 1 - NDCG@4"]
-    assert "<script" not in page
-    assert "default-src 'none'" in page
+    capsys.readouterr()
+    options = ["--samples=5", "-k=4", "--diversify=0.5,1", "--part=valid", "--seed=2"]
+    assert main(["uncertainty", file, *options, "--json=u.json", "--html=u.html"]) == 0
+    report = uncertainty.evaluate(path, k=4, samples=5, seed=2, part="valid", diversify=[0.5, 1.0])
+    assert capsys.readouterr().out == uncertainty_report.as_text(report) + "\n"
+    assert Path("u.json").read_text() == uncertainty_report.as_json(report)
+    assert Path("u.html").read_text() == uncertainty_report.as_html(report)
 
 
 @pytest.mark.parametrize(
