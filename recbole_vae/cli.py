@@ -150,7 +150,29 @@ Set RECBOLE_VAE_TRACEBACK=1 to see where in the code an error arose.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command and return its exit status: 0, 1 for a failed run, 2 for bad usage, 130 for Ctrl-C."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments, argv = list(sys.argv[1:] if arguments is None else arguments), sys.argv
+    # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    try:
+        status = _main(arguments)
+        with standard_output():  # what was printed may still be in its buffer
+            return status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has enough
+        silence()
+        return 0
+    except (Exception, SystemExit) as error:
+        if os.environ.get("RECBOLE_VAE_TRACEBACK"):
+            raise
+        print(f"error: {_describe(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    finally:
+        sys.argv = argv
+
+
+def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         from recbole_vae.checkpoint import versions
 
@@ -165,62 +187,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage = USAGE.format(**{name: ", ".join(each) for name, each in names.items()}, first=FIRST_SEED)
         print(_of_command(usage, arguments[0]) if arguments else usage, end="")
         return 0 if arguments else 2
-    argv = sys.argv
-    # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    try:
-        command, *rest = arguments
-        commands: dict[str, Callable[[dict[str, str]], int | None]] = {
-            "prepare": _prepare,
-            "recommend": _recommend,
-            "compare": _compare,
-            "bench": _bench,
-            "explain": _explain,
-            "generate": _generate,
-            "latent": _latent,
-            "uncertainty": _uncertainty,
-        }
-        if command not in ("run", *commands):
+    command, *rest = arguments
+    commands: dict[str, Callable[[dict[str, str]], int | None]] = {
+        "prepare": _prepare,
+        "recommend": _recommend,
+        "compare": _compare,
+        "bench": _bench,
+        "explain": _explain,
+        "generate": _generate,
+        "latent": _latent,
+        "uncertainty": _uncertainty,
+    }
+    if command not in ("run", *commands):
+        raise ConfigError(f"'{command}' is no command; there are: run, {', '.join(commands)}. See recbole-vae --help.")
+    if command == "prepare":
+        if len(rest) < 2 or rest[0].startswith("-") or rest[1].startswith("-"):
+            raise ConfigError("prepare needs the name of a data set and its source: recbole-vae prepare NAME SOURCE.")
+        rest = [f"--name={rest[0]}", f"--source={rest[1]}", *rest[2:]]
+    if command in ("recommend", "explain", "latent", "uncertainty"):
+        rest = ["--k" if each == "-k" else re.sub(r"^-k(=|(?=\d))", "--k=", each) for each in rest]
+    options = parse_options(rest)
+    if command != "run":
+        return commands[command](options) or 0
+    for name, value in options.items():
+        if "=" in value:
             raise ConfigError(
-                f"'{command}' is no command; there are: run, {', '.join(commands)}. See recbole-vae --help."
+                f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file."
             )
-        if command == "prepare":
-            if len(rest) < 2 or rest[0].startswith("-") or rest[1].startswith("-"):
-                raise ConfigError(
-                    "prepare needs the name of a data set and its source: recbole-vae prepare NAME SOURCE."
-                )
-            rest = [f"--name={rest[0]}", f"--source={rest[1]}", *rest[2:]]
-        if command in ("recommend", "explain", "latent", "uncertainty"):
-            rest = ["--k" if each == "-k" else re.sub(r"^-k(=|(?=\d))", "--k=", each) for each in rest]
-        options = parse_options(rest)
-        if command != "run":
-            status = commands[command](options) or 0
-            with standard_output():  # what was printed may still be in its buffer
-                return status
-        for name, value in options.items():
-            if "=" in value:
-                raise ConfigError(
-                    f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file."
-                )
-        # RecBole reads its options from here, in this process and in its children.
-        sys.argv = [argv[0], *(f"--{name}={value}" for name, value in options.items())]
-        with warnings.catch_warnings():
-            # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            _run(options)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read the output has enough
-        silence()
-        return 0
-    except (Exception, SystemExit) as error:
-        if os.environ.get("RECBOLE_VAE_TRACEBACK"):
-            raise
-        print(f"error: {_describe(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    finally:
-        sys.argv = argv
+    # RecBole reads its options from here, in this process and in its children.
+    sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in options.items())]
+    with warnings.catch_warnings():
+        # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        _run(options)
     return 0
 
 
@@ -483,7 +482,7 @@ def _bench(options: dict[str, str]) -> None:
 
         free = psutil.virtual_memory().available // 10**9
     files = _outputs(options, "json", "plot", inputs=())
-    picture, only_json = files.get("plot"), files.get("json", Path()) is None
+    picture, only_json = files.get("plot"), options.get("json") == "-"
     if picture:
         bench.pyplot(picture)
     threads = _number(options, "threads", 0, minimum=1)
@@ -688,7 +687,7 @@ def _generate(options: dict[str, str]) -> None:
     finally:
         if not any(out.iterdir()):
             out.rmdir()
-    only_json = files.get("json", out) is None
+    only_json = options.get("json") == "-"
     print(f"{out / out.name}.inter: {number:,} users", file=sys.stderr if only_json else sys.stdout)
     if not_compared:
         print(f"Not compared with real users: {not_compared}")
@@ -772,19 +771,24 @@ def _put(files: dict[str, Path | None], text: str, **contents: Callable[[], str]
 
     Raises:
         DataError: some could not be written.
+        BrokenPipeError: whoever read standard output has gone; the files are written.
     """
     outputs = [(file, contents[name]) for name, file in files.items()]
     if None not in files.values():
         outputs.insert(0, (None, lambda: text))
-    failed = []
+    failed, gone = [], None
     for file, content in sorted(outputs, key=lambda each: each[0] is not None):
         try:
             with opened(file) as output:
                 output.write(content().rstrip("\n") + "\n")
         except DataError as error:
             failed.append(str(error))
+        except BrokenPipeError as error:
+            gone = error
     if failed:
         raise DataError(" ".join(failed))
+    if gone:
+        raise gone
 
 
 def _need_checkpoint(options: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Self = TypeVar("Self", bound="ModelConfig")
 
 
-LARGEST = 1e6
+LARGEST = 1e3
 """Of what scores are corrected or scattered by: far above what is of use, and all scores stay finite in float32."""
 
 

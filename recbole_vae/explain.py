@@ -227,8 +227,9 @@ class Influence:
 
     Attributes:
         item_id: the data set's own id; ``name``: what people call it, or the id.
-        influence: by how much the recommendation's score is higher than without this item.
-        rank_without: rank of the recommendation without this item; None where it was not computed.
+        influence: by how much the recommendation's score by the model is higher than without this item.
+        rank_without: rank of the recommendation without this item (by popularity, if that leaves none); None where it was not
+            computed.
     """
 
     item_id: str
@@ -316,8 +317,8 @@ class Explainer:
         recommender, model = self.recommender, self.recommender.model
         row = Histories.from_lists([recommender.known(history)]).to(model.device)
         names = [recommender.items[item] for item in row.indices.tolist()]
-        weights = row.entry_values().tolist()
-        (ranking,) = recommender.recommend([dict(zip(names, weights, strict=True))], k)
+        given: History = names if row.values is None else dict(zip(names, row.values.tolist(), strict=True))
+        (ranking,) = recommender.recommend([given], k)
         items = torch.tensor(list(recommender.known(item for item, _ in ranking)), device=model.device)
         found: list[list[Influence]] = [[] for _ in ranking]
         sets: list[list[str] | None] = [None for _ in ranking]
@@ -375,7 +376,7 @@ def by_influence(method: str = "exact") -> Order:
 
 def by_popularity(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
     """Value entries by the share of the training users who have them."""
-    return model.popularity()[history.indices]
+    return model.popularity[history.indices]
 
 
 def by_cosine(model: HistoryRecommender, history: Histories, item: int) -> Tensor:

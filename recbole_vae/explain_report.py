@@ -168,8 +168,10 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
         html_file: a page that needs no other file and runs no script.
 
     Raises:
-        DataError: a file or standard output cannot be written.
+        DataError: a file or standard output cannot be written; in the latter case the files are.
+        BrokenPipeError: whoever read standard output has gone; the files are written.
     """
+    lost: Exception | None = None
     with contextlib.ExitStack() as stack:
         to_json = to_html = None
         if json_file is not None and json_file != "-":
@@ -180,14 +182,22 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
         greedy = False
         for explanation in explanations:
             greedy = greedy or any(each.counterfactual for each in explanation.recommendations)
-            with standard_output() as shown:
-                shown.write(as_json(explanation) if json_file == "-" else f"{as_text(explanation)}\n")
+            try:
+                if lost is None:
+                    with standard_output() as shown:
+                        shown.write(as_json(explanation) if json_file == "-" else f"{as_text(explanation)}\n")
+            except (BrokenPipeError, DataError) as error:
+                if to_json is None and to_html is None:
+                    raise
+                lost = error
             if to_json is not None:
                 to_json.write(as_json(explanation))
             if to_html is not None:
                 to_html.write(as_html(explanation))
         if to_html is not None:
             to_html.write(f"<p class='soft'>{GREEDY}</p>\n{_TAIL}" if greedy else _TAIL)
+    if lost:
+        raise lost
 
 
 def as_html(explanation: Explanation) -> str:

@@ -252,7 +252,7 @@ def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
     codes, divergences = [], []
     for rows in users.split(4096):
         histories = model.histories[rows.to(model.histories.indices.device)]
-        if getattr(model, "standard_prior", False):
+        if hasattr(model, "posterior") and getattr(model, "standard_prior", True):
             mu, logvar = model.posterior(histories)
             codes.append(mu.cpu())
             each = [kl_standard_normal(m[:, None], v[:, None]) for m, v in zip(mu.T, logvar.T, strict=True)]

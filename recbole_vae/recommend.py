@@ -31,7 +31,7 @@ _SCORES = 2**22
 
 
 History = Iterable[str] | Mapping[str, float]
-"""Ids of the items that a user has, in any order; or a mapping of them to their weights, which else are 1."""
+"""Ids of the items that a user has, in any order; or a mapping of them to weights, which else are 1."""
 
 
 class Ranking(list[tuple[str, float]]):
@@ -39,7 +39,7 @@ class Ranking(list[tuple[str, float]]):
 
     Attributes:
         intervals: for each item the smallest and the largest of its ranks in the samples, without the outer 5 % at either end;
-            None without samples, and where the history has no known item.
+            None without samples, where the history has no known item, and for an empty ranking.
         stability: how much the lists of the samples are like this one, in [0, 1]; see
             :func:`~recbole_vae.posterior.stability`; or None.
         expected_ndcg: see :func:`~recbole_vae.posterior.expected_ndcg`; or None, as where the likelihood has no softmax.
@@ -181,8 +181,8 @@ class Recommender:
         most popular items, with the share of the training users who have each as its score.
 
         Args:
-            histories: the items that each user has; order and repetitions do not matter. Weights are of use to a model that
-                was trained with a ``value_field``.
+            histories: the items that each user has; order and repetitions do not matter. Weights are for a model that was
+                trained with a ``value_field``.
             k: how many items; fewer where there are not so many.
             exclude_seen: whether items of the history are left out.
             candidates: ids of the only items that may be recommended; None for all.
@@ -195,7 +195,8 @@ class Recommender:
             A ranking for each history.
 
         Raises:
-            DataError: no candidate is known, ``k`` is less than 1, a history is a string, or a weight is no positive number.
+            DataError: no candidate is known, ``k`` is less than 1, a history is a string, or a weight is no positive number or
+                the model knows none.
             ConfigError: the model has no posterior to sample from, or a value of :class:`Sampling` is not allowed.
         """
         pairs = ((None, each) for each in histories)
@@ -264,29 +265,34 @@ class Recommender:
             )
         return torch.ones(len(self.items), dtype=torch.bool).index_fill_(0, torch.tensor(known), False)
 
-    def known(self, history: History) -> dict[int, float]:
-        """Return the numbers that the model has for item ids, each with its weight.
+    def known(self, history: History) -> list[int] | dict[int, float]:
+        """Return the numbers that the model has for item ids, with their weights if the history has them.
 
         Those it does not know are left out, and counted in ``unknown``.
 
         Raises:
-            DataError: the history is a string.
+            DataError: the history is a string, or has weights and the model was trained without.
         """
         if isinstance(history, str):
             raise DataError(f"a history must be a collection of item ids, and '{history[:40]}' is a string.")
-        weights = history if isinstance(history, Mapping) else None
-        found = {}
-        for item in history:
-            number = self._item_ids.get(str(item))
-            if number is None:
-                self.unknown[str(item)] += 1
-            else:
-                found[number] = 1.0 if weights is None else weights[item]
-        return found
+        if isinstance(history, Mapping) and self.model.histories.values is None:
+            raise DataError(
+                "a history has weights, and the model was trained without value_field: give the items alone."
+            )
+        found = [(self._item_ids.get(str(item)), item) for item in history]
+        self.unknown.update(str(item) for number, item in found if number is None)
+        if isinstance(history, Mapping):
+            return {number: history[item] for number, item in found if number}
+        return [number for number, _ in found if number]
 
     @torch.inference_mode()
     def _rank(
-        self, rows: list[dict[int, float]], k: int, exclude_seen: bool, barred: Tensor | None, sampling: Sampling
+        self,
+        rows: list[list[int] | dict[int, float]],
+        k: int,
+        exclude_seen: bool,
+        barred: Tensor | None,
+        sampling: Sampling,
     ) -> list[Ranking]:
         batch = Histories.from_lists(rows).to(self.model.device)
         scores = self.model.ranking_scores(batch)
@@ -323,8 +329,9 @@ class Recommender:
                 expected = posterior.expected_ndcg(plain, best[some], known.lengths()).tolist()
             sure = posterior.interval(ranks).tolist(), posterior.stability(ranks).tolist(), expected
             for ranking, intervals, *values in zip(found, *sure, strict=True):
-                ranking.intervals = [(low, high) for low, high in intervals[: len(ranking)]]
-                ranking.stability, ranking.expected_ndcg = values
+                if ranking:
+                    ranking.intervals = [(low, high) for low, high in intervals[: len(ranking)]]
+                    ranking.stability, ranking.expected_ndcg = values
         return rankings
 
 
@@ -408,7 +415,7 @@ def _weight(text: str, name: str, number: int) -> float:
         weight = float(text)
     except ValueError:
         weight = math.nan
-    if not 0 < weight < math.inf:
+    if not 0 < weight < math.inf or "_" in text:
         raise DataError(
             f"{name}, line {number}: the weight {text[:40]!r} is not allowed; it must be a positive number."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -608,11 +609,23 @@ def test_scores_without_each_item_are_those_of_the_model_under_a_correction(buil
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_standard_output_that_is_full_is_named_and_no_file(build: Builder) -> None:
+@pytest.mark.parametrize("command", ["explain", "latent"])
+def test_files_are_written_where_standard_output_cannot_be(build: Builder, command: str) -> None:
     run = build()
     run.fit()
-    arguments = ["explain", f"--checkpoint={run.trainer.saved_model_file}", "--user=u1", "--json=e.json"]
+    arguments = [command, f"--checkpoint={run.trainer.saved_model_file}", "--user=u1", "--json=e.json", "--html=e.html"]
+    whole = [sys.executable, "-m", "recbole_vae", *arguments]
     with Path("/dev/full").open("w") as full:
-        whole = [sys.executable, "-m", "recbole_vae", *arguments]
         done = subprocess.run(whole, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "error: standard output: cannot write: No space left on device.\n")
+    there = [Path(name).read_text() for name in ("e.json", "e.html")]
+    assert json.loads(there[0])
+    assert there[1].endswith("</html>\n")
+    for name in ("e.json", "e.html"):
+        Path(name).unlink()
+    read, written = os.pipe()
+    os.close(read)  # nobody reads
+    with os.fdopen(written, "w") as pipe:
+        done = subprocess.run(whole, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [Path(name).read_text() for name in ("e.json", "e.html")] == there

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -167,7 +168,7 @@ def test_a_column_of_weights_is_read_where_the_model_knows_it() -> None:
     text = "user_id,rating,item_id\na,2,1\na, 0.5 ,2\na,1,1\nb,,\n"
     assert read(text, value="rating") == [("a", {"1": 3.0, "2": 0.5}), ("b", [])]
     assert read(text) == read(text, value="other") == [("a", ["1", "2", "1"]), ("b", [])]
-    for bad in ("", "x", "0", "-1", "nan", "inf"):
+    for bad in ("", "x", "0", "-1", "nan", "inf", "1_0"):
         with pytest.raises(DataError, match=r"line 2: the weight '.*' is not allowed; it must be a positive number"):
             read(f"user_id,rating,item_id\na,{bad},1\n", value="rating")
 
@@ -345,9 +346,18 @@ def test_weights_of_histories_count_for_known_users_and_new_ones(build: Builder,
     assert [each.item_id for each in explained] == best
     (plain,) = recommender.recommend([list(history)], k=25)
     assert dict(plain)[best[0]] != pytest.approx(float(scores.max()), rel=1e-6)
-    for bad in (0.0, -1.0, float("nan"), "4"):
+    (same,) = recommender.recommend([{item: np.float32(weight) for item, weight in history.items()}], k=5)
+    assert [item for item, _ in same] == best
+    for bad in (0.0, -1.0, float("nan"), "4", [1], 1e39, 1e-50, 10**400):
         with pytest.raises(DataError, match="weights of a history's items must be positive numbers"):
             recommender.recommend([{"i1": bad}])
+
+
+def test_weights_are_refused_by_a_model_that_knows_none(build: Builder) -> None:
+    run = build()
+    run.fit()
+    with pytest.raises(DataError, match="has weights, and the model was trained without value_field"):
+        Recommender.load(run.trainer.saved_model_file).recommend([{"i1": 2.0}])
 
 
 def test_a_popularity_correction_changes_the_ranking_and_no_probability(build: Builder) -> None:

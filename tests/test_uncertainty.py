@@ -230,7 +230,7 @@ def test_expected_ndcg_is_the_mean_over_all_draws() -> None:
         ({"samples": 2, "seed": -1}, "seed: -1 is not allowed"),
         ({"diversify": -0.5}, "diversify: -0.5 is not allowed; it must be a number >= 0"),
         ({"diversify": float("nan")}, "diversify: nan is not allowed"),
-        ({"diversify": 1e39}, "diversify: 1e\\+39 is not allowed; it must be a number >= 0 and <= 1000000"),
+        ({"diversify": 1e39}, "diversify: 1e\\+39 is not allowed; it must be a number >= 0 and <= 1000"),
         ({"samples": 2, "diversify": 1.0}, "samples and diversify cannot be given together"),
     ],
 )

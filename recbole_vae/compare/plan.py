@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -192,15 +192,22 @@ YAML.add_implicit_resolver(
 )
 
 
-def _keys(node: yaml.Node | None, depth: int = 0) -> Iterator[tuple[str, int, int]]:
-    """Yield each key below a node of YAML, with its depth and its line, from 1."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield str(key.value), depth, key.start_mark.line + 1
-            yield from _keys(value, depth + 1)
-    elif isinstance(node, yaml.SequenceNode):
-        for each in node.value:
-            yield from _keys(each, depth + 1)
+def _lines_of_keys(document: yaml.Node | None) -> dict[str, list[int]]:
+    """Return the lines, from 1, in which each key of a document stands, at whatever depth."""
+    lines: dict[str, list[int]] = {}
+    left, seen = [document], set[int]()
+    while left:
+        node = left.pop()
+        if id(node) in seen:  # an alias is the node that it stands for
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                lines.setdefault(str(key.value), []).append(key.start_mark.line + 1)
+                left.append(value)
+    return lines
 
 
 def read(file: str | None, options: Mapping[str, str]) -> Plan:
@@ -216,15 +223,13 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     text, content = "", dict[str, Any]()
     if file is not None:
         text, content = _load(file)
-    keys = list(_keys(yaml.compose(text, Loader=YAML)))
+    lines = _lines_of_keys(yaml.compose(text, Loader=YAML))
 
     def where(key: str) -> str:
         if key in given:
             return "command line"
-        found = [(depth, line) for name, depth, line in keys if name == key]
-        # A plan's own key, or else one of RecBole's, which may stand in several places.
-        shown = [line for depth, line in found if depth == 0] or [line for _, line in found]
-        return f"{file}, line {' or '.join(map(str, shown))}" if shown else file or ""
+        found = sorted(set(lines.get(key, ())))
+        return f"{file}, line {' or '.join(map(str, found))}" if found else file or ""
 
     given = {name: convert(value) for name, value in options.items()}
     for name in content:

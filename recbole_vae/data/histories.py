@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -79,25 +78,35 @@ class Histories:
         Raises:
             DataError: something is no internal id, which is an integer from 1 up, or a weight is no positive number.
         """
+        rows: list[list[int]] = []
+        weights: list[Any] = []
+        weighted = False
         try:
-            rows = [
-                sorted((index(item), history[item]) for item in history) if isinstance(history, Mapping)
-                else [(item, 1.0) for item in sorted({index(item) for item in history})]
-                for history in histories
-            ]  # fmt: skip
+            for history in histories:
+                if isinstance(history, Mapping):
+                    entries = sorted((index(item), weight) for item, weight in history.items())
+                    rows.append([item for item, _ in entries])
+                    weights += [weight for _, weight in entries]
+                    weighted = True
+                else:
+                    rows.append(sorted({index(item) for item in history}))
+                    weights += [1.0] * len(rows[-1])
         except TypeError:
-            rows = [[(0, 1.0)]]
-        if any(row and row[0][0] < 1 for row in rows):
+            rows = [[0]]
+        if any(row and row[0] < 1 for row in rows):
             raise DataError(
                 "histories must hold RecBole's internal item ids, integers from 1 up; dataset.token2id gives those of tokens."
             )
-        weights = [weight for row in rows for _, weight in row]
-        for weight in set(weights):
-            if not (isinstance(weight, int | float) and 0 < weight < math.inf):
-                raise DataError(f"the weights of a history's items must be positive numbers, and {weight!r} is none.")
+        values = None
+        if weighted:
+            try:
+                values = torch.tensor(weights, dtype=torch.float32)
+            except (TypeError, ValueError, RuntimeError, OverflowError):  # something is no number, or too large for one
+                values = torch.tensor([torch.nan])
+            if values.ndim != 1 or not (values.isfinite() & (values > 0)).all():
+                raise DataError("the weights of a history's items must be positive numbers that a float32 can hold.")
         lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
-        items = torch.tensor([item for row in rows for item, _ in row], dtype=torch.int64)
-        return cls(lengths.cumsum(0), items, torch.tensor(weights, dtype=torch.float32) if set(weights) - {1} else None)
+        return cls(lengths.cumsum(0), torch.tensor([item for row in rows for item in row], dtype=torch.int64), values)
 
     def __len__(self) -> int:
         """Return the number of rows."""

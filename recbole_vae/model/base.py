@@ -116,6 +116,7 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
             probabilities. (HybridVAE is ranked by mixed scores, whose softmax orders users, and is no more than that.)
         options: the checked options, of ``config_class``.
         histories: the training histories; row = RecBole's internal user id.
+        popularity: share of the training users who have each item, ``-inf`` for RecBole's padding; float32, shape [n_items].
         step: number of gradient steps whose loss was computed; kept in ``state_dict``.
 
     Raises:
@@ -134,7 +135,8 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         self.options = self.config_class.read(config)
         self.histories = Histories.from_dataset(dataset, self.options.value_field).to(self.device)
         self._weights: Tensor | None = None
-        self._popularity: Tensor | None = None
+        shares = self._counts() / max(1, len(self.histories) - 1)
+        self.popularity = F.pad(shares, (1, 0), value=-torch.inf)
         self.correct_popularity(self.options.popularity_correction)
         if self.options.propensity_weight:
             counts = self._counts()
@@ -272,18 +274,8 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         """
         return scores if self._correction is None else scores - F.pad(self._correction.to(scores), (1, 0))
 
-    def popularity(self) -> Tensor:
-        """Return the share of the training users who have each item, ``-inf`` for RecBole's padding; shape [n_items].
-
-        It ranks items for histories without any.
-        """
-        if self._popularity is None:
-            shares = F.pad(self._counts() / max(1, len(self.histories) - 1), (1, 0), value=-torch.inf)
-            self._popularity = shares
-        return self._popularity
-
     def ranking_scores(self, histories: Histories) -> Tensor:
-        """Return what items are ranked by in recommendations: scores, or :meth:`popularity` where a history has no items.
+        """Return what items are ranked by in recommendations: scores, or ``popularity`` where a history has no items.
 
         Returns:
             float32, which may be changed, shape [batch, n_items].
@@ -291,7 +283,7 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         scores = self.score(histories).float()
         empty = histories.lengths() == 0
         if empty.any():
-            scores[empty] = self.popularity().to(scores)
+            scores[empty] = self.popularity.to(scores)
         return scores
 
     def get_extra_state(self) -> dict[str, int]:

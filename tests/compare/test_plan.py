@@ -114,6 +114,8 @@ def test_bad_options_are_one_line_and_status_2(
         ("[3, 5]", "[3, 5", "plan.yaml, line 11: not valid YAML"),
         ("order: TO", "order: XX", "order: 'XX' (plan.yaml, line 8"),
         ("LS: valid", "XS: valid", "split"),
+        ("settings: {epochs: 4}", "settings: {epochs: 4, metrics: [MRR]}", "metrics (plan.yaml, line 9 or 11)"),
+        ("settings: {epochs: 4}", "settings: &all {epochs: 4, more: *all}", "more (plan.yaml, line 9)"),
         ("alpha:", "# scheduler: none\nscheduler: 8786\nalpha:", "scheduler: 8786 (plan.yaml, line 15) is not allowed"),
         (
             "{model: EASE, label: weak, settings: {reg_weight: 1e1}}\n",

@@ -14,7 +14,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.nn.annealing import linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask, normalise
-from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, mlp
+from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, mlp, wide_linear
 from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood, multinomial_log_likelihood
 from recbole_vae.nn.precision import has_fast_bfloat16, training_dtype
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise, with_likelihood_counted
@@ -188,6 +188,27 @@ def test_fused_likelihood_holds_no_more_than_a_chunk() -> None:
     with Largest() as largest:  # type: ignore[no-untyped-call]
         linear_multinomial_log_likelihood(*layer, histories, logits_per_chunk=20_000).sum().backward()
     assert largest.size == 5000 * 4
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.05)]
+)
+def test_a_wide_layer_equals_torchs_for_one_row_and_many(
+    rows: int, dtype: torch.dtype, precision: float, transposed: bool
+) -> None:
+    layer = torch.nn.Linear(6, 2500)  # in several pieces
+    features, weight = torch.randn(rows, 6), layer.weight
+    if transposed:
+        weight = torch.nn.Parameter(layer.weight.t().contiguous()).t()
+    if dtype is torch.float64:
+        features, weight, layer = features.double(), weight.double(), layer.double()
+    with torch.no_grad():
+        expected = layer(features)
+    found = wide_linear(features, weight.detach(), layer.bias.detach(), dtype)
+    assert (found.dtype, found.shape, found.requires_grad) == (dtype, (rows, 2500), False)
+    torch.testing.assert_close(found.to(expected.dtype), expected, rtol=0, atol=precision)
 
 
 def test_precision() -> None:
