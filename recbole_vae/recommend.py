@@ -12,6 +12,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -240,7 +241,7 @@ class Recommender:
         sampling: Sampling | None = None,
     ) -> Iterator[tuple[Any, Ranking]]:
         """Rank items for pairs of a key and a history, as they come, in constant memory; see :meth:`recommend`."""
-        if not isinstance(k, int) or k < 1:
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise DataError(f"k: {k!r} is not allowed; it must be an integer >= 1.")
         sampling = sampling or Sampling()
         sampling.check(self.model)
@@ -257,6 +258,8 @@ class Recommender:
         if candidates is None:
             return None
         names = list(map(str, candidates))
+        if not names:
+            raise DataError("candidates: there are none, so nothing can be recommended.")
         known = [self._item_ids[name] for name in names if name in self._item_ids]
         self.unknown_candidates.update(name for name in names if name not in self._item_ids)
         if not known:
@@ -273,8 +276,9 @@ class Recommender:
         Raises:
             DataError: the history is a string, or has weights and the model was trained without.
         """
-        if isinstance(history, str):
-            raise DataError(f"a history must be a collection of item ids, and '{history[:40]}' is a string.")
+        if isinstance(history, str) or not isinstance(history, Iterable):
+            what = f"'{history[:40]}' is a string" if isinstance(history, str) else f"{history!r} is none"
+            raise DataError(f"a history must be a collection of item ids, and {what}.")
         if isinstance(history, Mapping) and self.model.histories.values is None:
             raise DataError(
                 "a history has weights, and the model was trained without value_field: give the items alone."
@@ -415,7 +419,7 @@ def _weight(text: str, name: str, number: int) -> float:
         weight = float(text)
     except ValueError:
         weight = math.nan
-    if not 0 < weight < math.inf or "_" in text:
+    if not 0 < np.float32(weight) < math.inf or "_" in text:
         raise DataError(
             f"{name}, line {number}: the weight {text[:40]!r} is not allowed; it must be a positive number."
         )

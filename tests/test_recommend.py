@@ -168,7 +168,7 @@ def test_a_column_of_weights_is_read_where_the_model_knows_it() -> None:
     text = "user_id,rating,item_id\na,2,1\na, 0.5 ,2\na,1,1\nb,,\n"
     assert read(text, value="rating") == [("a", {"1": 3.0, "2": 0.5}), ("b", [])]
     assert read(text) == read(text, value="other") == [("a", ["1", "2", "1"]), ("b", [])]
-    for bad in ("", "x", "0", "-1", "nan", "inf", "1_0"):
+    for bad in ("", "x", "0", "-1", "nan", "inf", "1_0", "1e300", "1e-300"):
         with pytest.raises(DataError, match=r"line 2: the weight '.*' is not allowed; it must be a positive number"):
             read(f"user_id,rating,item_id\na,{bad},1\n", value="rating")
 

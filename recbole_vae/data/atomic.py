@@ -126,7 +126,8 @@ def _what_is_wrong(
     except UnicodeDecodeError as error:
         return _not_text(path, number, error)
     except csv.Error as error:
-        return f"{path}, line {number}: {error}; a cell that begins with a quotation mark must end with one."
+        what = str(error).replace("\t", "\\t")
+        return f"{path}, line {number}: {what}; a cell that begins with a quotation mark must end with one."
     return None
 
 

@@ -20,6 +20,8 @@ from recbole_vae.errors import DataError
 class HistoryDataset(Dataset):  # type: ignore[misc]
     """RecBole's ``Dataset``; says which line of a bad file is bad, and refuses data that no autoencoder can learn from."""
 
+    inter_feat: Any
+
     def _download(self) -> None:
         try:
             super()._download()
@@ -97,6 +99,18 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             for field in (self.uid_field, self.iid_field):
                 if self.inter_feat[field].isna().any():
                     raise DataError(f"{where}: '{field}' is missing in some interactions of {', '.join(parts)}.")
+
+    def _filter_nan_user_or_item(self) -> None:
+        """Leave out interactions without a user or an item, as RecBole does; which takes other rows where both occur."""
+        missing = self.inter_feat[[self.uid_field, self.iid_field]].isna()
+        for field in missing.columns[missing.any()]:
+            rows = missing[field].to_numpy().nonzero()[0] + 1
+            self.logger.warning(
+                f"'{field}' is missing in {len(rows)} interactions, which are left out; the first are those of number "
+                f"{', '.join(map(str, rows[:5]))}. Empty cells are missing values, and NA, NaN, null and the like."
+            )
+        self.inter_feat = self.inter_feat[~missing.any(axis=1)].reset_index(drop=True)
+        super()._filter_nan_user_or_item()
 
     def _data_filtering(self) -> None:
         try:

@@ -296,7 +296,6 @@ class HeldOutDataset(HistoryDataset):
         n_training_users: number of training users.
     """
 
-    inter_feat: Any
     fold_in: Histories
     split_hash: str
     n_training_users: int

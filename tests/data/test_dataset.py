@@ -129,6 +129,7 @@ def write(text: str, encoding: str = "utf-8") -> Path:
             f'{COLUMNS}\nu1\ti1\t"4"\nu2\ti2\t#NA\n  \nu3\ti3\tx\n',
             "bad.inter, line 5: 'x' in column 'rating:float' is no number",
         ),
+        (f'{COLUMNS}\n"u1"x\ti1\t4\n"u2" \t"i1\n', r"line 2: '\\t' expected after '\"'; a cell that"),
         (f'{COLUMNS}\n"u1\ti1\t4\nu2\ti1\t4\n"u3\ti1\t4\n', "bad.inter, line 4: .* must end with one"),
         (f'{COLUMNS}\nu1\ti1\t4\na"b\n', "bad.inter, line 3: 1 column instead of 3"),
         (f"{COLUMNS}\nu1\ti1\t4\n\nu1\ti2\tfour\n", "bad.inter, line 4: 'four' in column 'rating:float' is no number"),
@@ -153,6 +154,21 @@ def test_tokens_stay_as_they_are_written_also_where_all_are_numbers(build: Build
     assert set(data.field2id_token["user_id"]) == {"[PAD]", *(user for user, _ in rows)}
     assert set(data.field2id_token["item_id"]) == {"[PAD]", *(item for _, item in rows)}
     assert data.inter_num == len(rows)
+
+
+def test_interactions_without_a_user_or_an_item_are_left_out_and_no_others(
+    build: Builder, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = random_rows()
+    bad = [("NA", rows[0][1]), (rows[1][0], ""), ("null", "nan")]
+    caplog.set_level("WARNING")
+    path = write_inter([*rows[:3], bad[0], *rows[3:9], bad[1], bad[2], *rows[9:]])
+    data = build(data_path=path, dataset="tiny").dataset
+    names = [data.id2token(field, data.inter_feat[field].numpy()).tolist() for field in ("user_id", "item_id")]
+    assert sorted(zip(*names, strict=True)) == sorted(rows)
+    for field, numbers in (("user_id", "4, 12"), ("item_id", "11, 12")):
+        said = f"'{field}' is missing in 2 interactions, which are left out; the first are those of number {numbers}."
+        assert said in caplog.text
 
 
 def test_quoted_cells_may_hold_the_separator(build: Builder) -> None:
