@@ -41,6 +41,7 @@ class MLPConfig(ModelConfig):
     likelihood: str = option(str, choices=("multinomial", "bernoulli", "gaussian", "poisson"))
     label_smoothing: float = option(float, minimum=0, below=1)
     gaussian_confidence: float = option(float, above=0)
+    tied_weights: bool = option(bool)
     n_negatives: int = option(int, minimum=0)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,8 @@ class MultDAE(HistoryRecommender):
             options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
             training_dtype(options.precision, self.device), sampler, options.log_likelihood(), options.label_smoothing,
         )  # fmt: skip
+        if options.tied_weights:
+            self.decoder.tie(self.encoder)
         self.by_softmax = options.by_softmax
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:

@@ -35,8 +35,13 @@ class MultVAEConfig(MLPConfig):
     kl_length_power: float = option(float, minimum=0, maximum=4)
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError if nothing says how beta rises."""
+        """Raise a ConfigError if nothing says how beta rises, or there is nothing to tie."""
         super().__post_init__()
+        if self.tied_weights and not self.mlp_hidden_size:
+            raise ConfigError(
+                "tied_weights: True needs a hidden layer here, for without one the encoder's layer gives mean and variance and "
+                "is twice as wide as the decoder's; set mlp_hidden_size: [600], or take MultDAE."
+            )
         if self.anneal_epochs is None and self.total_anneal_steps is None:
             raise ConfigError(
                 "anneal_epochs and total_anneal_steps are both ~ (none), and one of them must say how beta rises."
@@ -71,6 +76,8 @@ class MultVAE(VAE):
             options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
             training_dtype(options.precision, self.device), sampler, options.log_likelihood(), options.label_smoothing,
         )  # fmt: skip
+        if options.tied_weights:
+            self.decoder.tie(self.encoder)
         totals = self.histories.totals()[self.histories.lengths() > 0]
         self._mean_power = float(totals.double().pow(options.kl_length_power).mean())
         self.by_softmax = options.by_softmax

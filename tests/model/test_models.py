@@ -13,7 +13,9 @@ from recbole.data.interaction import Interaction
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
 from recbole_vae.nn.likelihood import multinomial_log_likelihood
+from recbole_vae.recommend import Recommender
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 
@@ -460,3 +462,46 @@ def test_shares_above_the_whole_are_refused(build: Builder) -> None:
         build("HybridVAE", linear_share=0.7, kernel_share=0.4)
     with pytest.raises(ConfigError, match=r"linear_share: 1\.5 .*is not allowed; it must be a number >= 0 and <= 1"):
         build("HybridVAE", linear_share=1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MultDAE", {"mlp_hidden_size": []}),
+        ("MultDAE", {"mlp_hidden_size": [9, 7]}),
+        ("MultVAE", {"mlp_hidden_size": [9]}),
+        ("MultDAE", {"mlp_hidden_size": [], "n_negatives": 8, "weight_decay": 0.0}),
+    ],
+)
+def test_tied_weights_are_one_parameter_with_both_gradients(build: Builder, name: str, options: dict[str, Any]) -> None:
+    tied, free = (build(name, tied_weights=tie, **options).model for tie in (True, False))
+    state = tied.state_dict()
+    free.load_state_dict(state)
+    users = torch.arange(1, 20)
+    for model in (tied, free):
+        torch.manual_seed(3)
+        model.loss_terms(model.histories[users], 0, len(users)).loss().backward()
+    shared = tied.encoder.input.weight
+    assert tied.decoder.layers[-1].weight is shared
+    ours, *others = (
+        each.grad.to_dense() for each in (shared, free.encoder.input.weight, free.decoder.layers[-1].weight)
+    )
+    assert all(other.abs().sum() > 0 for other in others)
+    torch.testing.assert_close(ours, sum(others))
+    saved = sum(each.numel() for each in free.parameters()) - sum(each.numel() for each in tied.parameters())
+    assert saved == shared.numel()
+
+
+def test_tied_weights_stay_tied_in_a_checkpoint(build: Builder) -> None:
+    run = build("MultDAE", tied_weights=True, learning_rate=0.01)
+    run.fit()
+    model = Recommender.load(run.trainer.saved_model_file).model
+    assert model.decoder.layers[-1].weight is model.encoder.input.weight
+    histories = run.model.histories[torch.arange(1, 9)]
+    with torch.no_grad():
+        torch.testing.assert_close(model.score(histories), run.model.eval().score(histories), rtol=0, atol=0)
+
+
+def test_without_a_hidden_layer_there_is_nothing_to_tie_in_multvae(build: Builder) -> None:
+    with pytest.raises(ConfigError, match="tied_weights: True needs a hidden layer here"):
+        build("MultVAE", tied_weights=True, mlp_hidden_size=[])
