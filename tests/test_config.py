@@ -321,6 +321,7 @@ def test_whole_floats_and_tuples_are_taken() -> None:
         "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
         "activation": "tanh", "dropout_prob": 0, "n_negatives": 0, "likelihood": "multinomial", "label_smoothing": 0,
         "gaussian_confidence": 1,
+        "tied_weights": False,
         "precision": "auto", "fast_evaluation": True, "popularity_correction": 0, "propensity_weight": 0,
         "enable_amp": False, "enable_scaler": False,
         "use_gpu": False, "show_progress": True, "reproducibility": True,
