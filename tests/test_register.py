@@ -99,7 +99,8 @@ class MyVAE(MultVAE):
 
     defaults = {"mlp_hidden_size": [], "latent_dimension": 3, "activation": "tanh", "dropout_prob": 0.1, "anneal_cap": 1.0,
                 "kl_length_power": 0.0, "total_anneal_steps": 10, "anneal_epochs": None, "n_negatives": 0,
-                "likelihood": "multinomial", "label_smoothing": 0.0, "gaussian_confidence": 1.0}  # fmt: skip
+                "likelihood": "multinomial", "label_smoothing": 0.0, "gaussian_confidence": 1.0,
+                "tied_weights": False}  # fmt: skip
 
 
 def test_a_users_own_model_can_be_registered(build: Builder) -> None:
