@@ -98,7 +98,7 @@ def test_from_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str
     with pytest.raises(ConfigError, match="^popularity_correction: nan is not allowed; it must be a number"):
         recbole_vae.Recommender.load(run.trainer.saved_model_file, popularity_correction=float("nan"))
     with pytest.raises(
-        ConfigError, match=r"^popularity_correction: -1e\+39 is not allowed; it must be a number >= -1e\+06"
+        ConfigError, match=r"^popularity_correction: -1e\+39 is not allowed; it must be a number >= -1000 and <= 1000"
     ):
         recbole_vae.Recommender.load(run.trainer.saved_model_file, popularity_correction=-1e39)
     # A checkpoint that is older than these options.
