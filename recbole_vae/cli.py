@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -55,7 +56,7 @@ prepare  Make a data set of RecBole from what its owners publish, with the filte
 recommend   Rank items by a checkpoint of recbole_vae, as CSV: user_id,rank,item_id,score.
 
   --checkpoint=FILE      written by training; nothing else is needed
-  --users=A,B            users of the training data, each once (default: all of them)
+  --users=A,B            users of the training data, each once (default: all of them); '"A,B"' is one whose id has a comma
   --histories=FILE       other histories: CSV with the columns user_id,item_id, or an atomic file of RecBole; - reads
                          standard input. All lines of a user stand together
   -k=N                   items for each (default 10)
@@ -812,8 +813,8 @@ def _numbers(options: dict[str, str], name: str, default: str) -> list[int]:
 
 
 def _names(text: str) -> list[str]:
-    """Read a list like ``A,B``, each name once."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",")))
+    """Read a list like ``A,B``, each name once; one with a comma stands in quotation marks."""
+    return list(dict.fromkeys(name.strip() for name in next(csv.reader([text], skipinitialspace=True))))
 
 
 def _number(options: dict[str, str], name: str, default: int, minimum: int = 1) -> int:

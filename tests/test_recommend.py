@@ -396,3 +396,14 @@ def test_what_is_missing_from_the_output_is_told(build: Builder, capsys: pytest.
     for name in ("recommend", "explain"):
         assert main([name, file, "--histories=none.csv"]) == 0
         assert capsys.readouterr().err == "none.csv: has no histories, only the line with the names of the columns.\n"
+
+
+def test_users_whose_ids_have_a_comma_can_be_named(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(f"{user},x" if user == "u1" else user, item) for user, item in random_rows()]
+    path = write_inter([(f'"{user}"', item) for user, item in rows])
+    run = build(dataset="tiny", data_path=path)
+    run.fit()
+    file = f"--checkpoint={run.trainer.saved_model_file}"
+    assert main(["recommend", file, '--users=u2, "u1,x",u2', "-k=1"]) == 0
+    shown = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert [row["user_id"] for row in shown] == ["u2", "u1,x"]
