@@ -482,7 +482,7 @@ def _bench(options: dict[str, str]) -> None:
         import psutil
 
         free = psutil.virtual_memory().available // 10**9
-    files = _outputs(options, "json", "plot", inputs=())
+    files = _outputs(options, "json", "plot")
     picture, only_json = files.get("plot"), options.get("json") == "-"
     if picture:
         bench.pyplot(picture)
@@ -729,19 +729,17 @@ def _uncertainty(options: dict[str, str]) -> None:
     )
 
 
+# Whose files must not be overwritten.
 _INPUTS = ("checkpoint", "histories", "candidates", "items", "unseen")
 
 
-def _outputs(
-    options: dict[str, str], *names: str, stdout: str = "json", inputs: Sequence[str] = _INPUTS
-) -> dict[str, Path | None]:
+def _outputs(options: dict[str, str], *names: str, stdout: str = "json") -> dict[str, Path | None]:
     """Return the files that options name, where they can be written: what is found late may have taken hours.
 
     Args:
         options: of the command line.
         names: of the options.
         stdout: the one of these that may be ``-``, standard output, for which there is None.
-        inputs: names of options whose files must not be overwritten.
 
     Raises:
         ConfigError: a file cannot be written, is read by the same command, or is named twice.
@@ -756,7 +754,7 @@ def _outputs(
             raise ConfigError(f"--{name}={file} (command line): there is no folder {file.parent}.")
         if file.is_dir():
             raise ConfigError(f"--{name}={file} (command line): this is a folder; name a file.")
-        for read in inputs:
+        for read in _INPUTS:
             if read in options and file.is_file() and Path(options[read]).is_file() and file.samefile(options[read]):
                 raise ConfigError(
                     f"--{name}={file} (command line): this is the file of --{read}, which would be overwritten; name another."

@@ -43,7 +43,7 @@ class Decoder(nn.Module):
     def tie(self, encoder: HistoryEncoder) -> None:
         """Share the output layer's weights with the encoder's first layer, whose shape is [n_items, width], too; not the bias.
 
-        They are one parameter then, trained by both gradients, which halves the memory for parameters and optimiser.
+        They are one parameter then, trained by both gradients, for which parameters and optimiser take memory once.
         Reference: Pascal Vincent et al.: Stacked Denoising Autoencoders. JMLR 2010 (section 2.2, "tied weights").
 
         Raises:
