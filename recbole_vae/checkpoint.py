@@ -14,7 +14,7 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 ``epoch``              the epoch, from 0, after which it was written
 ``cur_step``           evaluations since the best one
 ``best_valid_score``   and ``best_valid_result``, a dictionary of metrics
-``state_dict``         of the model, with its step in the annealing schedule
+``state_dict``         of the model, with its step in the annealing schedule (and, with anneal_cap: auto, its cap)
 ``optimizer``          ``state_dict`` of the optimiser
 ``random``             states of the generators of Python, NumPy, torch, CUDA and the training dataloader
 =====================  ==========================================================================================

@@ -35,6 +35,7 @@ class Allowed:
         choices: the only values.
         optional: None is a value.
         many: the value is a list, possibly empty, of such values.
+        word: the only string that may stand for a number.
     """
 
     kind: type
@@ -45,6 +46,7 @@ class Allowed:
     choices: tuple[Any, ...] = ()
     optional: bool = False
     many: bool = False
+    word: str | None = None
 
     def __str__(self) -> str:
         """Describe the values in words."""
@@ -61,7 +63,7 @@ class Allowed:
             ]
             one += " " * bool(limits) + " and ".join(limits)
         text = f"a list (which may be empty) of values, each {one}" if self.many else one
-        return text + (", or ~ (none)" if self.optional else "")
+        return text + f", or {self.word}" * bool(self.word) + ", or ~ (none)" * self.optional
 
     def convert(self, value: Any) -> Any:
         """Return the value in its own type.
@@ -69,8 +71,8 @@ class Allowed:
         Raises:
             ValueError: the value is not allowed.
         """
-        if value is None and self.optional:
-            return None
+        if (value is None and self.optional) or (value == self.word and self.word):
+            return value
         if self.many:
             if not isinstance(value, list | tuple):
                 raise ValueError

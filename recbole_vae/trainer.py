@@ -19,7 +19,7 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_vae import checkpoint
-from recbole_vae.errors import CheckpointError, TrainingError
+from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
 from recbole_vae.evaluator.metrics import FastEvaluator
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.optimizer import LazyAdam
@@ -86,6 +86,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[float, Any]:
         """Train; arguments and result are those of RecBole's ``Trainer.fit``."""
         self._train_data = train_data
+        if self.model.needs_validation and not valid_data:
+            raise ConfigError(
+                f"{self.model.needs_validation} needs a validation part, and there is none: choose a split that has one "
+                "(eval_args, or benchmark_filename), or give a number."
+            )
         if train_data.generator is None:  # RecBole takes it away when it saves the dataloaders
             train_data.generator = train_data.sampler.generator = torch.Generator().manual_seed(self.config["seed"])
         if self._resumed is not None:
@@ -222,6 +227,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         better = score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
         if better:
             self.best_valid_score, self.best_valid_result = score, result
+        self.model.evaluated(better)
         return score, result
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:

@@ -28,8 +28,9 @@ BAD = [
     ("dropout_prob", 1.0, "a number >= 0 and < 1"),
     ("dropout_prob", float("nan"), "a number >= 0 and < 1"),
     ("n_negatives", -1, "an integer >= 0"),
-    ("anneal_cap", -0.1, "a number >= 0"),
-    ("anneal_cap", float("inf"), "a number >= 0"),
+    ("anneal_cap", -0.1, "a number >= 0, or auto"),
+    ("anneal_cap", float("inf"), "a number >= 0, or auto"),
+    ("anneal_cap", "automatic", "a number >= 0, or auto"),
     ("total_anneal_steps", -1, "an integer >= 0, or ~ (none)"),
     ("anneal_epochs", "ten", "a number >= 0, or ~ (none)"),
     ("propensity_weight", -1, "a number >= 0"),
@@ -79,6 +80,24 @@ def test_clipping_needs_a_norm(build: Builder, value: Any) -> None:
 def test_something_must_say_how_beta_rises(build: Builder) -> None:
     with pytest.raises(ConfigError, match="^anneal_epochs and total_anneal_steps are both ~"):
         build(dataset="not-there", anneal_epochs=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"stopping_step": 1},
+            "stopping_step: 1 is too few for anneal_cap: auto, .* it must be >= 2, or anneal_cap a number",
+        ),
+        ({"eval_step": 0}, "eval_step: 0 is too few for anneal_cap: auto, .* it must be >= 1, or anneal_cap a number"),
+    ],
+)
+def test_beta_cannot_be_chosen_without_enough_evaluations(
+    build: Builder, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        build(dataset="not-there", anneal_cap="auto", **options)
+    build(anneal_cap="auto", stopping_step=2)
 
 
 @pytest.mark.parametrize(

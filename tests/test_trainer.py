@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from recbole_vae import checkpoint
-from recbole_vae.errors import CheckpointError, TrainingError
+from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
 from tests.conftest import LACKING, Builder, Run, random_rows, write_inter
 
 LEARN = {"epochs": 12, "stopping_step": 100, "learning_rate": 0.01, "valid_metric": "NDCG@10"}
@@ -72,6 +72,52 @@ def test_the_annealing_step_goes_on_after_a_resume(build: Builder) -> None:
     second.trainer.fit(second.train, None, verbose=False)
     assert second.model.step == 12
     assert second.model.beta() == 0.2
+
+
+@pytest.mark.parametrize("stopping_step", [7, 100])
+def test_a_chosen_beta_goes_on_after_a_resume(build: Builder, stopping_step: int) -> None:
+    options = {**LEARN, "stopping_step": 7, "epochs": 40, "anneal_cap": "auto", "anneal_epochs": 1}
+    whole = build(**options)
+    result = whole.fit()
+    best = checkpoint.load(whole.trainer.saved_model_file)
+    cap = best["state_dict"]["_extra_state"]["cap"]
+    assert 0 < whole.model.cap < cap < 1
+    first = build(**{**options, "epochs": best["epoch"] + 1})
+    first.fit()
+    second = build(**{**options, "stopping_step": stopping_step, "epochs": best["epoch"] + 6})
+    second.trainer.resume_checkpoint(first.trainer.saved_model_file)
+    assert second.model.cap == cap
+    assert second.fit() == result
+    third = build(**{**options, "epochs": best["epoch"] + 6})
+    third.fit()
+    assert same(final_state(second), final_state(third))
+
+
+def test_the_model_hears_which_evaluations_are_better(build: Builder) -> None:
+    run = build(**LEARN, anneal_cap="auto")
+    heard: list[bool] = []
+    scores: list[float] = []
+    original = run.trainer._valid_epoch
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        score, result = original(*args, **kwargs)
+        scores.append(score)
+        return score, result
+
+    run.trainer._valid_epoch = keep
+    run.model.evaluated = heard.append
+    run.fit()
+    assert heard == [score >= max(scores[: place + 1]) for place, score in enumerate(scores)]
+    assert {True, False} == set(heard)
+
+
+@pytest.mark.parametrize("none", [True, False])
+def test_beta_cannot_be_chosen_without_a_validation_part(build: Builder, none: bool) -> None:
+    run = build(**LEARN, anneal_cap="auto", eval_args={"split": {"RS": [0.8, 0.0, 0.2]}, "mode": "full"})
+    with pytest.raises(
+        ConfigError, match="^anneal_cap: auto needs a validation part, and there is none: choose a split"
+    ):
+        run.trainer.fit(run.train, None if none else run.valid, verbose=False)
 
 
 KILLED = """

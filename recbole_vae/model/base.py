@@ -129,6 +129,8 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
     by_softmax: bool = True
     passes: ClassVar[tuple[str, ...]] = ("",)
     """The passes over the users that make an epoch; see :meth:`begin_pass`."""
+    needs_validation: str = ""
+    """The option and its value, if any, that cannot be without a validation part."""
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -182,6 +184,13 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         """Prepare a pass of an epoch, of which ``passes`` has the names; does nothing for the models of one pass.
 
         A model that trains its parts in turns says by ``requires_grad`` which parameters are trained.
+        """
+
+    def evaluated(self, better: bool) -> None:
+        """Take note of an evaluation on the validation part; does nothing for the models whose training does not depend on it.
+
+        Args:
+            better: whether it is the best so far.
         """
 
     def targets(self, histories: Histories) -> Histories:

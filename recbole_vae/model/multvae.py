@@ -17,7 +17,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import LossTerms, MLPConfig
 from recbole_vae.model.vae import VAE
-from recbole_vae.nn.annealing import linear_beta
+from recbole_vae.nn.annealing import PlateauCap, linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
@@ -29,7 +29,7 @@ from recbole_vae.nn.sampling import NegativeSampler
 class MultVAEConfig(MLPConfig):
     """Options of :class:`MultVAE`."""
 
-    anneal_cap: float = option(float, minimum=0)
+    anneal_cap: float | str = option(float, minimum=0, word="auto")
     anneal_epochs: float | None = option(float, minimum=0, optional=True)
     total_anneal_steps: int | None = option(int, minimum=0, optional=True)
     kl_length_power: float = option(float, minimum=0, maximum=4)
@@ -42,6 +42,13 @@ class MultVAEConfig(MLPConfig):
                 "tied_weights: True needs a hidden layer here, for without one the encoder's layer gives mean and variance and "
                 "is twice as wide as the decoder's; set mlp_hidden_size: [600], or take MultDAE."
             )
+        if self.anneal_cap == "auto":
+            for name, least in (("eval_step", 1), ("stopping_step", 2)):
+                if getattr(self, name) < least:
+                    raise ConfigError(
+                        f"{name}: {getattr(self, name)} is too few for anneal_cap: auto, which goes by evaluations; it must be "
+                        f">= {least}, or anneal_cap a number, such as 0.3."
+                    )
         if self.anneal_epochs is None and self.total_anneal_steps is None:
             raise ConfigError(
                 "anneal_epochs and total_anneal_steps are both ~ (none), and one of them must say how beta rises."
@@ -54,7 +61,8 @@ class MultVAE(VAE):
     ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
     softmax of an MLP; trained to maximise ``E_q[log p(x | z)] - beta KL(q || N(0, I))`` (equation 6), where ``beta`` is
     annealed; items are ranked by ``log p(x | mu)``. Other likelihoods take the multinomial's place
-    (``likelihood``).
+    (``likelihood``). With ``anneal_cap: auto`` the largest ``beta`` is found in training
+    (:class:`~recbole_vae.nn.annealing.PlateauCap`).
 
     With ``kl_length_power`` ``p`` a user's ``beta`` is in proportion to ``|x| ** p``, the sum of the history's weights, and on
     average that of the schedule. The log-likelihood is a sum over the history, so that for ``p = 1``, which is RecVAE's weight
@@ -81,13 +89,46 @@ class MultVAE(VAE):
         totals = self.histories.totals()[self.histories.lengths() > 0]
         self._mean_power = float(totals.double().pow(options.kl_length_power).mean())
         self.by_softmax = options.by_softmax
+        self._plateau = PlateauCap(options.stopping_step) if options.anneal_cap == "auto" else None
+        self.needs_validation = "anneal_cap: auto" if self._plateau is not None else ""
+
+    @property
+    def cap(self) -> float:
+        """The largest weight of the KL term."""
+        return self._plateau.cap if self._plateau is not None else float(self.options.anneal_cap)
 
     def beta(self) -> float:
         """Return the weight of the KL term at the current step."""
         options = self.options
         if options.total_anneal_steps is not None:
-            return linear_beta(self.step, options.total_anneal_steps, options.anneal_cap)
-        return self.annealed(options.anneal_cap, options.anneal_epochs or 0.0)
+            return linear_beta(self.step, options.total_anneal_steps, self.cap)
+        epochs = options.anneal_epochs or 0.0
+        if self._plateau is not None:  # one rise, to where the cap begins, however far it falls meanwhile
+            return min(self.annealed(self._plateau.START, epochs), self.cap)
+        return self.annealed(self.cap, epochs)
+
+    def evaluated(self, better: bool) -> None:
+        """With ``anneal_cap: auto``, lower beta if it is time, and say so; see :class:`~recbole_vae.nn.annealing.PlateauCap`."""
+        beta = self.beta()
+        if self._plateau is not None and self._plateau.evaluated(better, beta):
+            self.logger.info(
+                f"{self._plateau.patience} evaluations without a better one: beta falls from {beta:.3g}, its cap is "
+                f"{self.cap:.3g} now."
+            )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what ``state_dict`` holds beside the parameters: see the base class, and the cap of ``anneal_cap: auto``."""
+        state: dict[str, Any] = super().get_extra_state()
+        # A checkpoint is written after a best evaluation, when nothing was waited for yet; stopping_step may change afterwards.
+        return (
+            state if self._plateau is None else state | {"cap": self._plateau.cap, "patience": self._plateau.patience}
+        )
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`get_extra_state` returned."""
+        super().set_extra_state(state)
+        if self._plateau is not None and "cap" in state:
+            self._plateau.cap, self._plateau.patience, self._plateau.waited = state["cap"], state["patience"], 0
 
     def relative_beta(self, histories: Histories) -> Tensor | None:
         """See :class:`VAE`: in proportion to the length of the history to the power ``kl_length_power``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -365,6 +366,50 @@ def test_annealing_by_epochs_reaches_the_cap_when_it_says(build: Builder) -> Non
     run.trainer.fit(run.train, None, verbose=False, saved=False)
     assert [step for step, _ in seen] == [3, 6, 9, 12, 15, 18]  # 40 users in batches of 16
     assert [beta for _, beta in seen] == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("name", ["MultVAE", "HybridVAE"])
+@pytest.mark.parametrize("rise", [{"anneal_epochs": 4}, {"total_anneal_steps": 12}], ids=str)
+def test_a_chosen_beta_rises_first_and_falls_then(
+    build: Builder, name: str, rise: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build(name, anneal_cap="auto", **rise).model
+    seen = []
+    with caplog.at_level(logging.INFO):
+        for better in [False] * 4 + [True] + [False] * 15 + [True] + [False] * 10:
+            model.step += model.steps_per_epoch  # 3: 40 users in batches of 16
+            model.evaluated(better)
+            seen.append(model.beta())
+    assert seen == pytest.approx([0.25, 0.5, 0.75, *[1.0] * 11, *[0.5] * 16, 0.25])
+    assert [each.getMessage() for each in caplog.records if "beta falls" in each.getMessage()] == [
+        "10 evaluations without a better one: beta falls from 1, its cap is 0.5 now.",
+        "10 evaluations without a better one: beta falls from 0.5, its cap is 0.25 now.",
+    ]
+    again = build(name, anneal_cap="auto", **rise).model
+    again.load_state_dict(model.state_dict())
+    assert again.beta() == model.beta()
+
+
+@pytest.mark.parametrize("rise", [{"anneal_epochs": 20}, {"total_anneal_steps": 60}], ids=str)
+def test_a_beta_that_rises_in_vain_falls_from_where_it_is(build: Builder, rise: dict[str, Any]) -> None:
+    model = build("MultVAE", anneal_cap="auto", **rise).model
+    for _ in range(10):
+        model.step += model.steps_per_epoch
+        model.evaluated(False)
+    assert model.cap == pytest.approx(0.25)  # half of half
+    model.step += model.steps_per_epoch
+    assert model.beta() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("stopping_step", "patience"), [(2, 1), (7, 3), (500, 10)])
+def test_a_chosen_beta_waits_for_half_of_stopping_step(build: Builder, stopping_step: int, patience: int) -> None:
+    model = build("MultVAE", anneal_cap="auto", anneal_epochs=0, stopping_step=stopping_step).model
+    seen = []
+    for _ in range(patience):
+        seen.append(model.cap)
+        model.evaluated(False)
+    assert seen == [1.0] * patience
+    assert model.cap == 0.5
 
 
 def test_an_empty_history_scores_by_popularity_more_than_not(build: Builder, model_name: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.annealing import linear_beta
+from recbole_vae.nn.annealing import PlateauCap, linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask, normalise
 from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, mlp, wide_linear
@@ -286,6 +286,18 @@ def test_beta_is_the_papers() -> None:
     assert linear_beta(20_000, 200_000, 0.2) == pytest.approx(0.1)
     assert linear_beta(40_000, 200_000, 0.2) == linear_beta(39_999_999, 200_000, 0.2) == 0.2
     assert linear_beta(0, 0, 0.2) == 0.2
+
+
+@given(st.lists(st.booleans(), max_size=60), st.sampled_from([(2, 1), (3, 1), (11, 5), (20, 10), (500, 10)]))
+def test_the_cap_falls_once_for_so_many_evaluations_without_a_better_one(
+    better: list[bool], steps: tuple[int, int]
+) -> None:
+    stopping_step, patience = steps
+    plateau = PlateauCap(stopping_step)
+    fell = sum(plateau.evaluated(each, plateau.cap) for each in better)
+    runs = "".join("+" if each else "-" for each in better).split("+")
+    assert fell == sum(len(run) // patience for run in runs)
+    assert plateau.cap == pytest.approx(PlateauCap.FACTOR**fell)
 
 
 def test_sparse_linear_equals_dense_in_values_and_gradients(histories: Histories) -> None:
