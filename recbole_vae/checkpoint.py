@@ -15,6 +15,8 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 ``cur_step``           evaluations since the best one
 ``best_valid_score``   and ``best_valid_result``, a dictionary of metrics
 ``state_dict``         of the model, with its step in the annealing schedule (and, with anneal_cap: auto, its cap)
+``average``            only with ``weight_averaging``, when ``state_dict`` holds the average: ``count``, its epochs, and
+                       ``weights``, those that training goes on from, in the order of the parameters
 ``optimizer``          ``state_dict`` of the optimiser
 ``random``             states of the generators of Python, NumPy, torch, CUDA and the training dataloader
 =====================  ==========================================================================================
@@ -209,6 +211,8 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         for inner in _INNER_KEYS.get(key, ()):
             if inner not in state[key]:
                 raise CheckpointError(f"{path}: damaged checkpoint: '{inner}' is missing in '{key}'.")
+    if state["config"].get("weight_averaging") and not {"count", "weights"} <= set(state.get("average", ())):
+        raise CheckpointError(f"{path}: damaged checkpoint: 'average' is missing or not whole.")
     state["config"] = {name: value for name, value in state["config"].items() if name not in _OF_ONE_RUN}
     return state
 

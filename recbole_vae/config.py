@@ -136,6 +136,7 @@ class ModelConfig:
     fast_evaluation: bool = option(bool)
     popularity_correction: float = option(float, minimum=-LARGEST, maximum=LARGEST)
     propensity_weight: float = option(float, minimum=0)
+    weight_averaging: int = option(int, minimum=0)
     value_field: str | None = option(str, optional=True)
     resume: str | None = option(str, optional=True)
 

@@ -22,6 +22,7 @@ from recbole_vae import checkpoint
 from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
 from recbole_vae.evaluator.metrics import FastEvaluator
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.averaging import WeightAverage
 from recbole_vae.nn.optimizer import LazyAdam
 from recbole_vae.nn.prior import ACTIVE, active
 
@@ -49,6 +50,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._resumed: Mapping[str, Any] | None = None
         self._active_unknown = False
         self._train_data: Any = None
+        epochs = model.options.weight_averaging
+        self._average = WeightAverage(model.parameters(), epochs) if epochs else None
         if dist.is_initialized():
             names = [self.saved_model_file]
             dist.broadcast_object_list(names)  # each process took the time for itself
@@ -124,6 +127,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float:
         """Train for one epoch and return the mean loss of a user, over all passes."""
+        if self._average:
+            self._average.begin_epoch()
         self.model.train()
         totals: dict[str, Tensor] = {}
         users: dict[str, int] = {}
@@ -165,6 +170,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 f"the training loss became {self.loss_terms['loss']} in epoch {epoch_idx}: lower learning_rate (now "
                 f"{self.learning_rate:g}) or set clip_grad_norm: {{max_norm: 1.0}}. {self._best_so_far()}"
             )
+        if self._average:
+            self._average.end_epoch()
         return self.loss_terms["loss"]
 
     def _batches(self, train_data: Any) -> Iterator[Any]:
@@ -252,6 +259,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 "optimizer": self.optimizer.state_dict(),
                 "random": {**checkpoint.random_states(), "train_data": self._train_data.generator.get_state()},
             }
+            if self._average:
+                state["average"] = {"count": self._average.count, "weights": self._average.others}
             checkpoint.save(state, path)
             if verbose:
                 self.logger.info(set_color("Saving current", "blue") + f": {path}")
@@ -277,6 +286,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"{resume_file}: the optimiser's state does not fit this model ({error}).") from None
+        if self._average:
+            if "average" not in state:
+                raise CheckpointError(f"{resume_file}: was trained without weight_averaging; set weight_averaging: 0.")
+            self._average.resume(state["average"]["count"], state["average"]["weights"])
         self.saved_model_file = str(resume_file)
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]

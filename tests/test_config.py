@@ -34,6 +34,7 @@ BAD = [
     ("total_anneal_steps", -1, "an integer >= 0, or ~ (none)"),
     ("anneal_epochs", "ten", "a number >= 0, or ~ (none)"),
     ("propensity_weight", -1, "a number >= 0"),
+    ("weight_averaging", 2.5, "an integer >= 0"),
     ("epochs", "ten", "an integer >= 1"),
     ("train_batch_size", 0, "an integer >= 1"),
     ("learning_rate", 0, "a number > 0"),
@@ -341,7 +342,7 @@ def test_whole_floats_and_tuples_are_taken() -> None:
         "activation": "tanh", "dropout_prob": 0, "n_negatives": 0, "likelihood": "multinomial", "label_smoothing": 0,
         "gaussian_confidence": 1,
         "tied_weights": False,
-        "precision": "auto", "fast_evaluation": True, "popularity_correction": 0, "propensity_weight": 0,
+        "precision": "auto", "fast_evaluation": True, "popularity_correction": 0, "propensity_weight": 0, "weight_averaging": 0,
         "enable_amp": False, "enable_scaler": False,
         "use_gpu": False, "show_progress": True, "reproducibility": True,
     }  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_vae import checkpoint
+from recbole_vae import Recommender, checkpoint
 from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
 from tests.conftest import LACKING, Builder, Run, random_rows, write_inter
 
@@ -37,7 +37,9 @@ def final_state(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "training", [{}, {"learner": "sgd"}, {"learner": "rmsprop"}, {"n_negatives": 8, "weight_decay": 0.0}], ids=str
+    "training",
+    [{}, {"learner": "sgd"}, {"learner": "rmsprop"}, {"n_negatives": 8, "weight_decay": 0.0}, {"weight_averaging": 4}],
+    ids=str,
 )
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     build: Builder, model_name: str, training: dict[str, Any]
@@ -59,6 +61,83 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     again = checkpoint.load(second.trainer.saved_model_file)
     for key in ("state_dict", "optimizer", "random", "epoch", "cur_step", "best_valid_score", "best_valid_result"):
         assert same(again[key], best[key]), key
+    assert same(again.get("average"), best.get("average"))
+
+
+@pytest.mark.parametrize("eval_step", [0, 1])
+def test_the_average_is_what_is_evaluated_and_saved_and_the_weights_of_training_go_on(
+    build: Builder, model_name: str, eval_step: int
+) -> None:
+    """Against the weights after each epoch of a run without averaging, of which the sums are made here."""
+    options = {**LEARN, "epochs": 6, "eval_step": eval_step}
+    plain = build(model_name, **options)
+    weights: list[list[torch.Tensor]] = []
+    original = plain.trainer._train_epoch
+
+    def keep(*args: Any, **kwargs: Any) -> float:
+        loss: float = original(*args, **kwargs)
+        weights.append([parameter.detach().clone() for parameter in plain.model.parameters()])
+        return loss
+
+    plain.trainer._train_epoch = keep
+    plain.fit()
+    averages = [weights[0]]
+    for epoch in range(1, 6):
+        share = max(1 / 3, 2 / (epoch + 2))  # 2/3, 1/2, 2/5, 1/3, 1/3
+        averages.append(
+            [(1 - share) * old + share * new for old, new in zip(averages[-1], weights[epoch], strict=True)]
+        )
+    run = build(model_name, **options, weight_averaging=3)
+    evaluated = []
+    original_evaluation = run.trainer._valid_epoch
+
+    def look(*args: Any, **kwargs: Any) -> Any:
+        evaluated.append([parameter.detach().clone() for parameter in run.model.parameters()])
+        return original_evaluation(*args, **kwargs)
+
+    run.trainer._valid_epoch = look
+    run.fit()
+    if eval_step:
+        torch.testing.assert_close(evaluated, averages, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close([*run.model.parameters()], averages[-1], rtol=1e-5, atol=1e-6)
+    saved = checkpoint.load(run.trainer.saved_model_file)
+    names = [name for name, _ in run.model.named_parameters()]
+    torch.testing.assert_close(
+        [saved["state_dict"][name] for name in names], averages[saved["epoch"]], rtol=1e-5, atol=1e-6
+    )
+    assert same(saved["average"], {"count": saved["epoch"] + 1, "weights": weights[saved["epoch"]]})
+    users = torch.arange(1, 20)
+    expected = run.trainer.evaluate(run.test)  # loads the best epoch
+    scores = run.model.score(run.model.histories[users])
+    recommender = Recommender.load(run.trainer.saved_model_file)
+    torch.testing.assert_close(recommender.model.score(recommender.model.histories[users]), scores)
+    assert expected["ndcg@10"] > 0
+
+
+def test_an_average_over_one_epoch_changes_nothing(build: Builder) -> None:
+    found = []
+    for epochs in (0, 1):
+        run = build(**LEARN, weight_averaging=epochs)
+        found.append((run.fit(), final_state(run)))
+    assert same(*found)
+
+
+def test_a_run_without_an_average_cannot_go_on_with_one(build: Builder) -> None:
+    first = build(**{**LEARN, "epochs": 3})
+    first.fit()
+    second = build(**LEARN, weight_averaging=3)
+    with pytest.raises(CheckpointError, match="was trained with weight_averaging=0, this run has weight_averaging=3"):
+        second.trainer.resume_checkpoint(first.trainer.saved_model_file)
+    state = torch.load(first.trainer.saved_model_file, weights_only=True)
+    del state["config"]["weight_averaging"]
+    torch.save(state, "older.pth")
+    with pytest.raises(
+        CheckpointError, match=r"^older.pth: was trained without weight_averaging; set weight_averaging: 0\.$"
+    ):
+        second.trainer.resume_checkpoint("older.pth")
+    torch.save({**state, "config": {**state["config"], "weight_averaging": 3}}, "damaged.pth")
+    with pytest.raises(CheckpointError, match="^damaged.pth: damaged checkpoint: 'average' is missing or not whole"):
+        checkpoint.load("damaged.pth")
 
 
 def test_the_annealing_step_goes_on_after_a_resume(build: Builder) -> None:
