@@ -141,11 +141,13 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             interaction = interaction.to(self.device)
             self.optimizer.zero_grad()
             terms, weight = self.model.batch_terms(interaction)
-            loss = weight * terms.loss()
-            loss.backward()
-            parts = {"loss": loss.detach(), "reconstruction": weight * terms.reconstruction.detach()}
+            parts = {"loss": terms.loss(), "reconstruction": terms.reconstruction}
             if terms.kl is not None:
-                parts["kl"], beta = weight * terms.kl.detach(), terms.beta
+                parts["kl"], beta = terms.kl, terms.beta
+            if dist.is_initialized():  # this process's share of the batch
+                parts = {name: weight * part for name, part in parts.items()}
+            parts["loss"].backward()
+            parts = {name: part.detach() for name, part in parts.items()}
             if dist.is_initialized():
                 self._sum_over_processes([p.grad for p in self.model.parameters() if p.grad is not None])
                 self._sum_over_processes(list(parts.values()))
@@ -154,8 +156,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.optimizer.step()
             # Each part is a mean over the batch; the last batch of an epoch may be smaller.
             for name, part in parts.items():
-                users[name] = users.get(name, 0) + len(interaction)
-                totals[name] = totals.get(name, torch.zeros((), device=self.device)) + part * len(interaction)
+                if name not in totals:
+                    totals[name], users[name] = torch.zeros_like(part), 0
+                totals[name].add_(part, alpha=len(interaction))
+                users[name] += len(interaction)
             if show_progress and time.monotonic() >= next_shown:  # not each time, for it waits for a GPU to get there
                 next_shown = time.monotonic() + 0.5
                 shown = {"rec": f"{float(totals['reconstruction']) / users['reconstruction']:.4g}"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ class Histories:
     indptr: Tensor
     indices: Tensor
     values: Tensor | None = None
+    _rows: Tensor | None = field(default=None, repr=False, compare=False)
+    """What :meth:`rows` returns, in a batch, of which it is asked several times in a step; a table makes it anew."""
 
     @classmethod
     def from_interactions(cls, users: Tensor, items: Tensor, values: Tensor | None, n_users: int) -> Histories:
@@ -122,6 +124,8 @@ class Histories:
 
     def rows(self) -> Tensor:
         """Return the row of each entry, shape [nnz]."""
+        if self._rows is not None:
+            return self._rows
         return torch.repeat_interleave(self.lengths(), output_size=len(self.indices))
 
     def entry_values(self) -> Tensor:
@@ -130,10 +134,12 @@ class Histories:
             return self.values
         return torch.ones(len(self.indices), device=self.indices.device)
 
-    def totals(self) -> Tensor:
-        """Return the sum of the weights of each row, float32, shape [rows]."""
-        values = self.entry_values()
-        return torch.zeros(len(self), device=values.device).index_add_(0, self.rows(), values)
+    def totals(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the sum of the weights of each row, shape [rows]."""
+        if self.values is None:
+            return self.lengths().to(dtype)
+        values = self.values.to(dtype)
+        return torch.zeros(len(self), dtype=dtype, device=values.device).index_add_(0, self.rows(), values)
 
     def __getitem__(self, users: Tensor) -> Histories:
         """Return the rows of some users in the order given, as a batch; int64, shape [batch]."""
@@ -143,9 +149,10 @@ class Histories:
         torch.cumsum(lengths, 0, out=indptr[1:])
         # Entry j of row r of the batch is entry j - indptr[r] + starts[r] of the table.
         entries = torch.arange(int(indptr[-1]), device=indptr.device)
-        entries = entries + torch.repeat_interleave(starts - indptr[:-1], lengths, output_size=len(entries))
+        rows = torch.repeat_interleave(lengths, output_size=len(entries))
+        entries = entries + (starts - indptr[:-1])[rows]
         values = None if self.values is None else self.values[entries]
-        return Histories(indptr, self.indices[entries].long(), values)
+        return Histories(indptr, self.indices[entries].long(), values, rows)
 
     def without(self, removed: Tensor) -> Histories:
         """Return copies of a single history, each without some of its entries.

@@ -19,8 +19,10 @@ def normalise(histories: Histories, dtype: torch.dtype) -> Tensor:
     Returns:
         The value of each entry, shape [nnz]. A history of no items stays empty, and nothing is divided by 0.
     """
-    values = histories.entry_values().double()  # whose squares neither under- nor overflow
     rows = histories.rows()
+    if histories.values is None:
+        return histories.lengths().double().rsqrt()[rows].to(dtype)
+    values = histories.values.double()  # whose squares neither under- nor overflow
     squares = torch.zeros(len(histories), dtype=values.dtype, device=values.device).index_add_(0, rows, values * values)
     return (values * squares.rsqrt()[rows]).to(dtype)
 

@@ -189,10 +189,11 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
         with _blas().limit(limits=1):
             product = weight.detach().numpy() @ features[0].detach().numpy()
         return torch.from_numpy(product).add_(bias)[None]
-    columns = len(weight) if features.is_cuda else _COLUMNS
+    if features.is_cuda:
+        return torch.addmm(bias.to(features.dtype), features, weight.to(features.dtype).t())
     result = features.new_empty(len(features), len(weight))
     for part, of_weight, of_bias in zip(
-        result.split(columns, 1), weight.split(columns), bias.split(columns), strict=True
+        result.split(_COLUMNS, 1), weight.split(_COLUMNS), bias.split(_COLUMNS), strict=True
     ):
         part.copy_(torch.addmm(of_bias.to(features.dtype), features, of_weight.to(features.dtype).t()))
     return result

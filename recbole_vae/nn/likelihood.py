@@ -167,7 +167,7 @@ class _LinearMultinomial(torch.autograd.Function):
     ) -> Tensor:
         rows, columns = histories.rows(), histories.indices - 1
         values = histories.entry_values().to(features.dtype)
-        counts = _sums(values, rows, features)
+        counts = histories.totals(features.dtype)
         # What smoothing leaves of each entry, and what it gives to each item.
         values, spread = (1 - smoothing) * values, smoothing / len(weight) * counts
         width = max(1, per_chunk // max(1, len(features)))
@@ -243,9 +243,12 @@ def _products(
     in_weight = (delta.t() @ low).to(weight.dtype) if needed[1] else None
     if not needed[2]:
         return in_features, in_weight, None
-    # Some rows at a time: torch's sum with another dtype converts the whole of delta first, and slower than the products.
+    if delta.is_cuda:
+        return in_features, in_weight, delta.sum(0, dtype=weight.dtype)
+    # Some rows at a time: on a CPU torch's sum with another dtype converts the whole of delta first, and slower than the
+    # products.
     in_bias = torch.zeros(delta.shape[1], dtype=weight.dtype, device=weight.device)
-    for rows in delta.split(delta.shape[0] if delta.is_cuda else _ROWS):
+    for rows in delta.split(_ROWS):
         in_bias += rows.to(weight.dtype).sum(0)
     return in_features, in_weight, in_bias
 
