@@ -136,7 +136,7 @@ def random_states() -> dict[str, Any]:
         "python": [kind, list(internal), gauss],
         "numpy": [name, np.asarray(keys).tolist(), *map(plain, rest)],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 

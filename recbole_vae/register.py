@@ -11,7 +11,8 @@ RecBole's place                                            what is changed
                                                            and below the user's; names and values of options are checked;
                                                            for all models: the columns that options name are loaded
                                                            settings that ``prepare`` put beside a data set count
-``Config._init_device``                                    several processes without a GPU talk through gloo
+``Config._init_device``                                    ``use_gpu: False`` means the CPU; several processes without a GPU talk
+                                                           through gloo
 ``quick_start.init_logger``                                the first line of a log says whose class runs
 ``quick_start.run_recboles``                               a child process imports recbole_vae before it does anything
 ``data.utils.get_dataloader``                              for these models: batches of users for training; for all models:
@@ -35,6 +36,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -411,7 +413,14 @@ def _init_device(original: Any) -> Any:
 
         options = self.final_config_dict
         if "local_rank" not in options or (options["use_gpu"] and torch.cuda.is_available()):
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            if not options["use_gpu"]:  # at which RecBole does not look
+                options["gpu_id"] = ""
             original(self)
+            if not options["use_gpu"]:  # RecBole has hidden the GPUs, from later runs of the process, too
+                os.environ.pop("CUDA_VISIBLE_DEVICES")
+                if visible is not None:
+                    os.environ["CUDA_VISIBLE_DEVICES"] = visible
             return
         # What RecBole does for several processes, for a machine without a GPU.
         torch.distributed.init_process_group(

@@ -20,7 +20,7 @@ import recbole_vae  # noqa: F401 - registers the models
 
 OPTIONS = {
     "epochs": 2, "show_progress": False, "train_batch_size": 16, "mlp_hidden_size": [12], "latent_dimension": 6,
-    "precision": "float32",
+    "precision": "float32", "use_gpu": False,
 }  # fmt: skip
 """Options of a fast run, the same on processors that multiply bfloat16 fast."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,6 +159,7 @@ def test_a_real_run() -> None:
     assert [path.name for path in Path().iterdir()] == ["out.json"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there is no such limit")
 def test_too_little_memory_is_a_result() -> None:
     limit = 0.2
     report = bench.run(sides(["Pop"], []), (60, 80, 600), repeats=1, seconds=1, batch_sizes=[16], memory_limit=limit)

@@ -263,7 +263,7 @@ def test_a_config_file_may_name_model_and_data(capfd: pytest.CaptureFixture[str]
 
 @pytest.mark.usefixtures("files")
 def test_several_processes_from_the_command_line() -> None:
-    done = run(*FAST, "--epochs=2", "--show_progress=False", "--nproc=2")
+    done = run(*FAST, "--epochs=2", "--show_progress=False", "--nproc=2", "--use_gpu=False")
     assert done.returncode == 0, done.stderr
     assert "MultVAE on tiny, test part" in done.stdout
 

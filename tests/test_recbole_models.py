@@ -16,6 +16,7 @@ MODELS = [
 FAST = [
     "--epochs=2", "--embedding_size=8", "--train_batch_size=64", "--show_progress=False", "--latent_dimension=8",
     "--dataset=tiny", "--data_path=data", "--pretrain_epochs=2", "--save_step=2", "--hidden_dimension=8", "--reg_weight=0.1",
+    "--use_gpu=False",
 ]  # fmt: skip
 
 

@@ -154,13 +154,22 @@ def test_the_annealing_step_goes_on_after_a_resume(build: Builder) -> None:
 
 
 @pytest.mark.parametrize("stopping_step", [7, 100])
-def test_a_chosen_beta_goes_on_after_a_resume(build: Builder, stopping_step: int) -> None:
+def test_a_chosen_beta_goes_on_after_a_resume(
+    build: Builder, stopping_step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluation(trainer: Any, *_: Any, **__: Any) -> tuple[float, dict[str, float]]:
+        epoch = trainer.model.step // trainer.model.steps_per_epoch
+        score = {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 10: 0.5}.get(epoch, 0.0)  # beta falls after the seventh epoch
+        return score, {"ndcg@10": score}
+
+    monkeypatch.setattr("recbole.trainer.Trainer._valid_epoch", evaluation)
     options = {**LEARN, "stopping_step": 7, "epochs": 40, "anneal_cap": "auto", "anneal_epochs": 1}
     whole = build(**options)
     result = whole.fit()
     best = checkpoint.load(whole.trainer.saved_model_file)
     cap = best["state_dict"]["_extra_state"]["cap"]
-    assert 0 < whole.model.cap < cap < 1
+    assert (best["epoch"], cap) == (9, 0.5)
+    assert 0 < whole.model.cap < cap
     first = build(**{**options, "epochs": best["epoch"] + 1})
     first.fit()
     second = build(**{**options, "stopping_step": stopping_step, "epochs": best["epoch"] + 6})
@@ -226,7 +235,7 @@ def test_a_killed_run_can_be_resumed(build: Builder, where: str, number: int) ->
     write_inter(random_rows())
     Path("run.yaml").write_text(
         "{data_path: data, epochs: 12, stopping_step: 100, learning_rate: 0.01, valid_metric: NDCG@10, show_progress: False, "
-        "train_batch_size: 16, mlp_hidden_size: [12], latent_dimension: 6, precision: float32}"
+        "train_batch_size: 16, mlp_hidden_size: [12], latent_dimension: 6, precision: float32, use_gpu: False}"
     )
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, where, str(number)], capture_output=True, text=True, check=False
@@ -453,7 +462,7 @@ from recbole.quick_start import run
 
 if __name__ == "__main__":
     options = dict(data_path="data", epochs=4, show_progress=False, train_batch_size=15, latent_dimension=6,
-                   learning_rate=0.01, state="ERROR", precision="float32", {training})
+                   learning_rate=0.01, state="ERROR", precision="float32", use_gpu=False, {training})
     one = run({model_name!r}, "tiny", config_dict=dict(options))
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -396,7 +396,9 @@ def test_a_saved_split_of_other_data_is_refused(build: Builder, held_out: bool) 
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("content", [b"", b"user_id,item_id\n", gzip.compress(b"part,user_id,item_id\n"), None])
+@pytest.mark.parametrize(
+    "content", [b"", b"user_id,item_id\n", gzip.compress(b"part,user_id,item_id\n", mtime=0), None]
+)
 def test_what_is_no_saved_split_is_refused(build: Builder, content: bytes | None) -> None:
     if content is not None:
         Path("x.split.csv.gz").write_bytes(content)
