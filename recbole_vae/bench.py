@@ -215,6 +215,8 @@ def child(specification: str) -> None:
     if wanted["memory_limit"] and not torch.cuda.is_available():
         import resource
 
+        import recbole.quick_start  # noqa: F401 - some libraries never end to be imported when memory does not suffice
+
         limit = int(wanted["memory_limit"] * 1e9)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     result = Measured()

@@ -51,6 +51,8 @@ def main(file: str) -> int:
             # CUDA reserves more than any sensible limit.
             without_limit = specification.get("memory_limit") and torch.cuda.is_available()
             if not without_limit:
+                import recbole.quick_start  # noqa: F401 - some libraries never end to be imported when memory does not suffice
+
                 _limit(specification.get("memory_limit"))
             run = measure(job, _reporter(specification, scores) if job.get("trial") else None)
             if without_limit:
