@@ -152,19 +152,18 @@ class ModelConfig:
             ConfigError: a value is of the wrong type or out of range.
         """
         checked = {}
-        for each in fields(cls):
-            allowed: Allowed = each.metadata["allowed"]
-            if each.name not in values and not allowed.optional:
+        for name, allowed in cls.allowed().items():
+            if name not in values and not allowed.optional:
                 raise ConfigError(
-                    f"{each.name}: this option has no default; a model's defaults must have one for each option."
+                    f"{name}: this option has no default; a model's defaults must have one for each option."
                 )
-            value = values[each.name] if each.name in values else None  # noqa: SIM401 - RecBole's Config has no get
+            value = values[name] if name in values else None  # noqa: SIM401 - RecBole's Config has no get
             try:
-                checked[each.name] = allowed.convert(value)
+                checked[name] = allowed.convert(value)
             except ValueError:
-                place = where(each.name)
+                place = where(name)
                 raise ConfigError(
-                    f"{each.name}: {value!r}{place and f' ({place})'} is not allowed; it must be {allowed}."
+                    f"{name}: {value!r}{place and f' ({place})'} is not allowed; it must be {allowed}."
                 ) from None
         return cls(**checked)
 
@@ -178,9 +177,14 @@ class ModelConfig:
             )
 
     @classmethod
+    def allowed(cls) -> dict[str, Allowed]:
+        """Return of each option by its name which values it may have."""
+        return {each.name: each.metadata["allowed"] for each in fields(cls)}
+
+    @classmethod
     def names(cls) -> list[str]:
         """Return the names of the options."""
-        return [each.name for each in fields(cls)]
+        return list(cls.allowed())
 
 
 def near(name: str, names: Iterable[str]) -> str | None:

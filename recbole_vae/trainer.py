@@ -189,8 +189,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             dist.all_reduce(tensor)
 
     def _log_active(self) -> None:
-        """Log how many latent variables say something; a VAE whose posterior has collapsed looks like any other."""
+        """Log what was found, and how many latent variables say something; a VAE that has collapsed looks like any other."""
         self._active_unknown = False
+        if self.model.found():
+            self.logger.info(f"{self.model.found()} for these parameters.")
         if not hasattr(self.model, "posterior"):
             return
         self.model.eval()

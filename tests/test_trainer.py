@@ -155,7 +155,7 @@ def test_the_annealing_step_goes_on_after_a_resume(build: Builder) -> None:
 
 @pytest.mark.parametrize("stopping_step", [7, 100])
 def test_a_chosen_beta_goes_on_after_a_resume(
-    build: Builder, stopping_step: int, monkeypatch: pytest.MonkeyPatch
+    build: Builder, stopping_step: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def evaluation(trainer: Any, *_: Any, **__: Any) -> tuple[float, dict[str, float]]:
         epoch = trainer.model.step // trainer.model.steps_per_epoch
@@ -170,6 +170,9 @@ def test_a_chosen_beta_goes_on_after_a_resume(
     cap = best["state_dict"]["_extra_state"]["cap"]
     assert (best["epoch"], cap) == (9, 0.5)
     assert 0 < whole.model.cap < cap
+    with caplog.at_level(logging.INFO):
+        whole.trainer.evaluate(whole.test)
+    assert "anneal_cap: auto has come to beta 0.5 for these parameters." in caplog.text
     first = build(**{**options, "epochs": best["epoch"] + 1})
     first.fit()
     second = build(**{**options, "stopping_step": stopping_step, "epochs": best["epoch"] + 6})

@@ -482,6 +482,17 @@ def _check_kind(name: str, value: Any, where: Where) -> None:
         _refuse(name, value, where, "a number")
 
 
+def _check_values(model: str, settings: Mapping[str, Any], where: Where) -> None:
+    """Refuse what a model of recbole_vae would refuse, before the first run is started; RecBole checks nothing of its own."""
+    found = model_class(model)
+    for name, allowed in found.config_class.allowed().items() if found is not None else ():
+        if name in settings:
+            try:
+                allowed.convert(settings[name])
+            except ValueError:
+                _refuse(name, settings[name], where, str(allowed))
+
+
 def _check_metrics(metrics: Sequence[str], topk: Sequence[int], primary: str, where: Where) -> None:
     from recbole.evaluator.register import metric_information, metric_types
     from recbole.utils import EvaluatorType
@@ -512,6 +523,7 @@ def _check_splits(plan: Plan, where: Where) -> None:
                     f"rows: {row.label}: {own[0]} ({where(own[0])}) must be the same for all rows; "
                     "set it for the data set, the protocol, or all."
                 )
+            _check_values(row.model, settings, where)
             if str(settings.get("valid_metric", plan.primary)).lower() != plan.primary.lower():
                 _refuse("valid_metric", settings["valid_metric"], where, f"the primary metric, {plan.primary}")
         if "eval_args" in settings:

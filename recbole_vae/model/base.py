@@ -193,6 +193,10 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
             better: whether it is the best so far.
         """
 
+    def found(self) -> str:
+        """Say which value training has found for an option that asked for that; "" where there is none."""
+        return ""
+
     def targets(self, histories: Histories) -> Histories:
         """Return histories as the likelihood is to count them in training.
 

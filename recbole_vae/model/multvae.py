@@ -116,6 +116,10 @@ class MultVAE(VAE):
                 f"{self.cap:.3g} now."
             )
 
+    def found(self) -> str:
+        """See the base class."""
+        return f"anneal_cap: auto has come to beta {self.beta():.3g}" if self._plateau is not None else ""
+
     def get_extra_state(self) -> dict[str, Any]:
         """Return what ``state_dict`` holds beside the parameters: see the base class, and the cap of ``anneal_cap: auto``."""
         state: dict[str, Any] = super().get_extra_state()

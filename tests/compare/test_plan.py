@@ -131,6 +131,11 @@ def test_bad_options_are_one_line_and_status_2(
             "{model: EASE, label: weak, settings: {valid_metric: MRR@5}}\n  - BPR\n",
             "valid_metric: 'MRR@5' (plan.yaml, line 3)",
         ),
+        (
+            "  - EASE\n",
+            "  - EASE\n  - {model: MultVAE, settings: {anneal_cap: slow}}\n",
+            "anneal_cap: 'slow' (plan.yaml, line 3) is not allowed; it must be a number >= 0, or auto.",
+        ),
     ],
 )
 def test_bad_files_are_named_with_the_line(old: str, new: str, said: str) -> None:
@@ -139,6 +144,19 @@ def test_bad_files_are_named_with_the_line(old: str, new: str, said: str) -> Non
     with pytest.raises(ConfigError) as caught:
         read(WHOLE.replace(old, new, 1))
     assert said in str(caught.value)
+
+
+def test_values_are_those_that_the_models_of_the_plan_may_have() -> None:
+    for rows, of_all in (("[MultVAE]", "{dropout_prob: 1}"), ("[{model: MultVAE, settings: {dropout_prob: 1}}]", "{}")):
+        with pytest.raises(
+            ConfigError, match=r"^dropout_prob: 1 \(plan.yaml, line .\) is not allowed; it must be a number >= 0"
+        ):
+            read(f"rows: {rows}\nsettings: {of_all}\n")
+    with pytest.raises(
+        ConfigError, match=r"^latent_dimension: 'x' \(command line\) is not allowed; it must be an integer >= 1"
+    ):
+        read(models="MultVAE,EASE", latent_dimension="x")
+    assert read("rows: [EASE]\nsettings: {dropout_prob: 1}\n").settings["dropout_prob"] == 1
 
 
 def test_out_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
