@@ -25,7 +25,7 @@ from recbole_vae.register import model_class
 _LATER_OPTIONS = {
     "popularity_correction": 0.0, "propensity_weight": 0.0, "likelihood": "multinomial", "label_smoothing": 0.0,
     "gaussian_confidence": 1.0, "kl_length_power": 0.0, "linear_neighbours": 0, "tied_weights": False,
-    "weight_averaging": 0,
+    "weight_averaging": 0, "kernel_user_power": 0.0,
 }  # fmt: skip
 """Options that older checkpoints do not have, as they were."""
 _SCORES = 2**22

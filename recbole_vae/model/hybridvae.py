@@ -33,6 +33,7 @@ class HybridVAEConfig(MultVAEConfig):
     linear_neighbours: int = option(int, minimum=0)
     kernel_share: float = option(float, minimum=0, maximum=1)
     kernel_l2: float = option(float, above=0)
+    kernel_user_power: float = option(float, minimum=0)
 
     def __post_init__(self) -> None:
         """Raise a ConfigError if the shares are more than the whole."""
@@ -60,7 +61,11 @@ class HybridVAE(MultVAE):
         super().__init__(config, dataset)
         options, items = self.options, self.n_items - 1
         self.linear = self._linear() if options.linear_share else None
-        self.kernel = UserKernel(self.histories, items, options.kernel_l2) if options.kernel_share else None
+        self.kernel = (
+            UserKernel(self.histories, items, options.kernel_l2, options.kernel_user_power)
+            if options.kernel_share
+            else None
+        )
 
     def _linear(self) -> ItemItem | LocalItemItem:
         options, items = self.options, self.n_items - 1

@@ -43,20 +43,22 @@ def tangent_kernel(cosine: Tensor) -> Tensor:
 
 
 class UserKernel(FixedWeight):
-    """Kernel ridge regression from histories to histories: ``k(x, X) (K + l2 I)^-1 X``, with ``K`` that of the users of ``X``.
+    """Kernel ridge regression from histories to histories: ``k(x, X) (K + l2 I)^-1 Y``, with ``K`` that of the users of ``X``.
 
-    It follows from the training histories; nothing is in ``state_dict``.
+    ``Y`` is ``X`` with row ``u`` divided by ``n_u ** user_power``, where ``n_u`` is its sum. All of it follows from the training
+    histories; nothing is in ``state_dict``.
 
     Args:
         histories: the training histories ``X``; item ids from 1 up.
         n_items: number of items (without RecBole's padding item).
         l2: ridge, > 0. A user's kernel with themselves is 2.
+        user_power: >= 0; above 0, users of long histories decide less.
 
     Raises:
         DataError: the users are too many for this machine's memory.
     """
 
-    def __init__(self, histories: Histories, n_items: int, l2: float) -> None:
+    def __init__(self, histories: Histories, n_items: int, l2: float, user_power: float = 0.0) -> None:
         super().__init__()
         self.n_items = n_items
         users = (histories.lengths() > 0).nonzero().squeeze(1)
@@ -76,7 +78,8 @@ class UserKernel(FixedWeight):
         kernel[np.diag_indices(len(users))] += l2
         table = np.zeros((len(users), n_items), dtype=np.float32, order="F")
         rows, columns = self.histories.rows().cpu().numpy(), self.histories.indices.cpu().numpy() - 1
-        table[rows, columns] = self.histories.entry_values().cpu().numpy()
+        scale = self.histories.totals(torch.float64).pow(-user_power)[self.histories.rows()]
+        table[rows, columns] = (self.histories.entry_values() * scale).cpu().numpy()
         with one_thread_if_large(len(users)):
             _, solved, failed = lapack.sposv(kernel, table, lower=1, overwrite_a=1, overwrite_b=1)
         if failed:

@@ -45,12 +45,17 @@ def some_histories() -> Histories:
 
 
 @pytest.mark.parametrize("pairs", [1, 2**22])
-def test_scores_equal_numpy(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("power", [0.0, 0.5])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_scores_equal_numpy(pairs: int, power: float, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_module, "_PAIRS", pairs)
     histories = some_histories()
-    path = UserKernel(histories, 9, l2=3.0)
+    if weighted:
+        values = torch.arange(1.0, 1.0 + len(histories.indices))
+        histories = Histories(histories.indptr, histories.indices, values)
+    path = UserKernel(histories, 9, l2=3.0, user_power=power)
     table = np.zeros((20, 9))
-    table[histories.rows().numpy() - 1, histories.indices.numpy() - 1] = 1
+    table[histories.rows().numpy() - 1, histories.indices.numpy() - 1] = histories.entry_values().numpy()
     new = np.zeros((2, 9))
     new[0, [1, 5]] = new[1, 7] = 1
 
@@ -61,8 +66,8 @@ def test_scores_equal_numpy(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None
         return result
 
     inverse = np.linalg.inv(kernel(table, table) + 3 * np.eye(20))
-    expected = kernel(new, table) @ inverse @ table
-    np.testing.assert_allclose(path(Histories.from_lists([[2, 6], [8]])).numpy(), expected, atol=1e-5)
+    expected = kernel(new, table) @ inverse @ (table / table.sum(1, keepdims=True) ** power)
+    np.testing.assert_allclose(path(Histories.from_lists([[2, 6], [8]])).numpy(), expected, rtol=1e-5, atol=1e-5)
     assert path.state_dict() == {}
     assert copy.deepcopy(path).weight is path.weight
 
