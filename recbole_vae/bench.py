@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,21 @@ def _peak() -> float:
     return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
+def limit_memory(gigabytes: float) -> None:
+    """Limit the memory of this process; what is imported is imported before, for some libraries hang or crash without memory."""
+    import resource
+
+    for module in (
+        "recbole.data.dataset",
+        "recbole.model.general_recommender",
+        "recbole.quick_start",
+        "recbole.trainer",
+    ):
+        import_module(module)
+    limit = int(gigabytes * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 def child(specification: str) -> None:
     """Measure in this process what a JSON specification says, and write the result to the file that it names."""
     wanted = json.loads(specification)
@@ -212,13 +228,8 @@ def child(specification: str) -> None:
     import recbole_vae  # noqa: F401 - the models' names
 
     torch.set_num_threads(wanted["threads"])
-    if wanted["memory_limit"] and not torch.cuda.is_available():
-        import resource
-
-        import recbole.quick_start  # noqa: F401 - some libraries never end to be imported when memory does not suffice
-
-        limit = int(wanted["memory_limit"] * 1e9)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    if wanted["memory_limit"] and not (torch.cuda.is_available() and wanted["options"].get("use_gpu", True)):
+        limit_memory(wanted["memory_limit"])
     result = Measured()
     try:
         result = measure(

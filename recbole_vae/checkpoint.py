@@ -68,16 +68,17 @@ _INNER_KEYS = {
     "random": ("python", "numpy", "torch", "cuda", "train_data"),
 }
 
-# What belongs to a run, not to the model: which process of how many this is, and where it finds and leaves other files
-# (RecBole unpickles those, so that a checkpoint must not say where).
+# What belongs to a run, not to the model: which process of how many this is, on which device, and where it finds and leaves
+# other files (RecBole unpickles those, so that a checkpoint must not say where).
 _OF_ONE_RUN = {
     "local_rank", "world_size", "nproc", "offset", "ip", "port", "single_spec", "resume", "loaded_from", "checkpoint_dir",
     "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "log_wandb", "wandb_project",
+    "gpu_id",
 }  # fmt: skip
 
 # Options that may change when training goes on, for they do not change what an epoch does. All others must stay.
 _MAY_CHANGE = {
-    "epochs", "stopping_step", "data_path", "show_progress", "state", "gpu_id", "use_gpu", "worker", "eval_batch_size",
+    "epochs", "stopping_step", "data_path", "show_progress", "state", "use_gpu", "worker", "eval_batch_size",
     "metric_decimal_place", "loss_decimal_place", "config_files", "encoding",
 }  # fmt: skip
 
@@ -211,8 +212,10 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         for inner in _INNER_KEYS.get(key, ()):
             if inner not in state[key]:
                 raise CheckpointError(f"{path}: damaged checkpoint: '{inner}' is missing in '{key}'.")
-    if state["config"].get("weight_averaging") and not {"count", "weights"} <= set(state.get("average", ())):
-        raise CheckpointError(f"{path}: damaged checkpoint: 'average' is missing or not whole.")
+    if state["config"].get("weight_averaging"):
+        average = state.get("average")
+        if not isinstance(average, dict) or [type(average.get(name)) for name in ("count", "weights")] != [int, list]:
+            raise CheckpointError(f"{path}: damaged checkpoint: 'average' is missing or not whole.")
     state["config"] = {name: value for name, value in state["config"].items() if name not in _OF_ONE_RUN}
     return state
 

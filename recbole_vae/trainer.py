@@ -287,15 +287,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         state = checkpoint.load(resume_file, self.device)
         checkpoint.check_model(state, resume_file, self.config["model"])
         checkpoint.check_options(state["config"], checkpoint.plain_config(self.config), resume_file)
-        self._load_parameters(state["state_dict"], resume_file)
+        self._load_parameters(state, resume_file)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"{resume_file}: the optimiser's state does not fit this model ({error}).") from None
-        if self._average:
-            if "average" not in state:
-                raise CheckpointError(f"{resume_file}: was trained without weight_averaging; set weight_averaging: 0.")
-            self._average.resume(state["average"]["count"], state["average"]["weights"])
         self.saved_model_file = str(resume_file)
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]
@@ -304,9 +300,9 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._resumed = state
         self.logger.info(f"Checkpoint {resume_file} loaded. Training goes on at epoch {self.start_epoch}.")
 
-    def _load_parameters(self, state_dict: Mapping[str, Any], path: str | Path) -> None:
-        """Load parameters, or raise a CheckpointError that names the first that does not fit."""
-        own = self.model.state_dict()
+    def _load_parameters(self, state: Mapping[str, Any], path: str | Path) -> None:
+        """Load the parameters of a checkpoint, or raise a CheckpointError that names the first that does not fit."""
+        own, state_dict = self.model.state_dict(), state["state_dict"]
         for name in own.keys() | state_dict.keys():
             mine, saved = (getattr(each.get(name), "shape", None) for each in (own, state_dict))
             if (name in own) != (name in state_dict) or mine != saved:
@@ -315,6 +311,16 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                     f"{path}: parameter '{name}' has shape {shapes[0]} in the checkpoint and {shapes[1]} in the model. The "
                     "checkpoint is of other hyper-parameters or of other data."
                 )
+        if self._average:
+            if "average" not in state:
+                raise CheckpointError(f"{path}: was trained without weight_averaging; set weight_averaging: 0.")
+            weights = state["average"]["weights"]
+            shapes = [[getattr(each, "shape", None) for each in some] for some in (weights, self._average.parameters)]
+            if shapes[0] != shapes[1]:
+                raise CheckpointError(
+                    f"{path}: damaged checkpoint: the weights of 'average' are not those of the model."
+                )
+            self._average.resume(state["average"]["count"], weights)
         self.model.load_state_dict(state_dict)
 
     @torch.no_grad()
@@ -329,7 +335,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             state = checkpoint.load(path, self.device)
             checkpoint.check_model(state, path, self.config["model"])
             checkpoint.check_vocabulary(state, path, eval_data._dataset)
-            self._load_parameters(state["state_dict"], path)
+            self._load_parameters(state, path)
             self.logger.info(f"Loading model structure and parameters from {path}")
         if self._active_unknown:
             self._log_active()

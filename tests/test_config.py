@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -390,3 +392,19 @@ def test_every_option_has_a_default_with_a_comment_and_every_default_an_option()
         assert len(findall(r"^\w+: .+# \(.+\) .+", text, MULTILINE)) == len(names)
         own = set(model.config_class.names()) - set(MLPConfig.__mro__[1].names())  # type: ignore[attr-defined]
         assert own <= set(names) <= set(model.config_class.names())
+
+
+@pytest.mark.parametrize("visible", [None, "3"])
+def test_without_a_gpu_a_run_leaves_no_trace_on_later_ones(
+    build: Builder, visible: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RecBole hides the GPUs by a variable, which outlives the run."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    run = build(use_gpu=False, epochs=1)
+    assert run.config["device"] == torch.device("cpu")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    run.fit()
+    again = build(resume=run.trainer.saved_model_file, use_gpu=True)
+    assert (again.config["use_gpu"], again.config["gpu_id"]) == (True, "0")

@@ -38,7 +38,14 @@ def final_state(run: Run) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "training",
-    [{}, {"learner": "sgd"}, {"learner": "rmsprop"}, {"n_negatives": 8, "weight_decay": 0.0}, {"weight_averaging": 4}],
+    [
+        {},
+        {"learner": "sgd"},
+        {"learner": "rmsprop"},
+        {"n_negatives": 8, "weight_decay": 0.0},
+        {"weight_averaging": 4},
+        {"weight_averaging": 4, "n_negatives": 8, "weight_decay": 0.0},
+    ],
     ids=str,
 )
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(
@@ -122,6 +129,23 @@ def test_an_average_over_one_epoch_changes_nothing(build: Builder) -> None:
     assert same(*found)
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_after_an_evaluation_training_goes_on_from_the_best_epoch(build: Builder, interrupted: bool) -> None:
+    """Its weights and its average both, even where an epoch was given up half-way."""
+    run = build(**{**LEARN, "epochs": 13, "learning_rate": 0.05}, weight_averaging=3)
+    run.fit()
+    if interrupted:
+        run.trainer._average.begin_epoch()
+    best = checkpoint.load(run.trainer.saved_model_file)
+    assert best["epoch"] < 12
+    run.trainer.evaluate(run.test)
+    average = run.trainer._average
+    assert same({"count": average.count, "weights": average.others}, best["average"])
+    assert same(dict(run.model.state_dict()), dict(best["state_dict"]))
+    average.begin_epoch()
+    assert same([parameter.data for parameter in run.model.parameters()], best["average"]["weights"])
+
+
 def test_a_run_without_an_average_cannot_go_on_with_one(build: Builder) -> None:
     first = build(**{**LEARN, "epochs": 3})
     first.fit()
@@ -135,9 +159,18 @@ def test_a_run_without_an_average_cannot_go_on_with_one(build: Builder) -> None:
         CheckpointError, match=r"^older.pth: was trained without weight_averaging; set weight_averaging: 0\.$"
     ):
         second.trainer.resume_checkpoint("older.pth")
-    torch.save({**state, "config": {**state["config"], "weight_averaging": 3}}, "damaged.pth")
-    with pytest.raises(CheckpointError, match="^damaged.pth: damaged checkpoint: 'average' is missing or not whole"):
-        checkpoint.load("damaged.pth")
+    state["config"]["weight_averaging"] = 3
+    weights = [parameter.detach() for parameter in first.model.parameters()]
+    for average in ({}, {"average": 3}, {"average": {"count": "x", "weights": weights}}, {"average": {"count": 1}}):
+        torch.save({**state, **average}, "damaged.pth")
+        with pytest.raises(
+            CheckpointError, match="^damaged.pth: damaged checkpoint: 'average' is missing or not whole"
+        ):
+            checkpoint.load("damaged.pth")
+    for wrong in (weights[1:], [weights[0][:1], *weights[1:]], [3, *weights[1:]]):
+        torch.save({**state, "average": {"count": 1, "weights": wrong}}, "damaged.pth")
+        with pytest.raises(CheckpointError, match="the weights of 'average' are not those of the model"):
+            second.trainer.resume_checkpoint("damaged.pth")
 
 
 def test_the_annealing_step_goes_on_after_a_resume(build: Builder) -> None:
@@ -449,6 +482,7 @@ HELD_OUT = "eval_args={'split': {'HU': [8, 9]}, 'mode': 'full'}"
         ("VampVAE", "hidden_size=12, n_pseudo_inputs=5"),
         ("VASP", "hidden_size=12"),
         ("MultVAE", "n_negatives=8, weight_decay=0.0"),
+        ("MultVAE", "weight_averaging=3"),
         ("MultVAE", HELD_OUT),
     ],
 )

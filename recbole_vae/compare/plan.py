@@ -483,14 +483,15 @@ def _check_kind(name: str, value: Any, where: Where) -> None:
 
 
 def _check_values(model: str, settings: Mapping[str, Any], where: Where) -> None:
-    """Refuse what a model of recbole_vae would refuse, before the first run is started; RecBole checks nothing of its own."""
+    """Refuse, before the first run is started, each value that a model of recbole_vae would refuse by itself."""
     found = model_class(model)
     for name, allowed in found.config_class.allowed().items() if found is not None else ():
         if name in settings:
+            value = settings[name]
             try:
-                allowed.convert(settings[name])
+                allowed.convert(convert(value) if isinstance(value, str) else value)  # RecBole reads strings, too
             except ValueError:
-                _refuse(name, settings[name], where, str(allowed))
+                _refuse(name, value, where, str(allowed))
 
 
 def _check_metrics(metrics: Sequence[str], topk: Sequence[int], primary: str, where: Where) -> None:

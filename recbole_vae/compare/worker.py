@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recbole_vae.bench import limit_memory
 from recbole_vae.compare.results import FAILED, OUT_OF_MEMORY, Run
 from recbole_vae.errors import RecBoleVAEError, is_out_of_memory
 
@@ -48,12 +49,11 @@ def main(file: str) -> int:
         from recbole_vae.compare.measure import PrunedError, measure
 
         try:
+            limit = specification.get("memory_limit")
             # CUDA reserves more than any sensible limit.
-            without_limit = specification.get("memory_limit") and torch.cuda.is_available()
-            if not without_limit:
-                import recbole.quick_start  # noqa: F401 - some libraries never end to be imported when memory does not suffice
-
-                _limit(specification.get("memory_limit"))
+            without_limit = limit and torch.cuda.is_available() and job["settings"].get("use_gpu", True)
+            if limit and not without_limit:
+                limit_memory(limit)
             run = measure(job, _reporter(specification, scores) if job.get("trial") else None)
             if without_limit:
                 run.notes.append("memory_limit was not set, for there is a GPU.")
@@ -74,14 +74,6 @@ def main(file: str) -> int:
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or "no message"
     return (text if isinstance(error, RecBoleVAEError) else f"{text} ({type(error).__name__})")[:400]
-
-
-def _limit(gigabytes: float | None) -> None:
-    if gigabytes:
-        import resource
-
-        limit = int(gigabytes * 1e9)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _end_with_parent() -> None:

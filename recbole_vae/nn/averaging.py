@@ -1,8 +1,9 @@
 """Averages of a model's weights over the epochs: what is evaluated and scored by, in the place of where training is just now.
 
-References: Boris T. Polyak, Anatoli B. Juditsky: Acceleration of Stochastic Approximation by Averaging. SIAM Journal on Control
-and Optimization 1992. Pavel Izmailov, Dmitrii Podoprikhin, Timur Garipov, Dmitry Vetrov, Andrew Gordon Wilson: Averaging Weights
-Leads to Wider Optima and Better Generalization. UAI 2018.
+That averages of the weights are better than the last ones is of: Boris T. Polyak, Anatoli B. Juditsky: Acceleration of Stochastic
+Approximation by Averaging. SIAM Journal on Control and Optimization 1992; once an epoch: Pavel Izmailov, Dmitrii Podoprikhin,
+Timur Garipov, Dmitry Vetrov, Andrew Gordon Wilson: Averaging Weights Leads to Wider Optima and Better Generalization. UAI 2018.
+Both average all epochs alike. Here the older ones are forgotten, for no epoch is known to be the last.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class WeightAverage:
         self._swap()
 
     def resume(self, count: int, weights: Sequence[Tensor]) -> None:
-        """Go on from a checkpoint whose average the parameters hold already.
+        """Go on from a checkpoint, whose average is loaded into the parameters apart from this.
 
         Args:
             count: see above.
-            weights: the weights of training, in the order of the parameters.
+            weights: the weights of training, in the order and the shapes of the parameters.
         """
         self.count, self._in_place = count, True
         for other, weight in zip(self.others, weights, strict=True):

@@ -156,6 +156,10 @@ def test_values_are_those_that_the_models_of_the_plan_may_have() -> None:
         ConfigError, match=r"^latent_dimension: 'x' \(command line\) is not allowed; it must be an integer >= 1"
     ):
         read(models="MultVAE,EASE", latent_dimension="x")
+    as_recbole_reads_them = (
+        "{latent_dimension: '200', mlp_hidden_size: '[600]', anneal_epochs: None, tied_weights: 'True'}"
+    )
+    assert read(f"rows: [MultVAE]\nsettings: {as_recbole_reads_them}\n").settings["latent_dimension"] == "200"
     assert read("rows: [EASE]\nsettings: {dropout_prob: 1}\n").settings["dropout_prob"] == 1
 
 

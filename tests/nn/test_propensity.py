@@ -103,7 +103,8 @@ def test_from_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str
         recbole_vae.Recommender.load(run.trainer.saved_model_file, popularity_correction=-1e39)
     # A checkpoint that is older than these options.
     state = torch.load(run.trainer.saved_model_file, weights_only=True)
-    del state["config"]["popularity_correction"], state["config"]["propensity_weight"]
+    for name in ("popularity_correction", "propensity_weight", "weight_averaging"):
+        del state["config"][name]
     torch.save(state, "old.pth")
     assert recbole_vae.Recommender.load("old.pth").model.options.popularity_correction == 0
 
