@@ -884,13 +884,15 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
     print("Try next:")
     run = _command()
     if not config["resume"]:  # else the options that make the split are in the checkpoint
-        kept = "".join(f" --{name}={shlex.quote(value)}" for name, value in options.items() if name not in _own(config))
-        where = f"--dataset={shlex.quote(dataset)}{kept}"
+        kept = {name: f" --{name}={shlex.quote(value)}" for name, value in options.items() if name not in _own(config)}
+        where = f"--dataset={shlex.quote(dataset)}{''.join(kept.values())}"
         if ours:
             other = "MultDAE" if model == "MultVAE" else "MultVAE"
             print("  # another model on the same split, and one of RecBole's own")
             print(f"  {run} --model={other} {where}")
-            print(f"  {run} --model=EASE {where}")
+            for name in ("value_field", "popularity_correction", "propensity_weight", "weight_averaging", "precision"):
+                kept.pop(name, None)  # RecBole's models do not look at them
+            print(f"  {run} --model=EASE --dataset={shlex.quote(dataset)}{''.join(kept.values())}")
         else:
             print(f"  {run} --model=MultVAE {where}")
     if ours and newest:

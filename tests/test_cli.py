@@ -50,11 +50,13 @@ def test_the_readmes_command() -> None:
 
 @pytest.mark.usefixtures("files")
 def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
-    done = run("run", *FAST, "--epochs=1", "--seed=7", "--topk=[3, 5]", "--valid_metric=NDCG@3", script=False)
+    ours = "--weight_averaging=2"
+    done = run("run", *FAST, "--epochs=1", "--seed=7", "--topk=[3, 5]", ours, "--valid_metric=NDCG@3", script=False)
     assert done.returncode == 0, done.stderr
     kept = "--dataset=tiny --data_path=data --seed=7 --topk='[3, 5]' --valid_metric=NDCG@3\n"
     assert f"  python -m recbole_vae run --model=EASE {kept}" in done.stdout
-    assert f"  python -m recbole_vae run --model=MultDAE {kept}" in done.stdout
+    with_ours = kept.replace(" --valid", f" {ours} --valid")
+    assert f"  python -m recbole_vae run --model=MultDAE {with_ours}" in done.stdout
     (line,) = (line for line in done.stdout.splitlines() if "--resume=" in line)
     Path("saved/MultVAE-other-99999.pth").write_bytes(b"of somebody else, and newer")
     again = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True, check=False)

@@ -466,3 +466,14 @@ def test_unknown_axes_and_users_are_refused(recommender: Recommender) -> None:
         latent.describe(recommender, axes="x")
     with pytest.raises(DataError, match="nobody"):
         latent.describe(recommender, user="nobody")
+
+
+def test_latent_variables_that_have_no_part_in_the_scores_are_not_judged(
+    build: Builder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for share, words in ((0.5, 0), (0.4, 1)):
+        run = build("HybridVAE", linear_share=0.5, kernel_share=share)
+        run.fit()
+        run.trainer.evaluate(run.test)
+        assert caplog.text.count("latent variables are in use") == words

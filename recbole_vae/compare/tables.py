@@ -176,7 +176,7 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
         sentences.append("One seed, so there is no deviation over seeds.")
     budget = _plural(comparison.trials, "tuning trial")
     tuned = f"{budget[0].upper()}{budget[1:]} for each row that has something to tune."
-    sentences.append(tuned if comparison.trials else "Untuned defaults.")
+    sentences.append(tuned if comparison.trials else "Nothing was tuned: defaults, and what the plan sets.")
     if sum(bool(row.done) for row in table.rows) > 1:
         sentences.append("The best of each column is bold, the second underlined.")
     if table.against_best:

@@ -129,6 +129,8 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
     by_softmax: bool = True
     passes: ClassVar[tuple[str, ...]] = ("",)
     """The passes over the users that make an epoch; see :meth:`begin_pass`."""
+    scores_by_latent: bool = True
+    """Whether latent variables, of a model that has them, have a part in the scores."""
     needs_validation: str = ""
     """The option and its value, if any, that cannot be without a validation part."""
     config_class: ClassVar[type[ModelConfig]] = ModelConfig

@@ -60,6 +60,7 @@ class HybridVAE(MultVAE):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         options, items = self.options, self.n_items - 1
+        self.scores_by_latent = 1 - options.linear_share - options.kernel_share > _ROUNDING
         self.linear = self._linear() if options.linear_share else None
         self.kernel = (
             UserKernel(self.histories, items, options.kernel_l2, options.kernel_user_power)
@@ -81,7 +82,7 @@ class HybridVAE(MultVAE):
         options = self.options
         rest = 1 - options.linear_share - options.kernel_share
         paths = (
-            (self.decoder, latent, rest if rest > _ROUNDING else 0.0),
+            (self.decoder, latent, rest if self.scores_by_latent else 0.0),
             (self.linear, histories, options.linear_share),
             (self.kernel, histories, options.kernel_share),
         )

@@ -118,7 +118,10 @@ class MultVAE(VAE):
 
     def found(self) -> str:
         """See the base class."""
-        return f"anneal_cap: auto has come to beta {self.beta():.3g}" if self._plateau is not None else ""
+        if self._plateau is None:
+            return ""
+        fallen = "" if self.cap < self._plateau.START else " (it has not fallen)"
+        return f"anneal_cap: auto has come to beta {self.beta():.3g}{fallen}"
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what ``state_dict`` holds beside the parameters: see the base class, and the cap of ``anneal_cap: auto``."""
