@@ -228,7 +228,7 @@ def child(specification: str) -> None:
     import recbole_vae  # noqa: F401 - the models' names
 
     torch.set_num_threads(wanted["threads"])
-    if wanted["memory_limit"] and not (torch.cuda.is_available() and wanted["options"].get("use_gpu", True)):
+    if wanted["memory_limit"] and not torch.cuda.is_available():
         limit_memory(wanted["memory_limit"])
     result = Measured()
     try:

@@ -214,7 +214,8 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
                 raise CheckpointError(f"{path}: damaged checkpoint: '{inner}' is missing in '{key}'.")
     if state["config"].get("weight_averaging"):
         average = state.get("average")
-        if not isinstance(average, dict) or [type(average.get(name)) for name in ("count", "weights")] != [int, list]:
+        count, weights = (average.get("count"), average.get("weights")) if isinstance(average, dict) else (None, None)
+        if type(count) is not int or count < 1 or type(weights) is not list:
             raise CheckpointError(f"{path}: damaged checkpoint: 'average' is missing or not whole.")
     state["config"] = {name: value for name, value in state["config"].items() if name not in _OF_ONE_RUN}
     return state

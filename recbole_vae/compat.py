@@ -98,8 +98,8 @@ def torch_load_refuses_recboles_checkpoints(utils: ModuleType) -> None:
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
         if not _called_by_recbole() or args[1:] or "weights_only" in kwargs or "pickle_module" in kwargs:
             return original(f, *args, **kwargs)
-        # Where RecBole names no device, it makes the model on the GPU, if there is one.
-        default = "cuda" if torch.cuda.is_available() else "cpu"
+        # Where RecBole names no device, tensors are for the one that they were on, as the model is; without a GPU for the CPU.
+        default = None if torch.cuda.is_available() else "cpu"
         map_location = args[0] if args else kwargs.get("map_location", default)
         return _load_for_recbole(original, f, map_location)
 

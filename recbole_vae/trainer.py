@@ -287,6 +287,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         state = checkpoint.load(resume_file, self.device)
         checkpoint.check_model(state, resume_file, self.config["model"])
         checkpoint.check_options(state["config"], checkpoint.plain_config(self.config), resume_file)
+        if self._average and "average" not in state:
+            raise CheckpointError(f"{resume_file}: was trained without weight_averaging; set weight_averaging: 0.")
         self._load_parameters(state, resume_file)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -311,9 +313,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                     f"{path}: parameter '{name}' has shape {shapes[0]} in the checkpoint and {shapes[1]} in the model. The "
                     "checkpoint is of other hyper-parameters or of other data."
                 )
-        if self._average:
-            if "average" not in state:
-                raise CheckpointError(f"{path}: was trained without weight_averaging; set weight_averaging: 0.")
+        if self._average and "average" in state:
             weights = state["average"]["weights"]
             shapes = [[getattr(each, "shape", None) for each in some] for some in (weights, self._average.parameters)]
             if shapes[0] != shapes[1]:
@@ -322,6 +322,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 )
             self._average.resume(state["average"]["count"], weights)
         self.model.load_state_dict(state_dict)
+        if self._average and "average" not in state:
+            self._average = WeightAverage(self.model.parameters(), self._average.epochs)
 
     @torch.no_grad()
     def evaluate(

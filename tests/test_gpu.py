@@ -127,17 +127,30 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(build: Builder, model:
     assert same(final_state(second), final_state(whole))
 
 
-def test_a_model_of_recbole_is_evaluated_again(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_model_of_recbole_is_evaluated_again(device: str, capfd: pytest.CaptureFixture[str]) -> None:
     """LightGCN keeps embeddings in its checkpoint, which must be on the device where its parameters will be."""
     from recbole.quick_start import load_data_and_model
     from recbole.utils import get_trainer
 
     write_inter(random_rows())
-    assert main(["run", "--model=LightGCN", "--dataset=tiny", "--data_path=data", "--epochs=2"]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "--model=LightGCN",
+                "--dataset=tiny",
+                "--data_path=data",
+                "--epochs=2",
+                f"--use_gpu={device == 'cuda'}",
+            ]
+        )
+        == 0
+    )
     output = capfd.readouterr().out
     file = next(line.split()[1] for line in output.splitlines() if line.startswith("Checkpoint"))
     config, model, _, _, _, test = load_data_and_model(file)
-    assert model.device.type == "cuda"
+    assert model.device.type == device
     trainer = get_trainer(config["MODEL_TYPE"], "LightGCN")(config, model)
     trainer.eval_collector.data_collect(test)
     assert f"{trainer.evaluate(test, load_best_model=False)['ndcg@10']:.4f}" in output

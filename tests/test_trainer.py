@@ -159,9 +159,17 @@ def test_a_run_without_an_average_cannot_go_on_with_one(build: Builder) -> None:
         CheckpointError, match=r"^older.pth: was trained without weight_averaging; set weight_averaging: 0\.$"
     ):
         second.trainer.resume_checkpoint("older.pth")
+    assert second.trainer.evaluate(second.test, model_file=first.trainer.saved_model_file)  # needs no average
+    assert same(second.trainer._average.others, [parameter.data for parameter in second.model.parameters()])
     state["config"]["weight_averaging"] = 3
     weights = [parameter.detach() for parameter in first.model.parameters()]
-    for average in ({}, {"average": 3}, {"average": {"count": "x", "weights": weights}}, {"average": {"count": 1}}):
+    for average in (
+        {},
+        {"average": 3},
+        {"average": {"count": "x", "weights": weights}},
+        {"average": {"count": 1}},
+        {"average": {"count": 0, "weights": weights}},
+    ):
         torch.save({**state, **average}, "damaged.pth")
         with pytest.raises(
             CheckpointError, match="^damaged.pth: damaged checkpoint: 'average' is missing or not whole"

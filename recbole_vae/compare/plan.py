@@ -487,11 +487,20 @@ def _check_values(model: str, settings: Mapping[str, Any], where: Where) -> None
     found = model_class(model)
     for name, allowed in found.config_class.allowed().items() if found is not None else ():
         if name in settings:
-            value = settings[name]
             try:
-                allowed.convert(convert(value) if isinstance(value, str) else value)  # RecBole reads strings, too
-            except ValueError:
-                _refuse(name, value, where, str(allowed))
+                allowed.convert(_as_recbole_reads(settings[name]))
+            except (TypeError, ValueError):
+                _refuse(name, settings[name], where, str(allowed))
+
+
+def _as_recbole_reads(value: Any) -> Any:
+    """Return the value that RecBole makes of a string: of a literal of Python, or true or false in any case."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (SyntaxError, TypeError, ValueError):
+        return {"true": True, "false": False}.get(value.lower(), value)
 
 
 def _check_metrics(metrics: Sequence[str], topk: Sequence[int], primary: str, where: Where) -> None:

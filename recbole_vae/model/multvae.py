@@ -120,7 +120,7 @@ class MultVAE(VAE):
         """See the base class."""
         if self._plateau is None:
             return ""
-        fallen = "" if self.cap < self._plateau.START else " (it has not fallen)"
+        fallen = "" if self.cap < self._plateau.START else " (which fell in no epoch up to this one)"
         return f"anneal_cap: auto has come to beta {self.beta():.3g}{fallen}"
 
     def get_extra_state(self) -> dict[str, Any]:

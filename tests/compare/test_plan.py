@@ -160,6 +160,9 @@ def test_values_are_those_that_the_models_of_the_plan_may_have() -> None:
         "{latent_dimension: '200', mlp_hidden_size: '[600]', anneal_epochs: None, tied_weights: 'True'}"
     )
     assert read(f"rows: [MultVAE]\nsettings: {as_recbole_reads_them}\n").settings["latent_dimension"] == "200"
+    for wrong in ("tied_weights: 'yes'", "latent_dimension: '{[]: 1}'", "dropout_prob: '~'"):
+        with pytest.raises(ConfigError, match=r"\(plan.yaml, line 2\) is not allowed"):
+            read(f"rows: [MultVAE]\nsettings: {{{wrong}}}\n")
     assert read("rows: [EASE]\nsettings: {dropout_prob: 1}\n").settings["dropout_prob"] == 1
 
 

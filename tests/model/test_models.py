@@ -397,7 +397,10 @@ def test_a_beta_that_rises_in_vain_falls_from_where_it_is(build: Builder, rise: 
         model.step += model.steps_per_epoch
         model.evaluated(False)
         if model.cap == 1:
-            assert model.found() == f"anneal_cap: auto has come to beta {model.beta():.3g} (it has not fallen)"
+            assert (
+                model.found()
+                == f"anneal_cap: auto has come to beta {model.beta():.3g} (which fell in no epoch up to this one)"
+            )
     assert model.cap == pytest.approx(0.25)  # half of half
     model.step += model.steps_per_epoch
     assert model.beta() == pytest.approx(0.25)
