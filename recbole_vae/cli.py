@@ -20,10 +20,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recbole_vae.config import LARGEST, near
+from recbole_vae.config import LARGEST, ModelConfig, near
 from recbole_vae.errors import ConfigError, DataError, RecBoleVAEError, is_out_of_memory
 from recbole_vae.files import opened, silence, standard_output, written_whole
-from recbole_vae.register import model_names, options_in, recbole_model_names
+from recbole_vae.register import model_names, options_in, recbole_defaults, recbole_model_names
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
@@ -890,9 +890,10 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
             other = "MultDAE" if model == "MultVAE" else "MultVAE"
             print("  # another model on the same split, and one of RecBole's own")
             print(f"  {run} --model={other} {where}")
-            for name in ("value_field", "popularity_correction", "propensity_weight", "weight_averaging", "precision"):
-                kept.pop(name, None)  # RecBole's models do not look at them
-            print(f"  {run} --model=EASE --dataset={shlex.quote(dataset)}{''.join(kept.values())}")
+            # RecBole's models do not look at what is no option of RecBole's, but for how they are evaluated.
+            others = set(ModelConfig.names()) - set(recbole_defaults()) - {"fast_evaluation"}
+            kept_by_recbole = "".join(text for name, text in kept.items() if name not in others)
+            print(f"  {run} --model=EASE --dataset={shlex.quote(dataset)}{kept_by_recbole}")
         else:
             print(f"  {run} --model=MultVAE {where}")
     if ours and newest:
@@ -924,8 +925,6 @@ def _command() -> str:
 
 def _own(config: Any) -> set[str]:
     """Return the options that are of one model or run alone: not of the data, the split or the evaluation."""
-    from recbole_vae.config import ModelConfig
-
     if config["model"] in model_names():
         own = set(config.model_class.config_class.names()) - set(ModelConfig.names())
     else:

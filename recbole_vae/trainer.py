@@ -322,7 +322,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 )
             self._average.resume(state["average"]["count"], weights)
         self.model.load_state_dict(state_dict)
-        if self._average and "average" not in state:
+        if self._average and "average" not in state:  # of a run without one, to be evaluated: nothing to go on from
             self._average = WeightAverage(self.model.parameters(), self._average.epochs)
 
     @torch.no_grad()

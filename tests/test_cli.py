@@ -50,8 +50,9 @@ def test_the_readmes_command() -> None:
 
 @pytest.mark.usefixtures("files")
 def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
-    ours = "--weight_averaging=2"
-    done = run("run", *FAST, "--epochs=1", "--seed=7", "--topk=[3, 5]", ours, "--valid_metric=NDCG@3", script=False)
+    ours = "--weight_averaging=2 --precision=float32"
+    more = ["--topk=[3, 5]", *ours.split(), "--valid_metric=NDCG@3"]
+    done = run("run", *FAST, "--epochs=1", "--seed=7", *more, script=False)
     assert done.returncode == 0, done.stderr
     kept = "--dataset=tiny --data_path=data --seed=7 --topk='[3, 5]' --valid_metric=NDCG@3\n"
     assert f"  python -m recbole_vae run --model=EASE {kept}" in done.stdout

@@ -134,19 +134,8 @@ def test_a_model_of_recbole_is_evaluated_again(device: str, capfd: pytest.Captur
     from recbole.utils import get_trainer
 
     write_inter(random_rows())
-    assert (
-        main(
-            [
-                "run",
-                "--model=LightGCN",
-                "--dataset=tiny",
-                "--data_path=data",
-                "--epochs=2",
-                f"--use_gpu={device == 'cuda'}",
-            ]
-        )
-        == 0
-    )
+    options = ["--model=LightGCN", "--dataset=tiny", "--data_path=data", "--epochs=2", f"--use_gpu={device == 'cuda'}"]
+    assert main(["run", *options]) == 0
     output = capfd.readouterr().out
     file = next(line.split()[1] for line in output.splitlines() if line.startswith("Checkpoint"))
     config, model, _, _, _, test = load_data_and_model(file)
