@@ -194,13 +194,19 @@ def test_the_annealing_step_goes_on_after_a_resume(build: Builder) -> None:
     assert second.model.beta() == 0.2
 
 
+@pytest.mark.parametrize(("last", "cap"), [({10: 0.5}, 0.15), ({}, 0.5)], ids=["after it fell", "before it falls"])
 @pytest.mark.parametrize("stopping_step", [7, 100])
 def test_a_chosen_beta_goes_on_after_a_resume(
-    build: Builder, stopping_step: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    build: Builder,
+    stopping_step: int,
+    last: dict[int, float],
+    cap: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def evaluation(trainer: Any, *_: Any, **__: Any) -> tuple[float, dict[str, float]]:
         epoch = trainer.model.step // trainer.model.steps_per_epoch
-        score = {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 10: 0.5}.get(epoch, 0.0)  # beta falls after the seventh epoch
+        score = ({1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4} | last).get(epoch, 0.0)  # beta falls after the seventh epoch
         return score, {"ndcg@10": score}
 
     monkeypatch.setattr("recbole.trainer.Trainer._valid_epoch", evaluation)
@@ -208,12 +214,12 @@ def test_a_chosen_beta_goes_on_after_a_resume(
     whole = build(**options)
     result = whole.fit()
     best = checkpoint.load(whole.trainer.saved_model_file)
-    cap = best["state_dict"]["_extra_state"]["cap"]
-    assert (best["epoch"], cap) == (9, 0.5)
-    assert 0 < whole.model.cap < cap
+    assert (best["epoch"], best["state_dict"]["_extra_state"]["cap"]) == (max([4, *last]) - 1, cap)
+    assert whole.model.cap == 0.15
     with caplog.at_level(logging.INFO):
         whole.trainer.evaluate(whole.test)
-    assert "anneal_cap: auto has come to beta 0.5 for these parameters." in caplog.text
+    fallen = "" if last else " (its cap had not fallen by their epoch)"
+    assert f"anneal_cap: auto has come to beta {cap}{fallen} for these parameters." in caplog.text
     first = build(**{**options, "epochs": best["epoch"] + 1})
     first.fit()
     second = build(**{**options, "stopping_step": stopping_step, "epochs": best["epoch"] + 6})

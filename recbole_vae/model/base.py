@@ -196,7 +196,7 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         """
 
     def found(self) -> str:
-        """Say which value training has found for an option that asked for that; "" where there is none."""
+        """Say what has become in training of an option that is left to it; "" where there is none."""
         return ""
 
     def targets(self, histories: Histories) -> Histories:

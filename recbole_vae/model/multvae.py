@@ -61,7 +61,7 @@ class MultVAE(VAE):
     ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
     softmax of an MLP; trained to maximise ``E_q[log p(x | z)] - beta KL(q || N(0, I))`` (equation 6), where ``beta`` is
     annealed; items are ranked by ``log p(x | mu)``. Other likelihoods take the multinomial's place
-    (``likelihood``). With ``anneal_cap: auto`` the largest ``beta`` is found in training
+    (``likelihood``). With ``anneal_cap: auto`` there are two largest ``beta`` in turn
     (:class:`~recbole_vae.nn.annealing.PlateauCap`).
 
     With ``kl_length_power`` ``p`` a user's ``beta`` is in proportion to ``|x| ** p``, the sum of the history's weights, and on
@@ -103,24 +103,24 @@ class MultVAE(VAE):
         if options.total_anneal_steps is not None:
             return linear_beta(self.step, options.total_anneal_steps, self.cap)
         epochs = options.anneal_epochs or 0.0
-        if self._plateau is not None:  # one rise, to where the cap begins, however far it falls meanwhile
+        if self._plateau is not None:  # one rise, to where the cap begins, even if it falls meanwhile
             return min(self.annealed(self._plateau.START, epochs), self.cap)
         return self.annealed(self.cap, epochs)
 
     def evaluated(self, better: bool) -> None:
-        """With ``anneal_cap: auto``, lower beta if it is time, and say so; see :class:`~recbole_vae.nn.annealing.PlateauCap`."""
-        beta = self.beta()
-        if self._plateau is not None and self._plateau.evaluated(better, beta):
+        """With ``anneal_cap: auto``, lower the cap if it is time, and say so (:class:`~recbole_vae.nn.annealing.PlateauCap`)."""
+        if self._plateau is not None and self._plateau.evaluated(better):
+            waited = self._plateau.patience
             self.logger.info(
-                f"{self._plateau.patience} evaluations without a better one: beta falls from {beta:.3g}, its cap is "
-                f"{self.cap:.3g} now."
+                f"{waited} evaluation{'s' * (waited > 1)} without a better one: the cap of beta falls from "
+                f"{self._plateau.START} to {self.cap}."
             )
 
     def found(self) -> str:
         """See the base class."""
         if self._plateau is None:
             return ""
-        fallen = "" if self.cap < self._plateau.START else " (which fell in no epoch up to this one)"
+        fallen = "" if self._plateau.fallen else " (its cap had not fallen by their epoch)"
         return f"anneal_cap: auto has come to beta {self.beta():.3g}{fallen}"
 
     def get_extra_state(self) -> dict[str, Any]:

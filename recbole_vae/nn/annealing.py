@@ -20,27 +20,27 @@ def linear_beta(step: int, total_steps: float, cap: float) -> float:
 
 
 class PlateauCap:
-    """A largest weight of the KL term that need not be chosen: it falls whenever the validation score no longer gets better.
+    """Two largest weights of the KL term in one run, so that none need be chosen for the data.
 
-    From a weight at which the latent variables say too little of a user it goes down, by each weight for as long as that helps,
-    and the best epoch, which RecBole's trainer keeps, has the weight that suits the data. So a path of regularisation is
-    followed from strong to weak (Friedman, Hastie, Tibshirani: Regularization Paths for Generalized Linear Models via Coordinate
-    Descent. Journal of Statistical Software 2010).
+    It begins with one that suits data on which strong regularisation is good, and falls to one that lets the latent variables say
+    more of a user when the validation score no longer gets better; training goes on from the same parameters. Where that does not
+    help, the best epoch, which RecBole's trainer keeps, is one from before it fell, and training ends ``stopping_step -
+    patience`` evaluations after it did.
 
     Args:
         stopping_step: evaluations without a better one after which training stops; the weight falls after half of them, or
             after :attr:`PATIENCE` if that is less.
 
     Attributes:
-        cap: the largest weight, from :attr:`START` down.
+        cap: the largest weight: :attr:`START` or :attr:`END`.
         patience: evaluations without a better one until it falls.
-        waited: evaluations since the best one, or since it fell.
+        waited: evaluations since the best one.
     """
 
-    START: ClassVar[float] = 1.0
-    """The first weight: that of the evidence lower bound."""
-    FACTOR: ClassVar[float] = 0.5
-    """What the weight is multiplied by when it falls."""
+    START: ClassVar[float] = 0.5
+    """The first weight."""
+    END: ClassVar[float] = 0.15
+    """The weight it falls to."""
     PATIENCE: ClassVar[int] = 10
     """The most that ``patience`` is."""
 
@@ -49,16 +49,19 @@ class PlateauCap:
         self.waited = 0
         self.patience = min(self.PATIENCE, stopping_step // 2)
 
-    def evaluated(self, better: bool, beta: float) -> bool:
+    @property
+    def fallen(self) -> bool:
+        """Whether it has fallen."""
+        return self.cap < self.START
+
+    def evaluated(self, better: bool) -> bool:
         """Count an evaluation, and return whether the weight falls.
 
         Args:
             better: whether it is the best so far.
-            beta: the weight at the moment, which may still rise to the cap: who waits for it in vain is already beyond the best.
         """
         self.waited = 0 if better else self.waited + 1
-        if self.waited < self.patience:
+        if self.fallen or self.waited < self.patience:
             return False
-        self.waited = 0
-        self.cap = self.FACTOR * beta
+        self.cap = self.END
         return True

@@ -289,15 +289,13 @@ def test_beta_is_the_papers() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=60), st.sampled_from([(2, 1), (3, 1), (11, 5), (20, 10), (500, 10)]))
-def test_the_cap_falls_once_for_so_many_evaluations_without_a_better_one(
-    better: list[bool], steps: tuple[int, int]
-) -> None:
+def test_the_cap_falls_at_the_first_plateau_and_stays(better: list[bool], steps: tuple[int, int]) -> None:
     stopping_step, patience = steps
     plateau = PlateauCap(stopping_step)
-    fell = sum(plateau.evaluated(each, plateau.cap) for each in better)
-    runs = "".join("+" if each else "-" for each in better).split("+")
-    assert fell == sum(len(run) // patience for run in runs)
-    assert plateau.cap == pytest.approx(PlateauCap.FACTOR**fell)
+    fell = [plateau.evaluated(each) for each in better]
+    plateaus = [at for at in range(patience, len(better) + 1) if not any(better[at - patience : at])]
+    assert [at + 1 for at, each in enumerate(fell) if each] == plateaus[:1]
+    assert plateau.cap == (0.15 if plateaus else 0.5)
 
 
 def test_sparse_linear_equals_dense_in_values_and_gradients(histories: Histories) -> None:
