@@ -24,8 +24,7 @@ class PlateauCap:
 
     It begins with one that suits data on which strong regularisation is good, and falls to one that lets the latent variables say
     more of a user when the validation score no longer gets better; training goes on from the same parameters. Where that does not
-    help, the best epoch, which RecBole's trainer keeps, is one from before it fell, and training ends ``stopping_step -
-    patience`` evaluations after it did.
+    help, the best epoch, which RecBole's trainer keeps, is one from before it fell, and training ends when it would have without.
 
     Args:
         stopping_step: evaluations without a better one after which training stops; the weight falls after half of them, or
