@@ -2,6 +2,6 @@
 
 import sys
 
-from recbole_vae.cli import main
+from recbole_vae.cli.main import main
 
 sys.exit(main())

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from recbole_vae import Recommender
-from recbole_vae.cli import main
+from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import SparseLinear, wide_linear
 from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood, multinomial_log_likelihood
 from recbole_vae.nn.linear import Ridge, item_item_weights
 from recbole_vae.nn.precision import training_dtype
 from tests.conftest import Builder, random_rows, write_inter
-from tests.test_trainer import LEARN, final_state, same
+from tests.training.test_trainer import LEARN, final_state, same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_vae.cli import main
+from recbole_vae.cli.main import main
 from tests.conftest import random_rows, write_inter
 
 MODELS = [

@@ -18,13 +18,13 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
-from recbole_vae import checkpoint
 from recbole_vae.compare.results import DONE, REFUSED, Run, Users
 from recbole_vae.errors import ConfigError, DataError
-from recbole_vae.evaluator.collector import FastCollector
-from recbole_vae.evaluator.metrics import FastEvaluator
-from recbole_vae.fold_in import why_not
+from recbole_vae.evaluation.collector import FastCollector
+from recbole_vae.evaluation.fold_in import why_not
+from recbole_vae.evaluation.metrics import FastEvaluator
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.storage import checkpoint
 
 SHARE = 0.2
 """Share of the training interactions in each bin of items by popularity; the first bin is the tail."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from recbole_vae.compare import report, tables
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.results import Comparison
-from recbole_vae.files import write_whole
+from recbole_vae.storage.files import write_whole
 
 
 def write(comparison: Comparison, folder: Path) -> str:

@@ -19,16 +19,12 @@ from typing import Any, NoReturn
 
 import yaml
 
-from recbole_vae.config import Where, check_data_options, check_eval_args, check_metrics, near
 from recbole_vae.errors import ConfigError
-from recbole_vae.register import (
-    RUN_OPTIONS,
-    model_class,
-    model_names,
-    options_in,
-    recbole_defaults,
-    recbole_model_names,
-)
+from recbole_vae.model.registry import model_class, model_names
+from recbole_vae.options.data import check_data_options
+from recbole_vae.options.evaluation import check_eval_args, check_metrics
+from recbole_vae.options.names import Where, near
+from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_defaults, recbole_model_names
 
 TRAINING = {"epochs": 300, "stopping_step": 50, "eval_step": 1}
 """The stopping rule of all rows, unless the plan has another: 50 evaluations without a better one."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_vae.errors import DataError
-from recbole_vae.files import write_whole
+from recbole_vae.storage.files import write_whole
 
 DONE, FAILED, OUT_OF_MEMORY, TIMED_OUT, REFUSED = "done", "failed", "out of memory", "timed out", "cannot take part"
 WAITING = "not run yet"

@@ -34,7 +34,7 @@ from recbole_vae.compare.results import (
 )
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import ConfigError, DataError
-from recbole_vae.files import write_whole
+from recbole_vae.storage.files import write_whole
 
 _children: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recbole_vae.bench import limit_memory
+from recbole_vae.bench.measure import limit_memory
 from recbole_vae.compare.results import FAILED, OUT_OF_MEMORY, Run
 from recbole_vae.errors import RecBoleVAEError, is_out_of_memory
 

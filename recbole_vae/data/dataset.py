@@ -11,10 +11,10 @@ import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource
 
-from recbole_vae import checkpoint
 from recbole_vae.data.atomic import read_columns, read_header
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
+from recbole_vae.storage import checkpoint
 
 
 class HistoryDataset(Dataset):  # type: ignore[misc]

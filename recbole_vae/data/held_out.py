@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
 
-from recbole_vae.config import HeldOutUsers
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
-from recbole_vae.files import write_whole
+from recbole_vae.options.evaluation import HeldOutUsers
+from recbole_vae.storage.files import write_whole
 
 _BLOCKS = ("training", "validation, fold-in", "validation, target", "test, fold-in", "test, target")
 

@@ -14,7 +14,6 @@ from recbole.utils import InputType
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.nn.layers import ACTIVATIONS
@@ -25,6 +24,7 @@ from recbole_vae.nn.likelihood import (
     poisson_log_likelihood,
 )
 from recbole_vae.nn.propensity import log_propensity
+from recbole_vae.options.fields import ModelConfig, option
 
 SCORES_PER_CHUNK = 2**22
 """Scores that ``predict`` holds at once (16 MiB in float32)."""

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.model.base import LossTerms
 from recbole_vae.model.vae import VAE
@@ -22,6 +21,7 @@ from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import DenseEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import log_composite, log_normal, reparameterise
+from recbole_vae.options.fields import ModelConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)

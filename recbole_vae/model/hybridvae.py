@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.nn.kernel import UserKernel
 from recbole_vae.nn.linear import ItemItem, LocalItemItem, Ridge, standardise
+from recbole_vae.options.fields import ModelConfig, option
 
 _ROUNDING = 1e-9
 """Of sums of shares."""

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from recbole_vae.config import ModelConfig
 from recbole_vae.data.histories import Histories
 from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.sampling import NegativeSampler
+from recbole_vae.options.fields import ModelConfig
 
 
 class MultDAE(HistoryRecommender):

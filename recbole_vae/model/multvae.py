@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import LossTerms, MLPConfig
@@ -23,6 +22,7 @@ from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise
 from recbole_vae.nn.sampling import NegativeSampler
+from recbole_vae.options.fields import ModelConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)

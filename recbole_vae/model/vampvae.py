@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_vae.config import ModelConfig, option
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import LossTerms
@@ -23,6 +22,7 @@ from recbole_vae.nn.encoder import GatedEncoder, dropout_mask
 from recbole_vae.nn.layers import GatedLinear, linear
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import log_normal, log_vamp, reparameterise
+from recbole_vae.options.fields import ModelConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)

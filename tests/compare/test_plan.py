@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recbole_vae.cli import main
+from recbole_vae.cli.main import main
 from recbole_vae.compare import plan, tuning
 from recbole_vae.errors import ConfigError
-from recbole_vae.register import recbole_model_names
+from recbole_vae.options.recbole import recbole_model_names
 from tests.conftest import random_rows, write_inter
 
 WHOLE = """\
@@ -177,7 +177,8 @@ def test_out_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_search_spaces_name_options_of_their_models() -> None:
     from importlib.resources import files
 
-    from recbole_vae.register import model_names, options_in
+    from recbole_vae.model.registry import model_names
+    from recbole_vae.options.recbole import options_in
 
     names = [path.name.removesuffix(".yaml") for path in files("recbole_vae.properties").joinpath("hyper").iterdir()]
     assert (

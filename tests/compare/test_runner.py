@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_vae.cli import main
+from recbole_vae.cli.main import main
 from recbole_vae.compare import outputs, plan, runner, tuning
 from recbole_vae.compare.measure import measure
 from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, REFUSED, TIMED_OUT, Comparison, Run

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.data.interaction import cat_interactions
 
-from recbole_vae.config import HeldOutUsers
 from recbole_vae.data.held_out import HeldOutDataset, split_users
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
+from recbole_vae.options.evaluation import HeldOutUsers
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 HELD_OUT = {"split": {"HU": [8, 8]}, "mode": "full"}

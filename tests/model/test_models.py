@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.nn.likelihood import multinomial_log_likelihood
-from recbole_vae.recommend import Recommender
+from recbole_vae.serving.recommender import Recommender
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 

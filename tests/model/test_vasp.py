@@ -12,7 +12,8 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_vae import Recommender, explain, generate, latent
+from recbole_vae import Recommender
+from recbole_vae.analysis import explain, generate, latent
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.nn.decoder import DenseDecoder

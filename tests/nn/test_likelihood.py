@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, Poisson
 
-from recbole_vae import Recommender, generate, latent, uncertainty
+from recbole_vae import Recommender
+from recbole_vae.analysis import generate, latent, uncertainty
+from recbole_vae.analysis.explain import by_influence, perturbation
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
-from recbole_vae.explain import by_influence, perturbation
 from recbole_vae.nn.likelihood import (
     bernoulli_log_likelihood,
     gaussian_log_likelihood,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import recbole_vae
-from recbole_vae.cli import main
+from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.nn.propensity import log_propensity

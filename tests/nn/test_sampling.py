@@ -12,8 +12,8 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.layers import SparseLinear
 from recbole_vae.nn.likelihood import multinomial_log_likelihood
-from recbole_vae.nn.optimizer import LazyAdam
 from recbole_vae.nn.sampling import Negatives, NegativeSampler, sampled_multinomial_log_likelihood
+from recbole_vae.training.optimizer import LazyAdam
 from tests.nn.test_parts import LISTS, N_ITEMS, dense, output_layer, weighted
 
 both_kinds = pytest.mark.parametrize("histories", [Histories.from_lists(LISTS), weighted()], ids=["binary", "weighted"])
@@ -142,7 +142,7 @@ def test_the_sparse_gradient_of_the_first_layer_is_the_dense_one(histories: Hist
 
 @pytest.mark.parametrize("elements", [1, 5, 2**18])
 def test_lazy_adam_is_torchs_sparse_adam(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
-    monkeypatch.setattr("recbole_vae.nn.optimizer._ELEMENTS", elements)
+    monkeypatch.setattr("recbole_vae.training.optimizer._ELEMENTS", elements)
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.nn.Parameter(torch.ones(9, 4, dtype=torch.float64)) for _ in range(2))
     ours, theirs = LazyAdam([first], lr=0.1, eps=1e-15), torch.optim.SparseAdam([second], lr=0.1, eps=1e-15)

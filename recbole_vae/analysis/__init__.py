@@ -1,0 +1,1 @@
+"""What a trained model knows: explanations, latent variables, uncertainty, synthetic users."""

@@ -1,0 +1,460 @@
+"""Why an item is recommended: the influence of each item of the history on it, and what would have to be missing.
+
+The influence of an item of the history on a recommendation is by how much the recommendation's score falls when the history
+lacks that item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on
+the normalised history (:class:`~recbole_vae.nn.encoder.HistoryEncoder`), all of these share that layer's sum, and only the
+logits of the recommended items are made.
+
+How good explanations are is measured by perturbation, as in Barkan et al.: A Counterfactual Framework for Learning and
+Evaluating Explanations for Recommender Systems. WWW 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
+from recbole_vae.nn.decoder import Decoder
+from recbole_vae.nn.encoder import HistoryEncoder
+from recbole_vae.serving.recommender import History, Recommender
+
+METHODS = ("exact", "gradient")
+"""How influences are computed: by leaving each item out, or by the first-order change of the score."""
+
+REMOVALS = 20
+"""The most items that a counterfactual takes from a history."""
+
+_RIVALS = 100
+"""Items below the first k that the greedy search compares a recommendation with; its result is checked against all."""
+
+
+def influences(model: HistoryRecommender, history: Histories, items: Tensor, method: str = "exact") -> Tensor:
+    """Compute the influence of each item of a history on the scores of some items.
+
+    Args:
+        model: in evaluation mode.
+        history: a single history, on the model's device.
+        items: internal item ids, int64, shape [items].
+        method: ``exact``: the score of the history less that of the history without the item; ``gradient``: the first-order
+            approximation of that, in less time, for models with a HistoryEncoder.
+
+    Returns:
+        Shape [nnz, items]: row = entry of the history.
+
+    Raises:
+        ConfigError: ``method`` is unknown, or the model has no gradient.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method: {method!r} is not allowed; it must be {' or '.join(METHODS)}.")
+    if method == "gradient":
+        if not _begins_linear(model):
+            raise ConfigError(
+                f"method: gradient is for models with a HistoryEncoder, a Decoder and a method 'code' between them, and "
+                f"{type(model).__name__} is none; use method: exact."
+            )
+        return _gradients(model, history, items)
+    with torch.no_grad():
+        whole, without = _scores_without(model, history, items)
+    return whole - without
+
+
+def _begins_linear(model: Any) -> bool:
+    parts = getattr(model, "encoder", None), getattr(model, "decoder", None)
+    # A subclass with a score of its own (HybridVAE's score_latent) does more than decode the code.
+    names = ("code", "score", "score_latent")
+    code, *scores = (next((cls for cls in type(model).__mro__ if name in vars(cls)), None) for name in names)
+    is_ours = isinstance(parts[0], HistoryEncoder) and isinstance(parts[1], Decoder)
+    return is_ours and code is not None and {*scores, None} == {code, None}
+
+
+def _scores_without(model: Any, history: Histories, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Score items for a history, shape [items], and for it without each of its entries, shape [nnz, items]."""
+    if _begins_linear(model):
+        sums = _first_sums(model.encoder, history)
+        logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1)
+        scores = model.corrected(logits, items - 1)
+        return scores[-1], scores[:-1]
+    return scores_without(model, history, items)
+
+
+def scores_without(model: HistoryRecommender, history: Histories, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Score items for a history, shape [items], and for it without each of its entries, shape [nnz, items]; for any model."""
+    length = len(history.indices)
+    removed = torch.eye(length + 1, dtype=torch.bool, device=items.device)[:, :length]  # the last row: nothing
+    scores = torch.cat([part[:, items] for part in _score(model, history, removed)])
+    return scores[-1], scores[:-1]
+
+
+def _score(model: HistoryRecommender, history: Histories, removed: Tensor) -> Iterable[Tensor]:
+    """Score all items for copies of a history that lack some entries (see Histories.without), some copies at a time."""
+    for part in _in_parts(model, removed):
+        yield model.score(history.without(part)).float()
+
+
+def _in_parts(model: HistoryRecommender, removed: Tensor) -> Sequence[Tensor]:
+    parts: Sequence[Tensor] = removed.split(max(1, SCORES_PER_CHUNK // model.n_items))
+    return parts
+
+
+def _first_sums(encoder: HistoryEncoder, history: Histories) -> Tensor:
+    """Return what the encoder's first layer gives without each entry and, last, for the whole; shape [nnz + 1, width].
+
+    Without entry j the sum lacks a term, and the length that it is divided by lacks one too:
+    ``(s - x_j W_j) / sqrt(||x||^2 - x_j^2)``. Both are sums of what stands before and after j: nothing is subtracted.
+    """
+    values = history.entry_values().double()
+    terms = values.to(encoder.input.weight.dtype).unsqueeze(1) * encoder.input.weight[history.indices - 1]
+    squares = _sums_of_others((values * values).unsqueeze(1))
+    # Of an empty history the sum is 0, and so is the quotient.
+    lengths = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+    return (_sums_of_others(terms) / lengths).to(terms.dtype) + encoder.input.bias
+
+
+def _sums_of_others(terms: Tensor) -> Tensor:
+    """Return for each row the sum of the other rows and, last, of all; shape [rows + 1, width]."""
+    nothing = terms.new_zeros(1, terms.shape[1])
+    before = torch.cat((nothing, terms.cumsum(0)))  # row j: the sum of rows 0 to j - 1
+    after = torch.cat((terms.flip(0).cumsum(0).flip(0)[1:], nothing, nothing))  # row j: of rows j + 1 to the last
+    return before + after
+
+
+def _gradients(model: Any, history: Histories, items: Tensor) -> Tensor:
+    """Return ``x_j`` times the derivative of the scores with respect to ``x_j``, shape [nnz, items]."""
+    weight = model.encoder.input.weight.detach()
+    values = history.entry_values().to(weight.dtype)
+    length = values.double().norm().to(weight.dtype)
+    parts = (values / length).unsqueeze(1) * weight[history.indices - 1]
+    mean = parts.sum(0)
+    with torch.enable_grad():
+        sums = (mean + model.encoder.input.bias.detach()).repeat(len(items), 1).requires_grad_()
+        own = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1).diagonal().sum()
+        slopes: Tensor = torch.autograd.grad(own, sums)[0]
+    # The derivative of x W / ||x|| has two parts, for x_j is in the length as well.
+    changes: Tensor = parts - (values / length).square().unsqueeze(1) * mean
+    return changes @ slopes.t()
+
+
+def ranks(model: HistoryRecommender, history: Histories, removed: Tensor, items: Tensor) -> Tensor:
+    """Rank items, from 1, for copies of a history that lack some entries; none of the whole history is in the ranking.
+
+    A copy that lacks all entries has the ranking that is recommended then, by popularity.
+
+    Args:
+        model: in evaluation mode.
+        history: a single history, on the model's device.
+        removed: which entries each copy lacks, bool, shape [copies, nnz].
+        items: internal ids of items that are not in the history, shape [items].
+
+    Returns:
+        One more than the number of items that score higher, int64, shape [copies, items].
+    """
+    parts = []
+    with torch.no_grad():
+        for part in _in_parts(model, removed):
+            scores = model.ranking_scores(history.without(part))
+            scores[:, history.indices.long()] = -torch.inf
+            parts.append(torch.stack([(scores > scores[:, [item]]).sum(1) + 1 for item in items.tolist()], dim=1))
+    return torch.cat(parts)
+
+
+def counterfactual(
+    model: HistoryRecommender, history: Histories, item: int, k: int, most: int = REMOVALS
+) -> Tensor | None:
+    """Look for a small set of entries without which an item is not among the first k recommendations.
+
+    The search is greedy: it removes the entry without which the item stands lowest against the k-th best of its rivals, and
+    again, until the item is out of the first k; then it puts back whatever need not be missing. So each entry of the
+    result is needed, and a full ranking without them has shown that they suffice; a smaller set may exist.
+
+    Args:
+        model: in evaluation mode.
+        history: a single history, on the model's device.
+        item: internal id, not in the history.
+        k: length of the ranking.
+        most: how many entries may be removed.
+
+    Returns:
+        Positions in the history, int64, ascending; None if none was found.
+    """
+    removed = torch.zeros(1, len(history.indices), dtype=torch.bool, device=history.indices.device)
+    wanted = torch.tensor([item], device=removed.device)
+    with torch.no_grad():
+        (scores,) = _score(model, history, removed)
+        scores[0, history.indices.long()] = -torch.inf
+        scores[0, item] = -torch.inf
+        rivals = scores[0].topk(min(k + _RIVALS, int(scores.isfinite().sum()))).indices
+        if len(rivals) < k:
+            return None
+        while True:
+            rest = (~removed[0]).nonzero()[:, 0]
+            if not len(rest) or len(removed[0]) - len(rest) >= most:
+                return None
+            _, left = _scores_without(model, history.without(removed), torch.cat((wanted, rivals)))
+            margins = left[:, 0] - left[:, 1:].topk(k).values[:, -1]
+            removed[0, rest[margins.argmin()]] = True
+            # What is left without the last entry is ranked by popularity, of which the margins know nothing.
+            if (margins.min() < 0 or len(rest) == 1) and ranks(model, history, removed, wanted)[0, 0] > k:
+                break
+        while int(removed.sum()) > 1:
+            positions = removed[0].nonzero()[:, 0]
+            fewer = removed.repeat(len(positions), 1)
+            fewer[torch.arange(len(positions)), positions] = False
+            suffices = ranks(model, history, fewer, wanted)[:, 0] > k
+            if not suffices.any():
+                break
+            removed = fewer[suffices][:1]
+    return removed[0].nonzero()[:, 0]
+
+
+@dataclass(frozen=True)
+class ItemText:
+    """What people call an item."""
+
+    name: str
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Influence:
+    """The influence of an item of the history on a recommendation.
+
+    Attributes:
+        item_id: the data set's own id; ``name``: what people call it, or the id.
+        influence: by how much the recommendation's score by the model is higher than without this item.
+        rank_without: rank of the recommendation without this item (by popularity, if that leaves none); None where it was not
+            computed.
+    """
+
+    item_id: str
+    name: str
+    influence: float
+    rank_without: int | None = None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A recommendation and what it rests on.
+
+    Attributes:
+        rank: from 1; ``item_id``, ``name``: as of :class:`Influence`; ``details``: such as genres; ``score``: the model's.
+        influences: of all items of the history, the most supporting first.
+        counterfactual: ids of items of the history without which this is no longer among the first k, found greedily and
+            checked; in the order of their influence; None if none was found or looked for.
+    """
+
+    rank: int
+    item_id: str
+    name: str
+    details: str
+    score: float
+    influences: list[Influence]
+    counterfactual: list[str] | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The recommendations for one history, explained.
+
+    Attributes:
+        user: the id that was given; ``model``, ``dataset``: names; ``method``: one of :data:`METHODS`.
+        k: length of the ranking; ``searched``: whether counterfactuals were looked for.
+        history: ids of the items that the model knows.
+        recommendations: best first; without influences where the history is empty, for then they are the most popular items.
+    """
+
+    user: str
+    model: str
+    dataset: str
+    method: str
+    k: int
+    searched: bool
+    history: list[str]
+    recommendations: list[Explained]
+
+
+class Explainer:
+    """Explains the recommendations of a :class:`~recbole_vae.serving.recommender.Recommender`.
+
+    Args:
+        recommender: the model, from a checkpoint.
+        texts: what people call the items, by id; an item that is missing is called by its id.
+    """
+
+    def __init__(self, recommender: Recommender, texts: Mapping[str, ItemText] | None = None) -> None:
+        self.recommender, self.texts = recommender, texts or {}
+
+    def explain(
+        self,
+        user: str,
+        history: History,
+        k: int = 10,
+        *,
+        method: str = "exact",
+        reasons: int = 3,
+        search: bool = True,
+    ) -> Explanation:
+        """Explain the first k recommendations for a history.
+
+        Args:
+            user: what the result calls the owner of the history.
+            history: item ids, or a mapping of them to weights; unknown ones are left out (and counted by the recommender).
+            k: how many recommendations.
+            method: see :func:`influences`.
+            reasons: for how many of the most supporting items the rank without them is computed.
+            search: whether to look for counterfactuals.
+
+        Raises:
+            ConfigError: see :func:`influences`.
+            DataError: see :meth:`~recbole_vae.serving.recommender.Recommender.recommend`.
+        """
+        recommender, model = self.recommender, self.recommender.model
+        row = Histories.from_lists([recommender.known(history)]).to(model.device)
+        names = [recommender.items[item] for item in row.indices.tolist()]
+        given: History = names if row.values is None else dict(zip(names, row.values.tolist(), strict=True))
+        (ranking,) = recommender.recommend([given], k)
+        items = torch.tensor(list(recommender.known(item for item, _ in ranking)), device=model.device)
+        found: list[list[Influence]] = [[] for _ in ranking]
+        sets: list[list[str] | None] = [None for _ in ranking]
+        if names and ranking:
+            found = self._reasons(row, names, items, method, reasons)
+            if search:
+                for place, item in enumerate(items.tolist()):
+                    positions = counterfactual(model, row, item, k)
+                    missing = set() if positions is None else {names[each] for each in positions.tolist()}
+                    sets[place] = [each.item_id for each in found[place] if each.item_id in missing] or None
+        return Explanation(
+            user, type(model).__name__, recommender.dataset, method, k, search, names,
+            [
+                Explained(rank, item, self.text(item).name, self.text(item).details, score, influence, lost)
+                for rank, ((item, score), influence, lost) in enumerate(zip(ranking, found, sets, strict=True), start=1)
+            ],
+        )  # fmt: skip
+
+    def text(self, item: str) -> ItemText:
+        """Return what people call an item."""
+        return self.texts.get(item) or ItemText(item)
+
+    def _reasons(
+        self, row: Histories, names: list[str], items: Tensor, method: str, reasons: int
+    ) -> list[list[Influence]]:
+        model = self.recommender.model
+        table = influences(model, row, items, method).t()
+        orders = table.argsort(dim=1, descending=True, stable=True)
+        shown = torch.unique(orders[:, :reasons])
+        removed = torch.zeros(len(shown), len(names), dtype=torch.bool, device=row.indices.device)
+        removed[torch.arange(len(shown)), shown] = True
+        lower = dict(zip(shown.tolist(), ranks(model, row, removed, items).tolist(), strict=True)) if len(shown) else {}
+        return [
+            [
+                Influence(
+                    names[entry], self.text(names[entry]).name, values[entry],
+                    lower[entry][place] if position < reasons else None,
+                )
+                for position, entry in enumerate(order)
+            ]
+            for place, (order, values) in enumerate(zip(orders.tolist(), table.tolist(), strict=True))
+        ]  # fmt: skip
+
+
+Order = Callable[[HistoryRecommender, Histories, int], Tensor]
+"""Gives the entries of a history a value each, shape [nnz]: how much they explain a recommended item, by some account."""
+
+
+def by_influence(method: str = "exact") -> Order:
+    """Value entries by their influence; ``method``: see :func:`influences`."""
+    return lambda model, history, item: influences(
+        model, history, torch.tensor([item], device=history.indices.device), method
+    )[:, 0]
+
+
+def by_popularity(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
+    """Value entries by the share of the training users who have them."""
+    return model.popularity[history.indices]
+
+
+def by_cosine(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
+    """Value entries by the cosine of their training users with those of the recommended item."""
+    table = model.histories
+    rows, indices = table.rows(), table.indices.long()
+    theirs = torch.zeros(len(table), device=indices.device).index_fill_(0, rows[indices == item], 1.0)
+    together = torch.zeros(model.n_items, device=indices.device).index_add_(0, indices, theirs[rows])
+    counts = torch.bincount(indices, minlength=model.n_items)
+    return (together / (counts * counts[item]).clamp_min(1).sqrt())[history.indices]
+
+
+def at_random(seed: int) -> Order:
+    """Value entries by drawn numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda model, history, item: torch.rand(len(history.indices), generator=generator).to(history.indices.device)
+
+
+@torch.no_grad()
+def perturbation(
+    model: HistoryRecommender, histories: Histories, order: Order, k: int = 10, steps: int = 10
+) -> dict[str, float]:
+    """Measure how well an order of the history's items explains each history's first recommendation (Barkan et al. 2024).
+
+    Items are taken from the history, or put into an empty one, in ``steps`` equal shares, rounded up; the last, which takes
+    all, is not counted, and of short histories an item always stays. Each value is a mean over the shares and the histories.
+
+    Args:
+        model: in evaluation mode.
+        histories: on the model's device; those of fewer than two items are left out.
+        order: gives each entry a value; the highest is the most explaining.
+        k: length of the ranking.
+        steps: number of shares, at least 2.
+
+    Returns:
+        ``POS@k``: how often the item is still among the first k when the most explaining items are removed (lower is better);
+        ``NEG@k``: the same when the least explaining are removed (higher is better); ``DEL``: its softmax probability
+        without the most explaining items, relative to that with all (lower is better); ``INS``: the same with the most
+        explaining items alone (higher is better).
+
+    Raises:
+        ConfigError: the model's likelihood has no softmax, or there are fewer than 2 shares.
+        DataError: no history has two items.
+    """
+    if steps < 2:
+        raise ConfigError(f"steps: {steps!r} is not allowed; it must be an integer >= 2.")
+    if not model.by_softmax:
+        raise ConfigError(
+            f"perturbation: DEL and INS are of the softmax of the scores, and this {type(model).__name__} was trained with a "
+            "likelihood that has none; take a checkpoint of likelihood: multinomial or poisson."
+        )
+    values = []
+    for place in range(len(histories)):
+        history = histories.slice(place, place + 1)
+        length = len(history.indices)
+        if length < 2:
+            continue
+        nothing = torch.zeros(1, length, dtype=torch.bool, device=history.indices.device)
+        (scores,) = _score(model, history, nothing)
+        probability = model.uncorrected(scores)[0].softmax(0)
+        scores[0, history.indices.long()] = -torch.inf
+        item = int(scores[0].argmax())
+        best_first = order(model, history, item).argsort(descending=True, stable=True)
+        position = torch.empty_like(best_first)
+        position[best_first] = torch.arange(length, device=position.device)
+        counts = (
+            (torch.arange(1, steps, device=position.device) * length / steps).ceil().clamp_max(length - 1).unsqueeze(1)
+        )
+        most, least = position < counts, position >= length - counts
+        wanted = torch.tensor([item], device=position.device)
+        curves = [
+            torch.cat([model.uncorrected(part).softmax(1)[:, item] for part in _score(model, history, removed)])
+            / probability[item]
+            for removed in (most, ~most)
+        ]
+        stays = [(ranks(model, history, removed, wanted)[:, 0] <= k).float() for removed in (most, least)]
+        values.append(torch.stack([each.mean() for each in (*stays, *curves)]))
+    if not values:
+        raise DataError("histories: none has two items, and with fewer there is nothing to explain.")
+    means = torch.stack(values).mean(0).tolist()
+    return dict(zip((f"POS@{k}", f"NEG@{k}", "DEL", "INS"), means, strict=True))

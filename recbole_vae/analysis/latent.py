@@ -1,0 +1,369 @@
+"""What the latent variables of a model stand for: the items that each raises and lowers, and their genres.
+
+The effect of a latent variable on an item is by how much the item's log-probability ``log softmax(f(z))`` grows when the
+variable grows by one standard deviation (over the users), the others staying as they are: half the difference between one
+deviation above and one below, mean over a sample of users. Where the decoder is linear, only the normaliser depends on the user.
+Where the likelihood has no softmax, ``f(z)`` itself takes its place: log-odds (Bernoulli) or means (Gaussian).
+
+A model may spread one trait over many latent variables. So directions are described, too: the principal ones, along which the
+effects are largest (the left singular vectors of the table of all latent variables' effects, in units of their deviations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from recbole_vae.analysis.explain import ItemText
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.model.vae import VAE
+from recbole_vae.nn.decoder import Decoder
+from recbole_vae.nn.prior import active, kl_standard_normal
+from recbole_vae.serving.recommender import Recommender
+
+AXES = ("principal", "latents")
+NAMES = {"principal": "Direction", "latents": "Latent"}
+STEPS = (-3, -2, -1, 0, 1, 2, 3)
+"""Where a traversal stops, in standard deviations from the user's own place."""
+
+_MOST = 100_000
+"""The most users who are looked at, drawn by chance where there are more."""
+_USERS = 32
+"""Users over whom effects are averaged."""
+_LEAST = 10
+"""Users that an item needs to be named: what a model says of rarer ones is noise."""
+_OF_GENRE = 5
+"""Items that a genre needs to be tested."""
+_ALPHA = 0.01
+_DRAWN = 500
+"""The most items, and users, on the map."""
+
+
+@dataclass
+class Genre:
+    """A genre that a latent variable raises or lowers.
+
+    Attributes:
+        name: of the genre; ``items``: how many have it.
+        auc: chance that an item of the genre is raised more than one without it; .5: no difference.
+        p: of Mann and Whitney's test, two-sided, by Holm's correction over all latent variables and genres tested.
+    """
+
+    name: str
+    items: int
+    auc: float
+    p: float
+
+
+@dataclass
+class Latent:
+    """A latent variable, or a principal direction.
+
+    Attributes:
+        number: which: of the latent variables from 0, of the directions from 1, the strongest.
+        strength: root mean square of its effects.
+        deviation: standard deviation of a latent variable over the users; of a direction, in units of its variables' deviations.
+        kl: mean divergence of a latent variable from its prior N(0, 1), in nats; None of a direction, without a posterior, or
+            where the prior is another.
+        raised: items with the largest effects, as (id, name, details, effect); ``lowered``: those with the smallest.
+        genres: those that differ significantly, most different first.
+    """
+
+    number: int
+    strength: float
+    deviation: float
+    kl: float | None
+    raised: list[tuple[str, str, str, float]]
+    lowered: list[tuple[str, str, str, float]]
+    genres: list[Genre]
+
+
+@dataclass
+class Point:
+    """A place on the map: an item with its name and genres, or a user."""
+
+    x: float
+    y: float
+    name: str
+    genres: list[str]
+
+
+@dataclass
+class Traversal:
+    """Recommendations to one user while one latent variable moves: for each of :data:`STEPS` a list of names, best first."""
+
+    latent: int
+    lists: list[list[str]]
+
+
+@dataclass
+class Described:
+    """What is known of a model's latent space.
+
+    Attributes:
+        model, dataset: their names; ``users``: how many were looked at.
+        dimension: number of latent variables; ``active``: how many of them are in use.
+        axes: one of :data:`AXES`: what ``latents`` are.
+        latents: the strongest, strongest first.
+        items, map_users: places on the map, whose axes are the first two principal components of the output layer's rows.
+        user: whose recommendations are traversed, or None; ``traversals``: one for each of ``latents``; ``user_place``: on the
+            map.
+        effect: what of an item grows with a latent variable: its log-probability, or, without a softmax, its logit.
+        alone: whether the model's scores are the decoder's, without another path beside it.
+    """
+
+    model: str
+    dataset: str
+    users: int
+    dimension: int
+    active: int
+    axes: str
+    latents: list[Latent]
+    items: list[Point]
+    map_users: list[Point]
+    user: str | None
+    user_place: Point | None
+    traversals: list[Traversal]
+    effect: str
+    alone: bool
+
+
+def check_has_latents(model: Any) -> None:
+    """Raise a ConfigError if a model has no code between an encoder and a decoder."""
+    if not (isinstance(getattr(model, "decoder", None), Decoder) and hasattr(model, "code")):
+        raise ConfigError(
+            f"{type(model).__name__} has no latent variables that an encoder gives and a Decoder takes; take a checkpoint "
+            "of one of the models of recbole_vae, such as MultVAE."
+        )
+
+
+def describe(
+    recommender: Recommender,
+    texts: Mapping[str, ItemText] | None = None,
+    *,
+    axes: str = AXES[0],
+    latents: int = 10,
+    k: int = 10,
+    user: str | None = None,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> Described:
+    """Describe the latent space of a model. Of a HybridVAE or VASP the VAE alone is described; a user's lists are the whole's.
+
+    Args:
+        recommender: the model.
+        texts: names and genres of items by their ids.
+        axes: ``principal`` for directions, or ``latents`` for latent variables.
+        latents: how many of them, the strongest ones.
+        k: how many items each names, and length of the lists of a traversal.
+        user: a user of the training data whose recommendations are traversed.
+        seed: of the sample of users.
+        show_progress: whether a progress bar is shown.
+
+    Raises:
+        ConfigError: the model has no latent variables, or ``axes`` is unknown.
+        DataError: there is no such user.
+    """
+    model = recommender.model
+    check_has_latents(model)
+    if axes not in AXES:
+        raise ConfigError(f"axes: {axes!r} is not allowed; it must be {' or '.join(AXES)}.")
+    history = None
+    if user is not None:
+        history = Histories.from_lists([recommender.known(recommender.history(user))]).to(model.device)
+    with torch.no_grad():
+        filled = (model.histories.lengths().cpu() > 0).nonzero().squeeze(1)
+        if not len(filled):
+            raise DataError("there are no training users to look at.")
+        users = torch.from_numpy(np.random.default_rng(seed).permutation(filled.numpy())[:_MOST])
+        codes, kl = _codes(model, users)
+        deviations = codes.std(0, correction=0)
+        steps, first = deviations.diag(), 0
+        effects = _effects(model, codes[:_USERS], steps, show_progress)
+        if axes == "principal":
+            left = torch.linalg.svd(effects - effects.mean(1, keepdim=True), full_matrices=False).U[:, :latents]
+            steps, first, kl = left.T @ steps, 1, None
+            effects = _effects(model, codes[:_USERS], steps, show_progress)
+            deviations = ((codes / deviations.clamp_min(1e-12)) @ left).std(0, correction=0)
+    strengths = effects.square().mean(1).sqrt()
+    if axes == "principal":  # numbered by what is said of them; the singular values are of centred effects elsewhere
+        order = strengths.argsort(descending=True, stable=True)
+        strengths, effects, steps, deviations = (each[order] for each in (strengths, effects, steps, deviations))
+    strongest = strengths.argsort(descending=True, stable=True)[:latents].tolist()
+    counts = torch.bincount(model.histories.indices.long().cpu(), minlength=model.n_items)[1:]
+    known = (counts >= min(_LEAST, int(counts.max()))).nonzero().squeeze(1).numpy()
+    texts = texts or {}
+    labels = [texts.get(item, ItemText(item, "")) for item in recommender.items[1:]]
+    genres = _genres(labels, known, effects[strongest].numpy())
+
+    def named(number: int, direction: int) -> list[tuple[str, str, str, float]]:
+        values = effects[number].numpy()
+        best = known[np.argsort(-direction * values[known], kind="stable")[:k]]
+        return [
+            (recommender.items[item + 1], labels[item].name, labels[item].details, float(values[item])) for item in best
+        ]
+
+    found = [
+        Latent(
+            number + first, float(strengths[number]), float(deviations[number]), None if kl is None else float(kl[number]),
+            named(number, 1), named(number, -1), each,
+        )
+        for number, each in zip(strongest, genres, strict=True)
+    ]  # fmt: skip
+    popular = counts.argsort(descending=True, stable=True)[: min(_DRAWN, int((counts > 0).sum()))].numpy()
+    traversals, codes_on_map, own = [], codes[:_DRAWN], codes[:0]
+    if history is not None:
+        own = _code(model, history).cpu()
+        names = [text.name for text in labels]
+        traversals = [Traversal(each + first, _traverse(model, history, steps[each], k, names)) for each in strongest]
+    items, drawn = _map(model, codes_on_map, own, popular)
+    map_users = [Point(float(x), float(y), "", []) for x, y in drawn]
+    return Described(
+        type(model).__name__, recommender.dataset, len(codes), codes.shape[1], int(active(codes).sum()), axes, found,
+        [
+            Point(float(x), float(y), labels[item].name, words(labels[item]))
+            for (x, y), item in zip(items, popular, strict=True)
+        ],
+        map_users[: len(codes_on_map)], user, map_users[-1] if len(own) else None, traversals,
+        "log-probability" if model.by_softmax else "logit",
+        getattr(type(model), "score_latent", None) in (None, VAE.score_latent),
+    )  # fmt: skip
+
+
+def words(text: ItemText) -> list[str]:
+    """Return the genres of an item: the words of its details."""
+    return text.details.replace(",", " ").split()
+
+
+def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the codes of users, shape [users, latent_dimension], and each variable's mean divergence from N(0, 1).
+
+    The latter is None where that is not the prior.
+    """
+    codes, divergences = [], []
+    for rows in users.split(4096):
+        histories = model.histories[rows.to(model.histories.indices.device)]
+        if hasattr(model, "posterior") and getattr(model, "standard_prior", True):
+            mu, logvar = model.posterior(histories)
+            codes.append(mu.cpu())
+            each = [kl_standard_normal(m[:, None], v[:, None]) for m, v in zip(mu.T, logvar.T, strict=True)]
+            divergences.append(torch.stack(each).sum(1).double().cpu())
+        else:
+            codes.append(model.code(model.encoder(histories)).cpu())
+    return torch.cat(codes), torch.stack(divergences).sum(0) / len(users) if divergences else None
+
+
+def _effects(model: Any, codes: Tensor, steps: Tensor, show_progress: bool) -> Tensor:
+    """Return the effect of each step, shape [steps, latent_dimension], on each item, shape [steps, items]."""
+    device, by_softmax = model.histories.indices.device, model.by_softmax
+    result = torch.empty(len(steps), model.n_items - 1)
+    bar = tqdm(steps, desc="Effects", ncols=100, leave=False, disable=None if show_progress else True)
+    for number, step in enumerate(bar):
+        sides = [model.decoder((codes + sign * step).to(device)) for sign in (1, -1)]
+        above, below = (each.log_softmax(1) if by_softmax else each for each in sides)
+        result[number] = (above.mean(0) - below.mean(0)).cpu() / 2
+    return result
+
+
+def _genres(labels: Sequence[ItemText], known: NDArray[Any], effects: NDArray[Any]) -> list[list[Genre]]:
+    """Test each genre in each row of effects."""
+    of_items = [set(words(labels[item])) for item in known]
+    counts: dict[str, int] = {}
+    for each in of_items:
+        for genre in each:
+            counts[genre] = counts.get(genre, 0) + 1
+    tested = sorted(g for g, n in counts.items() if _OF_GENRE <= n <= len(known) - _OF_GENRE)
+    found = []
+    for row in effects:
+        for genre in tested:
+            inside = np.array([genre in each for each in of_items])
+            test = mannwhitneyu(row[known][inside], row[known][~inside])
+            auc = float(test.statistic) / (inside.sum() * (~inside).sum())
+            found.append(Genre(genre, counts[genre], auc, float(test.pvalue)))
+    order = sorted(range(len(found)), key=lambda place: found[place].p)
+    largest = 0.0
+    for rank, place in enumerate(order):  # Holm
+        largest = max(largest, min(1.0, found[place].p * (len(found) - rank)))
+        found[place].p = largest
+    per_row = [found[start : start + len(tested)] for start in range(0, len(found), len(tested) or 1)] or [[]] * len(
+        effects
+    )
+    return [sorted((g for g in row if g.p < _ALPHA), key=lambda g: -abs(g.auc - 0.5)) for row in per_row]
+
+
+def _map(model: Any, codes: Tensor, own: Tensor, popular: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return places of items and users in the plane of the first two principal components of the output layer's rows.
+
+    The users are those of ``codes``, by which the scale is made, then those of ``own``.
+    """
+    layers = model.decoder.layers
+    output = layers[-1]
+    assert isinstance(output, nn.Linear)
+    rows = output.weight.detach().double().cpu()
+    with torch.no_grad():
+        features = layers[:-1](torch.cat((codes, own)).to(output.weight.device)).double().cpu()
+    rows = rows[torch.from_numpy(popular)]
+    rows, features = rows - rows.mean(0), features - features[: len(codes)].mean(0)
+    axes = torch.linalg.svd(rows, full_matrices=False).Vh[:2]
+    # An axis may point either way: to where its largest entry is positive.
+    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+    places = []
+    for each, number in ((rows @ axes.T, len(rows)), (features @ axes.T, len(codes))):
+        places.append((each / each[:number].square().mean().sqrt().clamp_min(1e-12)).numpy())
+    return places[0], places[1]
+
+
+@torch.no_grad()
+def _code(model: Any, history: Histories) -> Tensor:
+    code: Tensor = model.code(model.encoder(history.to(model.histories.indices.device)))
+    return code
+
+
+def _traverse(model: Any, history: Histories, step: Tensor, k: int, names: Sequence[str]) -> list[list[str]]:
+    code = _code(model, history)
+    with torch.no_grad():
+        codes = code + torch.tensor(STEPS)[:, None].to(code) * step.to(code)
+        if hasattr(model, "score_latent"):  # with the paths beside the decoder, as in recommendations
+            rows = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+            scores = model.score_latent(history[rows], codes)[:, 1:]
+        else:
+            scores = model.with_padding(model.decoder(codes))[:, 1:]
+    scores[:, history.indices.long().to(scores.device) - 1] = -torch.inf
+    k = min(k, scores.shape[1] - len(history.indices))
+    return [[names[item] for item in row] for row in scores.topk(k).indices.tolist()]
+
+
+ALONE = (
+    "What follows is of the variational autoencoder in {} alone; its other paths do not depend on the latent variables."
+)
+
+
+def label(latent: Latent, most: int = 3) -> str:
+    """Return the genres that a latent variable raises and lowers in a few words; empty where nothing is significant."""
+    raised = [each.name for each in latent.genres if each.auc > 0.5][:most]
+    lowered = [each.name for each in latent.genres if each.auc < 0.5][:most]
+    return " ".join([*(f"+{name}" for name in raised), *(f"-{name}" for name in lowered)])
+
+
+def lines(found: Described, latents: int = 5, k: int = 5) -> Iterator[str]:
+    """Say it in a terminal."""
+    yield (
+        f"{found.model} on {found.dataset}: {found.active} of {found.dimension} latent variables are in use (variance over "
+        f"{found.users:,} users above 0.01)"
+    )
+    if not found.alone:
+        yield ALONE.format(found.model)
+    for each in found.latents[:latents]:
+        kl = "" if each.kl is None else f", KL {each.kl:.2f}"
+        yield f"{NAMES[found.axes]} {each.number}, effect {each.strength:.2f}{kl}{'  ' * bool(each.genres)}{label(each)}"
+        yield f"  raises {'; '.join(name for _, name, *_ in each.raised[:k])}"
+        yield f"  lowers {'; '.join(name for _, name, *_ in each.lowered[:k])}"

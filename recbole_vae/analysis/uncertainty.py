@@ -1,0 +1,356 @@
+"""How well a model knows for which users its recommendations are good; and what diversified ones gain and cost.
+
+Users are sorted by an uncertainty, the surest first. Risk-coverage curves (El-Yaniv and Wiener: On the Foundations of Noise-free
+Selective Classification. JMLR 2010) show the mean of 1 - NDCG of those that come before a place in that order.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
+from recbole_vae.serving import posterior
+from recbole_vae.serving.recommender import Recommender, Sampling
+
+Floats = NDArray[np.float64]
+
+PARTS = ("valid", "test")
+TENTHS = 10
+
+
+@dataclass(frozen=True)
+class Order:
+    """How well an uncertainty sorts the users.
+
+    Attributes:
+        name: of the uncertainty.
+        spearman: rank correlation of uncertainty and NDCG over users, the lower, the better; None where one of them is constant.
+        p_value: of ``spearman``, two-sided.
+        partial: the same correlation with the lengths of histories and the numbers of relevant items held fixed, both as ranks.
+        area: under the risk-coverage curve: its mean, the lower, the better.
+        tenths: mean NDCG of each tenth of the users, the surest first.
+        risks: mean of 1 - NDCG of the surest 1 %, 2 %, ... 100 % of the users.
+    """
+
+    name: str
+    spearman: float | None
+    p_value: float | None
+    partial: float | None
+    area: float
+    tenths: list[float]
+    risks: list[float]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What lists drawn with some spread of the posterior are worth.
+
+    Attributes:
+        diversify: what the posterior's standard deviation is multiplied by; 0: the plain lists.
+        ndcg: mean over users.
+        diversity: 1 - cosine of two items of a list, by the users who have them; mean over pairs and users.
+        coverage: share of the items that are in somebody's list.
+    """
+
+    diversify: float
+    ndcg: float
+    diversity: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`evaluate` found.
+
+    Attributes:
+        model, dataset, part: names; ``k``, ``samples``, ``seed``: as given.
+        users: how many had something to be found.
+        ndcg: NDCG@k, mean over users.
+        best_area: area under the curve of the order by NDCG itself; that of any order at random is 1 - NDCG.
+        orders: the orders, by :attr:`Order.area`, best first.
+        lists: by the spread, the plain ones first; none unless asked for.
+    """
+
+    model: str
+    dataset: str
+    part: str
+    k: int
+    samples: int
+    seed: int
+    users: int
+    ndcg: float
+    best_area: float
+    orders: list[Order]
+    lists: list[Lists] = field(default_factory=list)
+
+
+def surest_first(uncertainty: Floats, quality: Floats) -> Floats:
+    """Return the users' quality in the order of their uncertainty; users who tie have the mean of their qualities.
+
+    Args:
+        uncertainty: shape [users].
+        quality: shape [users].
+    """
+    _, place, counts = np.unique(uncertainty, return_inverse=True, return_counts=True)
+    means: Floats = np.bincount(place, quality) / counts
+    return np.repeat(means, counts)
+
+
+def risk_coverage(uncertainty: Floats, quality: Floats) -> Floats:
+    """Return 1 - mean quality of the surest user, the surest two, ... and all, shape [users]."""
+    ordered = surest_first(uncertainty, quality)
+    risks: Floats = 1 - ordered.cumsum() / np.arange(1, len(ordered) + 1)
+    return risks
+
+
+def partial_spearman(a: Floats, b: Floats, given: Sequence[Floats]) -> float | None:
+    """Return the correlation of what a linear fit by the ranks of ``given`` leaves of the ranks of ``a`` and ``b``.
+
+    Returns:
+        In [-1, 1]; None where nothing is left of one of them.
+    """
+    known = np.column_stack([np.ones(len(a)), *map(stats.rankdata, given)])
+    ranks = np.column_stack([stats.rankdata(a), stats.rankdata(b)])
+    rest = ranks - known @ np.linalg.lstsq(known, ranks, rcond=None)[0]
+    lengths = np.linalg.norm(rest, axis=0)
+    if (lengths < 1e-9 * np.linalg.norm(ranks, axis=0)).any():
+        return None
+    return float(rest[:, 0] @ rest[:, 1] / lengths.prod())
+
+
+def order_by(name: str, uncertainty: Floats, ndcg: Floats, given: Sequence[Floats] = ()) -> Order:
+    """Say how well an uncertainty sorts the users; arguments of shape [users], result: see :class:`Order`."""
+    constant = any(np.ptp(each) == 0 for each in (uncertainty, ndcg))
+    found = None if constant else stats.spearmanr(uncertainty, ndcg)
+    risks = risk_coverage(uncertainty, ndcg)
+    places = np.ceil(np.arange(1, 101) * len(ndcg) / 100).astype(int) - 1
+    tenths = [float(part.mean()) for part in np.array_split(surest_first(uncertainty, ndcg), TENTHS) if len(part)]
+    return Order(
+        name,
+        None if found is None else float(found.statistic),
+        None if found is None else float(found.pvalue),
+        None if constant else partial_spearman(uncertainty, ndcg, given),
+        float(risks.mean()),
+        tenths,
+        risks[places].tolist(),
+    )
+
+
+def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> Floats:
+    """Return 1 - mean cosine over the pairs of items of each list, where an item is the vector of the users who have it.
+
+    Args:
+        items: internal item ids, int64, shape [lists, k]; k is at least 2.
+        histories: rows are the users.
+        n_items: with RecBole's padding item.
+
+    Returns:
+        In [0, 1], shape [lists]. An item that nobody has is different from all.
+    """
+    users, k = len(histories), items.shape[1]
+    columns, rows = histories.indices.cpu().numpy(), histories.rows().cpu().numpy()
+    counts = np.bincount(columns, minlength=n_items)
+    vectors = csr_matrix((1 / np.sqrt(counts[columns]), (columns, rows)), shape=(n_items, users))
+    found = []
+    for part in items.cpu().split(max(1, SCORES_PER_CHUNK // users)):
+        lists = csr_matrix(
+            (np.ones(part.numel()), part.numpy().ravel(), np.arange(0, part.numel() + 1, k)), shape=(len(part), n_items)
+        )
+        total = lists @ vectors  # of squared length k + twice the sum of the cosines
+        own = (counts[part.numpy()] > 0).sum(1)
+        found.append(1 - (np.asarray(total.multiply(total).sum(1)).ravel() - own) / (k * (k - 1)))
+    return np.concatenate(found)
+
+
+def ndcg(items: Tensor, relevant: Histories, n_items: int) -> Tensor:
+    """Return NDCG@k of lists, as RecBole defines it; float64, shape [lists].
+
+    Args:
+        items: internal item ids, int64, shape [lists, k].
+        relevant: what is to be found, a row of at least one item for each list.
+        n_items: with RecBole's padding item.
+    """
+    wanted = torch.zeros(len(items), n_items, dtype=torch.bool, device=items.device)
+    wanted[relevant.rows(), relevant.indices.long()] = True
+    gains = 1 / torch.arange(2, items.shape[1] + 2, dtype=torch.float64, device=items.device).log2()
+    ideal = gains.cumsum(0)[relevant.lengths().clamp_max(len(gains)) - 1]
+    return wanted.gather(1, items).double() @ gains / ideal
+
+
+@dataclass
+class _Batch:
+    """Users of the part that is evaluated.
+
+    Attributes:
+        histories: what the model is given; ``relevant``: what is to be found.
+        scores: at the posterior mean, ``-inf`` for what they have seen, shape [users, n_items].
+    """
+
+    histories: Histories
+    relevant: Histories
+    scores: Tensor
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    k: int = 10,
+    samples: int = 100,
+    seed: int = 0,
+    part: str = "test",
+    diversify: Sequence[float] = (),
+    data_path: str | Path | None = None,
+    popularity_correction: float | None = None,
+    show_progress: bool = False,
+) -> Report:
+    """Load the data set of a checkpoint, split it as training did, and evaluate uncertainties on a part of it.
+
+    Args:
+        path: the checkpoint.
+        k: length of the lists.
+        samples: of the posterior, for the stability; 0 to do without, as for a model that has no posterior.
+        seed: of the samples.
+        part: ``valid`` or ``test``.
+        diversify: spreads of the posterior for which lists are drawn by :func:`~recbole_vae.serving.posterior.thompson`.
+        data_path: the folder that has the data set's folder; None for where it was at training.
+        popularity_correction: see :meth:`~recbole_vae.serving.recommender.Recommender.load`.
+        show_progress: whether there is a progress bar.
+
+    Raises:
+        ConfigError: a value is not allowed, or the model has no posterior and samples are wanted.
+        CheckpointError: it is no checkpoint, or the data are not those it was trained on.
+        DataError: the data are not there, or nothing is to be found in the part.
+    """
+    if part not in PARTS:
+        raise ConfigError(f"part: {part!r} is not allowed; it must be {' or '.join(PARTS)}.")
+    if k < 2:
+        raise ConfigError(f"k: {k!r} is not allowed; it must be an integer >= 2.")
+    recommender = Recommender.load(path, popularity_correction=popularity_correction)
+    model = recommender.model
+    for spread in (0.0, *diversify):
+        Sampling(0 if spread else samples, spread, seed).check(model)
+    loader = _load(path, part, data_path)
+    if k >= model.n_items:
+        raise ConfigError(f"k: {k} is not allowed; the data set has {model.n_items - 1} items.")
+    table = model.histories if loader.fold_in is None else loader.fold_in
+    size = max(1, SCORES_PER_CHUNK // max(model.n_items, samples * k))
+    columns: dict[str, list[Tensor]] = {}
+    lists: dict[float, list[Tensor]] = {spread: [] for spread in dict.fromkeys((0.0, *diversify)) if diversify}
+    qualities: dict[float, list[Tensor]] = {spread: [] for spread in lists}
+    bar = tqdm(total=len(loader.uid_list), unit=" users", ncols=100, disable=None if show_progress else True)
+    with torch.inference_mode(), bar:
+        for users in loader.uid_list.split(size):
+            batch = _batch(model, table[users], loader.seen[users], loader.relevant[users])
+            for name, column in _columns(model, batch, k, samples, seed).items():
+                columns.setdefault(name, []).append(column.double())
+            for spread in lists:
+                items = batch.scores.topk(k).indices
+                if spread:
+                    items = posterior.thompson(model, batch.histories, batch.scores, k, temperature=spread, seed=seed)
+                lists[spread].append(items)
+                qualities[spread].append(ndcg(items, batch.relevant, model.n_items))
+            bar.update(len(users))
+    values: dict[str, Floats] = {name: torch.cat(each).numpy() for name, each in columns.items()}
+    quality, given = values.pop(_NDCG), (-values[_LENGTH], values.pop(_RELEVANT))
+    orders = [order_by(name, each, quality, given) for name, each in values.items()]
+    return Report(
+        type(model).__name__, recommender.dataset, part, k, samples, seed, len(quality), float(quality.mean()),
+        float(risk_coverage(-quality, quality).mean()), sorted(orders, key=lambda order: order.area),
+        [
+            _worth(spread, torch.cat(each), torch.cat(qualities[spread]), model) for spread, each in lists.items()
+        ],
+    )  # fmt: skip
+
+
+def _load(path: str | Path, part: str, data_path: str | Path | None) -> Any:
+    """Return the dataloader of a part of a checkpoint's data set."""
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import init_seed
+
+    from recbole_vae.data.evaluation import FullSortDataLoader
+    from recbole_vae.training.restore import config_of_checkpoint
+
+    config = config_of_checkpoint(path)
+    config["fast_evaluation"] = True
+    if data_path is not None:
+        config["data_path"] = str(Path(data_path) / config["dataset"])
+    folder, file = Path(config["data_path"]), f"{config['dataset']}/{config['dataset']}.inter"
+    if not folder.is_dir():  # RecBole would download what it knows by name, which need not be what was trained on
+        raise DataError(
+            f"dataset: there is no folder {folder}, where the data set of {path} is looked for. Set data_path to the folder "
+            f"that holds {file}."
+        )
+    init_seed(config["seed"], config["reproducibility"])
+    with warnings.catch_warnings():
+        # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        loader = data_preparation(config, create_dataset(config))[1 + PARTS.index(part)]
+    if not isinstance(loader, FullSortDataLoader):
+        raise ConfigError(f"{path}: was evaluated on sampled items (eval_args: mode); here all items are ranked.")
+    if not len(loader.uid_list):
+        raise DataError(
+            f"{path}: the split leaves nothing to be found in the {part} part; see eval_args: {{split: ...}}."
+        )
+    return loader
+
+
+def _batch(model: HistoryRecommender, histories: Histories, seen: Histories, relevant: Histories) -> _Batch:
+    scores = model.score(histories).float()
+    scores[seen.rows(), seen.indices.long()] = -torch.inf
+    return _Batch(histories, relevant, scores)
+
+
+_NDCG, _LENGTH, _RELEVANT = "NDCG", "length of the history", "relevant"
+
+
+def _columns(model: HistoryRecommender, batch: _Batch, k: int, samples: int, seed: int) -> dict[str, Tensor]:
+    """Return for the users of a batch their NDCG@k, their number of relevant items, and each uncertainty; shape [users].
+
+    Where the likelihood has no softmax, there are no uncertainties by its probabilities.
+    """
+    items, lengths = batch.scores.topk(k).indices, batch.histories.lengths()
+    found = {
+        _NDCG: ndcg(items, batch.relevant, model.n_items),
+        _RELEVANT: batch.relevant.lengths(),
+        _LENGTH: -lengths,
+    }
+    if model.by_softmax:
+        plain = model.uncorrected(batch.scores)
+        logs = plain.log_softmax(1)
+        found |= {
+            "expected NDCG": -posterior.expected_ndcg(plain, items, lengths),
+            "entropy of the softmax": -(logs.exp() * logs.clamp_min(-1e9)).sum(1),
+            "largest probability": -logs.amax(1),
+        }
+    if samples:
+        excluded = batch.scores.isneginf()
+        ranks = posterior.sampled_ranks(model, batch.histories, items, excluded, samples, seed=seed)
+        found["stability"] = -posterior.stability(ranks)
+    return found
+
+
+def _worth(spread: float, items: Tensor, quality: Tensor, model: HistoryRecommender) -> Lists:
+    diversity = intra_list_diversity(items, model.histories, model.n_items)
+    covered = len(torch.unique(items)) / (model.n_items - 1)
+    return Lists(spread, float(quality.mean()), float(diversity.mean()), covered)
+
+
+def per_ndcg(plain: Lists, other: Lists) -> float | None:
+    """Return the diversity gained per NDCG lost; None where none was lost."""
+    lost = plain.ndcg - other.ndcg
+    return (other.diversity - plain.diversity) / lost if lost > 0 and not math.isclose(lost, 0.0) else None

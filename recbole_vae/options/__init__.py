@@ -1,0 +1,1 @@
+"""Typed options: what each may be, and errors that say so."""

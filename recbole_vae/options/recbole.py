@@ -1,0 +1,50 @@
+"""What RecBole has: its models, options and defaults, read from its folder without importing it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from recbole_vae.errors import RecBoleVersionError
+
+INSTALL = "pip install 'recbole>=1.2.1,<1.3' (on Python 3.12 and later with --no-deps)"
+
+
+def recbole_model_names() -> list[str]:
+    """Return the names of RecBole's own models, from its folder of defaults."""
+    return sorted(path.stem for path in (recbole_folder() / "properties" / "model").glob("*.yaml"))
+
+
+def recbole_folder() -> Path:
+    spec = importlib.util.find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        raise RecBoleVersionError(f"recbole_vae needs RecBole 1.2, and it is not installed: {INSTALL}.")
+    return Path(spec.submodule_search_locations[0])
+
+
+# Options of RecBole that stand in none of its files.
+RUN_OPTIONS = {
+    "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
+    "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "reg_weight", "tail_ratio",
+}  # fmt: skip
+
+
+@functools.cache
+def options_in(*names: str) -> set[str]:
+    """Return the names of the options in YAML files of RecBole's ``properties``, given without ``.yaml``."""
+    paths = (path for name in names for path in (recbole_folder() / "properties").glob(f"{name}.yaml"))
+    return {
+        name for path in paths for name in re.findall(r"^(\w+)\s*:", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
+def recbole_defaults() -> dict[str, Any]:
+    """Return RecBole's own defaults of the options that all models have."""
+    import yaml
+
+    text = (recbole_folder() / "properties/overall.yaml").read_text(encoding="utf-8")
+    defaults: dict[str, Any] = yaml.safe_load(text)
+    return defaults

@@ -1,0 +1,376 @@
+"""The additions to RecBole's training loop: the terms of the loss, checkpoints, resume, and several processes."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from recbole.trainer import Trainer
+from recbole.utils import set_color
+from torch import Tensor
+from torch.nn.utils.clip_grad import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
+from recbole_vae.evaluation.metrics import FastEvaluator
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.prior import ACTIVE, active
+from recbole_vae.storage import checkpoint
+from recbole_vae.training.averaging import WeightAverage
+from recbole_vae.training.optimizer import LazyAdam
+
+_trainers = count()
+_LOOKED_AT = 100_000
+"""The most users by whom latent variables are judged to be in use."""
+
+
+class HistoryTrainer(Trainer):  # type: ignore[misc]
+    """RecBole's ``Trainer`` for the models of recbole_vae.
+
+    It logs the parts of the loss apart, writes checkpoints that load without running code and resume bit for bit (see
+    :mod:`recbole_vae.storage.checkpoint`), leaves what is no matrix out of ``weight_decay``, and lets several processes train and
+    evaluate as one does.
+    """
+
+    model: HistoryRecommender
+    saved_model_file: str
+    best_valid_score: float
+
+    def __init__(self, config: Any, model: HistoryRecommender) -> None:
+        super().__init__(config, model)
+        self.saved_model_file = self._own_name(self.saved_model_file)
+        self.loss_terms: dict[str, float] = {}
+        self._resumed: Mapping[str, Any] | None = None
+        self._active_unknown = False
+        self._train_data: Any = None
+        epochs = model.options.weight_averaging
+        self._average = WeightAverage(model.parameters(), epochs) if epochs else None
+        if dist.is_initialized():
+            names = [self.saved_model_file]
+            dist.broadcast_object_list(names)  # each process took the time for itself
+            self.saved_model_file = names[0]
+            self.evaluator = _GatheringEvaluator(config)
+        if config["resume"]:
+            self.resume_checkpoint(config["resume"])
+
+    @staticmethod
+    def _own_name(path: str) -> str:
+        """Make the name of a file this trainer's own: RecBole names it by the second, and runs may start together."""
+        stem, suffix = os.path.splitext(path)  # noqa: PTH122 - RecBole's paths are strings
+        number = next(_trainers)
+        return f"{stem}-{os.getpid()}{f'-{number}' * bool(number)}{suffix}"
+
+    def _build_optimizer(self, **kwargs: Any) -> Any:
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        weights = [parameter for parameter in trained if parameter.ndim > 1]
+        vectors = [parameter for parameter in trained if parameter.ndim <= 1]
+        groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
+        fused = {"adam": LazyAdam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(self.learner)
+        if fused is None:
+            return super()._build_optimizer(params=groups, **kwargs)
+        # The same as RecBole's, but all in one pass over the parameters, which takes a fraction of the time.
+        return fused(groups, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Any = None,
+    ) -> tuple[float, Any]:
+        """Train; arguments and result are those of RecBole's ``Trainer.fit``."""
+        self._train_data = train_data
+        if self.model.needs_validation and not valid_data:
+            raise ConfigError(
+                f"{self.model.needs_validation} needs a validation part, and there is none: choose a split that has one "
+                "(eval_args, or benchmark_filename), or give a number."
+            )
+        if train_data.generator is None:  # RecBole takes it away when it saves the dataloaders
+            train_data.generator = train_data.sampler.generator = torch.Generator().manual_seed(self.config["seed"])
+        if self._resumed is not None:
+            state, self._resumed = self._resumed, None
+            checkpoint.check_vocabulary(state, self.saved_model_file, train_data._dataset)
+            checkpoint.check_histories(state, self.saved_model_file, self.model.histories)
+            checkpoint.set_random_states(state["random"])
+            train_data.generator.set_state(state["random"]["train_data"].cpu())
+            if self.start_epoch >= self.epochs:
+                self.logger.info(
+                    f"Nothing left to train: {self.saved_model_file} has {self.start_epoch} epochs, epochs is {self.epochs}."
+                )
+                self.eval_collector.data_collect(train_data)
+                return self.best_valid_score, self.best_valid_result
+        if dist.is_initialized():
+            states = [torch.get_rng_state()]
+            dist.broadcast_object_list(states)  # all processes draw the same random numbers for a batch
+            torch.set_rng_state(states[0])
+        try:
+            super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        except KeyboardInterrupt:
+            self.logger.warning(f"Interrupted. {self._best_so_far()}")
+            raise
+        self._active_unknown = True
+        # Where an epoch is saved, it may be another than the last, and is loaded before the evaluation.
+        if not (saved and Path(self.saved_model_file).exists()):
+            self._log_active()
+        return self.best_valid_score, self.best_valid_result
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float:
+        """Train for one epoch and return the mean loss of a user, over all passes."""
+        if self._average:
+            self._average.begin_epoch()
+        self.model.train()
+        totals: dict[str, Tensor] = {}
+        users: dict[str, int] = {}
+        beta, next_shown = 0.0, 0.0
+        batches = tqdm(
+            self._batches(train_data), total=len(train_data) * len(self.model.passes), ncols=100,
+            desc=set_color(f"Train {epoch_idx:>5}", "pink"), disable=not show_progress,
+        )  # fmt: skip
+        for interaction in batches:
+            interaction = interaction.to(self.device)
+            self.optimizer.zero_grad()
+            terms, weight = self.model.batch_terms(interaction)
+            parts = {"loss": terms.loss(), "reconstruction": terms.reconstruction}
+            if terms.kl is not None:
+                parts["kl"], beta = terms.kl, terms.beta
+            if dist.is_initialized():  # this process's share of the batch
+                parts = {name: weight * part for name, part in parts.items()}
+            parts["loss"].backward()
+            parts = {name: part.detach() for name, part in parts.items()}
+            if dist.is_initialized():
+                self._sum_over_processes([p.grad for p in self.model.parameters() if p.grad is not None])
+                self._sum_over_processes(list(parts.values()))
+            if self.clip_grad_norm:
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.optimizer.step()
+            # Each part is a mean over the batch; the last batch of an epoch may be smaller.
+            for name, part in parts.items():
+                if name not in totals:
+                    totals[name], users[name] = torch.zeros_like(part), 0
+                totals[name].add_(part, alpha=len(interaction))
+                users[name] += len(interaction)
+            if show_progress and time.monotonic() >= next_shown:  # not each time, for it waits for a GPU to get there
+                next_shown = time.monotonic() + 0.5
+                shown = {"rec": f"{float(totals['reconstruction']) / users['reconstruction']:.4g}"}
+                if "kl" in totals:
+                    shown |= {"kl": f"{float(totals['kl']) / users['kl']:.3g}", "beta": f"{beta:.3g}"}
+                batches.set_postfix(shown)
+        self.loss_terms = {name: float(total) / users[name] for name, total in totals.items()}
+        if "kl" in self.loss_terms:
+            self.loss_terms["beta"] = beta
+        if not math.isfinite(self.loss_terms["loss"]):
+            raise TrainingError(
+                f"the training loss became {self.loss_terms['loss']} in epoch {epoch_idx}: lower learning_rate (now "
+                f"{self.learning_rate:g}) or set clip_grad_norm: {{max_norm: 1.0}}. {self._best_so_far()}"
+            )
+        if self._average:
+            self._average.end_epoch()
+        return self.loss_terms["loss"]
+
+    def _batches(self, train_data: Any) -> Iterator[Any]:
+        for name in self.model.passes:
+            self.model.begin_pass(name)
+            yield from train_data
+
+    @staticmethod
+    def _sum_over_processes(tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+    def _log_active(self) -> None:
+        """Log what was found, and how many latent variables say something; a VAE that has collapsed looks like any other."""
+        self._active_unknown = False
+        if self.model.found():
+            self.logger.info(f"{self.model.found()} for these parameters.")
+        if not self.model.scores_by_latent or not hasattr(self.model, "posterior"):
+            return
+        self.model.eval()
+        with torch.no_grad():
+            # Row 0 is RecBole's padding; of many users some will do.
+            rows = torch.arange(
+                1, len(self.model.histories), -(-len(self.model.histories) // _LOOKED_AT), device=self.device
+            )
+            means = [self.model.posterior(self.model.histories[each])[0] for each in rows.split(4096)]
+            in_use = active(torch.cat(means))
+        number, total = int(in_use.sum()), len(in_use)
+        text = f"{number} of {total} latent variables are in use (variance of their means over users above {ACTIVE:g})"
+        if 10 * number < total:
+            self.logger.warning(
+                f"{text}: either these are too few epochs, or the posterior has collapsed to the prior. Train for longer, and if "
+                "that does not help, give the KL term less weight."
+            )
+        else:
+            self.logger.info(f"{text}.")
+
+    def _best_so_far(self) -> str:
+        if not Path(self.saved_model_file).exists():
+            return "No epoch was saved yet."
+        return (
+            f"The best epoch so far is in {self.saved_model_file}; go on from it with --resume={self.saved_model_file}."
+        )
+
+    def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: float) -> str:
+        decimals = self.config["loss_decimal_place"] or 4
+        parts = ", ".join(
+            # beta is far below the decimals of a loss for most of a schedule
+            f"{set_color(name, 'blue')}: {value:{'.3g' if name == 'beta' else f'.{decimals}f'}}"
+            for name, value in self.loss_terms.items()
+        )
+        head = set_color(f"epoch {epoch_idx} training", "green")
+        return f"{head} [{set_color('time', 'blue')}: {e_time - s_time:.2f}s, {parts}]"
+
+    def _add_train_loss_to_tensorboard(self, epoch_idx: int, losses: float, tag: str = "Loss/Train") -> None:
+        for name, value in self.loss_terms.items():
+            self.tensorboard.add_scalar(tag if name == "loss" else f"Train/{name}", value, epoch_idx)
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        # RecBole stores the result only after it has saved the checkpoint.
+        better = score >= self.best_valid_score if self.valid_metric_bigger else score <= self.best_valid_score
+        if better:
+            self.best_valid_score, self.best_valid_result = score, result
+        self.model.evaluated(better)
+        return score, result
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Write a checkpoint after an epoch; see :mod:`recbole_vae.storage.checkpoint`."""
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        if self._rank() == 0:
+            dataset = self._train_data._dataset
+            histories = self.model.histories.to("cpu")
+            state = {
+                "model": self.config["model"],
+                "dataset": self.config["dataset"],
+                "config": checkpoint.plain_config(self.config),
+                "users": list(map(str, dataset.field2id_token[dataset.uid_field])),
+                "items": list(map(str, dataset.field2id_token[dataset.iid_field])),
+                "split_hash": getattr(dataset, "split_hash", None),
+                "histories": {"indptr": histories.indptr, "indices": histories.indices, "values": histories.values},
+                "epoch": epoch,
+                "cur_step": self.cur_step,
+                "best_valid_score": float(self.best_valid_score),
+                "best_valid_result": checkpoint.plain(self.best_valid_result),
+                "state_dict": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": {**checkpoint.random_states(), "train_data": self._train_data.generator.get_state()},
+            }
+            if self._average:
+                state["average"] = {"count": self._average.count, "weights": self._average.others}
+            checkpoint.save(state, path)
+            if verbose:
+                self.logger.info(set_color("Saving current", "blue") + f": {path}")
+        if dist.is_initialized():
+            dist.barrier()
+
+    def resume_checkpoint(self, resume_file: str | Path) -> None:
+        """Take up the state of a checkpoint, so that :meth:`fit` goes on as if it had never stopped.
+
+        Done by the constructor where the option ``resume`` is set.
+
+        Args:
+            resume_file: a checkpoint of the same model on the same data. Training goes on writing to this file.
+
+        Raises:
+            CheckpointError: it cannot be read, is of another model, of other dimensions, or of other options.
+        """
+        state = checkpoint.load(resume_file, self.device)
+        checkpoint.check_model(state, resume_file, self.config["model"])
+        checkpoint.check_options(state["config"], checkpoint.plain_config(self.config), resume_file)
+        if self._average and "average" not in state:
+            raise CheckpointError(f"{resume_file}: was trained without weight_averaging; set weight_averaging: 0.")
+        self._load_parameters(state, resume_file)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{resume_file}: the optimiser's state does not fit this model ({error}).") from None
+        self.saved_model_file = str(resume_file)
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step = state["cur_step"]
+        self.best_valid_score = state["best_valid_score"]
+        self.best_valid_result = state["best_valid_result"]
+        self._resumed = state
+        self.logger.info(f"Checkpoint {resume_file} loaded. Training goes on at epoch {self.start_epoch}.")
+
+    def _load_parameters(self, state: Mapping[str, Any], path: str | Path) -> None:
+        """Load the parameters of a checkpoint, or raise a CheckpointError that names the first that does not fit."""
+        own, state_dict = self.model.state_dict(), state["state_dict"]
+        for name in own.keys() | state_dict.keys():
+            mine, saved = (getattr(each.get(name), "shape", None) for each in (own, state_dict))
+            if (name in own) != (name in state_dict) or mine != saved:
+                shapes = [list(shape) if shape is not None else "none" for shape in (saved, mine)]
+                raise CheckpointError(
+                    f"{path}: parameter '{name}' has shape {shapes[0]} in the checkpoint and {shapes[1]} in the model. The "
+                    "checkpoint is of other hyper-parameters or of other data."
+                )
+        if self._average and "average" in state:
+            weights = state["average"]["weights"]
+            shapes = [[getattr(each, "shape", None) for each in some] for some in (weights, self._average.parameters)]
+            if shapes[0] != shapes[1]:
+                raise CheckpointError(
+                    f"{path}: damaged checkpoint: the weights of 'average' are not those of the model."
+                )
+            self._average.resume(state["average"]["count"], weights)
+        self.model.load_state_dict(state_dict)
+        if self._average and "average" not in state:  # of a run without one, to be evaluated: nothing to go on from
+            self._average = WeightAverage(self.model.parameters(), self._average.epochs)
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+    ) -> Any:
+        """Evaluate; arguments and result are those of RecBole's ``Trainer.evaluate``."""
+        if not eval_data:
+            return None
+        if load_best_model:
+            path = model_file or self.saved_model_file
+            state = checkpoint.load(path, self.device)
+            checkpoint.check_model(state, path, self.config["model"])
+            checkpoint.check_vocabulary(state, path, eval_data._dataset)
+            self._load_parameters(state, path)
+            self.logger.info(f"Loading model structure and parameters from {path}")
+        if self._active_unknown:
+            self._log_active()
+        if isinstance(self.evaluator, _GatheringEvaluator):
+            self.evaluator.rows = eval_data.sample_size
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _map_reduce(self, result: Any, num_sample: int) -> Any:
+        """Return the result as it is: each process has already evaluated the users of all (see _GatheringEvaluator)."""
+        return result
+
+    @staticmethod
+    def _rank() -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _GatheringEvaluator(FastEvaluator):
+    """The evaluator on the users of all processes.
+
+    RecBole averages the rounded metrics of the processes, weighted by their number of batches, with users counted twice
+    where they do not divide evenly. Here the rows of all users come together first, in the order of one process.
+    """
+
+    rows = 0
+
+    def evaluate(self, dataobject: Any) -> Any:
+        """Gather what was collected for each user, then evaluate."""
+        for key in ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label"):
+            if key in dataobject:
+                parts: list[Any] = [None] * dist.get_world_size()
+                dist.all_gather_object(parts, dataobject.get(key))
+                if key in ("rec.score", "data.label"):  # a row for each pair, whose order does not matter
+                    dataobject.set(key, torch.cat(parts))
+                else:  # RecBole's sampler deals the users out in turn and repeats the first to make the shares equal
+                    dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.rows])
+        return super().evaluate(dataobject)

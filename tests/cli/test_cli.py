@@ -1,0 +1,320 @@
+"""The command line: a real run, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+from recbole_vae.cli.main import main, parse_options
+from recbole_vae.storage import checkpoint
+from tests.conftest import Builder, random_rows, write_inter
+
+SCRIPT = Path(__file__).parents[2] / "run_recbole_vae.py"
+FAST = ["--train_batch_size=16", "--mlp_hidden_size=[12]", "--latent_dimension=6", "--data_path=data", "--dataset=tiny"]
+
+
+def run(*arguments: str, script: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT)] if script else [sys.executable, "-m", "recbole_vae"]
+    environment = {name: value for name, value in os.environ.items() if name != "RECBOLE_VAE_TRACEBACK"}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_readmes_command() -> None:
+    """``python run_recbole_vae.py`` trains on ml-100k with nothing else said; here for two epochs."""
+    done = run("--epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert "MultVAE on ml-100k, test part, best epoch by MRR@10 (standard error over users):" in done.stdout
+    assert "  ndcg@10          0." in done.stdout
+    assert "Time  " in done.stdout
+    (file,) = Path("saved").glob("MultVAE-*.pth")
+    assert f"Checkpoint  {file}" in done.stdout
+    assert f"python {SCRIPT} --resume={file} --epochs=4 --stopping_step=40" in done.stdout
+    assert f"python {SCRIPT} --model=EASE --dataset=ml-100k\n" in done.stdout
+    assert "Train     0" in done.stderr  # the progress bar
+    assert "beta=" in done.stderr
+    again = run(f"--resume={file}", "--epochs=3", "--show_progress=False")
+    assert again.returncode == 0, again.stderr
+    assert "Training goes on at epoch" in again.stderr
+
+
+@pytest.mark.usefixtures("files")
+def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
+    ours = "--weight_averaging=2 --precision=float32"
+    more = ["--topk=[3, 5]", *ours.split(), "--valid_metric=NDCG@3"]
+    done = run("run", *FAST, "--epochs=1", "--seed=7", *more, script=False)
+    assert done.returncode == 0, done.stderr
+    kept = "--dataset=tiny --data_path=data --seed=7 --topk='[3, 5]' --valid_metric=NDCG@3\n"
+    assert f"  python -m recbole_vae run --model=EASE {kept}" in done.stdout
+    with_ours = kept.replace(" --valid", f" {ours} --valid")
+    assert f"  python -m recbole_vae run --model=MultDAE {with_ours}" in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if "--resume=" in line)
+    Path("saved/MultVAE-other-99999.pth").write_bytes(b"of somebody else, and newer")
+    again = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    file = shlex.split(line)[4].removeprefix("--resume=")
+    assert f"Checkpoint  {file}\n" in again.stdout
+    assert "--model=EASE" not in again.stdout  # its split would need the options that are in the checkpoint
+
+
+def test_version() -> None:
+    done = run("--version", script=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("recbole_vae 0.1.0 recbole 1.2")
+
+
+def test_help_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    whole = capsys.readouterr().out
+    assert main([]) == 2
+    assert capsys.readouterr().out == whole
+    commands = re.findall(r"recbole-vae (\w+) ", whole)
+    assert len(commands) == len(set(commands)) == 9
+    parts = []
+    for command in commands:
+        assert main([command, "--help"]) == 0
+        usage, gap, *part = capsys.readouterr().out.splitlines()
+        assert usage.startswith(f"usage: recbole-vae {command} ")
+        assert gap == ""
+        assert part[0].startswith(f"{command} ")
+        assert all(line[:1] in ("", " ") for line in part[1:])
+        parts += part
+    in_whole = [line for line in whole.splitlines() if line and "recbole-vae " not in line]
+    assert in_whole[:-1] == [line for line in parts if line]  # the last line is of no command
+    assert main(["rnu", "--help"]) == 0
+    assert capsys.readouterr().out == whole
+
+
+MISTAKES: dict[str, tuple[list[str], int, str]] = {
+    "value": (
+        [*FAST, "--dropout_prob=1.5"],
+        2,
+        "dropout_prob: 1.5 (command line) is not allowed; it must be a number >= 0 and < 1.",
+    ),
+    "name": (
+        [*FAST, "--dropuot_prob=0.5"],
+        2,
+        "dropuot_prob (command line): neither MultVAE nor RecBole has this option. Did you mean dropout_prob?",
+    ),
+    "model": (["--model=MultVEA"], 2, "model: there is no model 'MultVEA'; did you mean MultVAE?"),
+    "case": (["--model=multvae"], 2, "model: there is no model 'multvae'; did you mean MultVAE?"),
+    "metric": (
+        [*FAST, "--metrics=['NDGC']"],
+        2,
+        "metrics (command line): there is no metric 'ndgc'; did you mean ndcg?",
+    ),
+    "config file": (
+        ["--config_files=gone.yaml"],
+        2,
+        "gone.yaml: cannot read this config file: No such file or directory.",
+    ),
+    "no dataset": (
+        ["--dataset=nowhere"],
+        1,
+        "dataset: there is no folder dataset/nowhere, and RecBole knows no data set 'nowhere' to download. Put",
+    ),
+    "one user": (
+        ["--dataset=one", "--data_path=data"],
+        1,
+        "data set 'one' has 1 user after filtering; at least 2 are needed.",
+    ),
+    "field": (
+        [*FAST, "--USER_ID_FIELD=person"],
+        1,
+        "data/tiny/tiny.inter: there is no column 'person', which load_col, USER_ID_FIELD, ITEM_ID_FIELD or",
+    ),
+    "value field": (
+        [*FAST, "--value_field=rating"],
+        1,
+        "data/tiny/tiny.inter: there is no column 'rating', which",
+    ),
+    "no checkpoint": (["--resume=gone.pth"], 1, "gone.pth: there is no such checkpoint."),
+    "bad checkpoint": (["--resume=bad.pth"], 1, "bad.pth: truncated or not a checkpoint"),
+    "resume of RecBole's": (["--model=BPR", "--resume=ours.pth"], 2, "resume: BPR is RecBole's"),
+    "stray": (["epochs=3"], 2, "'epochs=3' (command line) is no option; write --option=value."),
+    "no value": (["--epochs"], 2, "--epochs (command line) has no value; write --epochs=value."),
+    "twice": (["--epochs=1", "--epochs=2"], 2, "--epochs (command line) is given twice: 1 and 2."),
+    "empty value": (["--model="], 2, "--model (command line) has no value; write --model=value."),
+    "data set": (
+        ["--resume=ours.pth", "--dataset=ml-100k"],
+        1,
+        "ours.pth: a checkpoint of data set tiny, not of ml-100k;",
+    ),
+    "other value": (
+        ["--resume=ours.pth", "--dropout_prob=0.1"],
+        1,
+        "ours.pth: was trained with dropout_prob=0.5, this run",
+    ),
+    "folder": (["--resume=data"], 1, "data: a folder, not a checkpoint."),
+    "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),
+    "port": (["--nproc=2", "--port=0"], 2, "port: '0' (command line) is not allowed; it must be an integer >= 1."),
+    "all filtered": (
+        [*FAST, "--user_inter_num_interval=[99,inf)"],
+        1,
+        "data set 'tiny': no interaction is left after filtering (user_inter_num_interval: [99,inf), item_inter",
+    ),
+}
+
+
+@pytest.fixture
+def files() -> None:
+    write_inter(random_rows())
+    write_inter([("u1", f"i{n}") for n in range(9)], name="one")
+    Path("bad.pth").write_bytes(b"not a checkpoint")
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("name", list(MISTAKES))
+def test_a_mistake_is_one_line_and_no_traceback(
+    name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RECBOLE_VAE_TRACEBACK", raising=False)
+    arguments, status, message = MISTAKES[name]
+    if "ours.pth" in str(arguments):
+        assert main(["run", *FAST, "--epochs=1", "--show_progress=False"]) == 0
+        next(Path("saved").glob("*.pth")).rename("ours.pth")
+        capfd.readouterr()
+    assert main(["run", *arguments]) == status
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: {message}"), errors
+
+
+@pytest.mark.usefixtures("files")
+def test_a_mistake_in_a_real_process() -> None:
+    done = run(*FAST, "--latent_dimension=0")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: --latent_dimension (command line) is given twice: 6 and 0."
+    done = run("--dataset=one", "--data_path=data", "--nproc=2")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("files")
+def test_ctrl_c_keeps_the_best_epoch_and_says_how_to_go_on() -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *FAST, "--epochs=100000", "--stopping_step=100000", "--show_progress=False"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not list(Path("saved").glob("*.pth")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    (file,) = Path("saved").glob("*.pth")
+    assert f"The best epoch so far is in {file}; go on from it with --resume={file}" in err
+    assert "Traceback" not in err
+    assert checkpoint.load(file)["model"] == "MultVAE"
+    assert not out
+
+
+def test_options_are_read_in_both_ways() -> None:
+    assert parse_options(["--a=1", "--b", "2", "--c=[3, 4]"]) == {"a": "1", "b": "2", "c": "[3, 4]"}
+    assert parse_options(["--a=b=c"]) == {"a": "b=c"}
+
+
+def test_what_cannot_reach_recbole_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--a=b=c"]) == 2
+    assert "RecBole takes no '=' in a value; put the option into a YAML file" in capfd.readouterr().err
+    assert main(["bench", "--json=."]) == 2
+    assert "--json=. (command line): this is a folder; name a file." in capfd.readouterr().err
+    Path("file").touch()
+    assert main(["run", "--checkpoint_dir=file/x", "--epochs=1"]) == 1
+    assert "error: file/x: Not a directory" in capfd.readouterr().err
+
+
+def test_a_download_that_fails_is_named_and_leaves_no_folder(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole.data.dataset import dataset
+
+    def unreachable(*_: object) -> str:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(dataset, "decide_download", lambda url: True)
+    monkeypatch.setattr(dataset, "download_url", unreachable)
+    assert main(["run", "--dataset=ml-1m"]) == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: dataset: there is no folder dataset/ml-1m, and 'ml-1m' could not be downloaded: ")
+    assert "Name or service not known" in error
+    assert error.endswith("Set data_path to the folder that holds ml-1m/ml-1m.inter.")
+    assert not Path("dataset/ml-1m").exists()
+
+
+@pytest.mark.usefixtures("files")
+def test_a_config_file_may_name_model_and_data(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("run.yaml").write_text("model: MultDAE\ndataset: tiny\ndata_path: data\nepochs: 1\nshow_progress: False\n")
+    assert main(["run", "--config_files=run.yaml"]) == 0
+    assert "MultDAE on tiny, test part" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("files")
+def test_several_processes_from_the_command_line() -> None:
+    done = run(*FAST, "--epochs=2", "--show_progress=False", "--nproc=2", "--use_gpu=False")
+    assert done.returncode == 0, done.stderr
+    assert "MultVAE on tiny, test part" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["latent", "--html=-"], "--html=- (command line): this cannot be standard output; name a file."),
+        (["explain", "--user=a", "--html=-"], "--html=- (command line): this cannot be standard output; name a file."),
+        (["bench", "--plot=-"], "--plot=- (command line): this cannot be standard output; name a file."),
+        (["generate", "--out=-"], "--out=- (command line): a data set is a folder, and cannot be standard output"),
+        (["generate", "--out=o", "--json=o"], "--out and --json (command line) cannot be the same; name a folder and"),
+        (["recommend", "--out=./a.pth"], "--out=a.pth (command line): this is the file of --checkpoint, which would be"),
+        (["recommend", "--candidates=h", "--out=h"], "--out=h (command line): this is the file of --candidates, which"),
+        (["explain", "--histories=h", "--json=link"], "--json=link (command line): this is the file of --histories"),
+        (["latent", "--items=h", "--html=hard"], "--html=hard (command line): this is the file of --items, which would"),
+        (["generate", "--out=o", "--unseen=h", "--json=h"], "--json=h (command line): this is the file of --unseen, which"),
+        (["uncertainty", "--json=a.pth"], "--json=a.pth (command line): this is the file of --checkpoint, which would be"),
+    ],
+)  # fmt: skip
+def test_outputs_that_cannot_be_are_refused_before_any_work(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.pth", "h"):
+        Path(name).write_text("kept")
+    Path("link").symlink_to("h")
+    Path("hard").hardlink_to("h")
+    checkpoint = ["--checkpoint=a.pth"] if arguments[0] != "bench" else []
+    assert main([*arguments, *checkpoint]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert Path("a.pth").read_text() == Path("h").read_text() == "kept"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("command", ["latent", "uncertainty --samples=0", "generate --out=o"])
+def test_a_result_is_shown_before_it_is_written(
+    command: str, build: Builder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = build()
+    run.fit()
+    arguments = [*command.split(), f"--checkpoint={run.trainer.saved_model_file}"]
+    assert main([*arguments, "--json=-"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+    shutil.rmtree("o", ignore_errors=True)
+    page = [] if "generate" in command else ["--html=p.html"]
+    assert main([*arguments, "--json=/dev/full", *page]) == 1
+    captured = capsys.readouterr()
+    assert " users" in captured.out
+    assert captured.err.splitlines()[-1] == "error: /dev/full: cannot write this file: No space left on device."
+    assert Path("p.html").exists() == bool(page)
+    assert not Path("-").exists()

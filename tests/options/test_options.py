@@ -1,0 +1,411 @@
+"""Options: types, limits, misspelt names, and where a value came from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.model.base import MLPConfig
+from recbole_vae.model.multvae import MultVAEConfig
+from recbole_vae.options.fields import Allowed
+from recbole_vae.options.names import near
+from tests.conftest import Builder, random_rows, write_inter
+
+BAD = [
+    ("latent_dimension", 0, "an integer >= 1"),
+    ("latent_dimension", 2.5, "an integer >= 1"),
+    ("latent_dimension", "many", "an integer >= 1"),
+    ("latent_dimension", True, "an integer >= 1"),
+    ("latent_dimension", None, "an integer >= 1"),
+    ("mlp_hidden_size", 600, "a list (which may be empty) of values, each an integer >= 1"),
+    ("mlp_hidden_size", [600, 0], "a list (which may be empty) of values, each an integer >= 1"),
+    ("activation", "tanhh", "one of tanh, relu, gelu, silu, sigmoid, elu"),
+    ("dropout_prob", 1.0, "a number >= 0 and < 1"),
+    ("dropout_prob", float("nan"), "a number >= 0 and < 1"),
+    ("n_negatives", -1, "an integer >= 0"),
+    ("anneal_cap", -0.1, "a number >= 0, or auto"),
+    ("anneal_cap", float("inf"), "a number >= 0, or auto"),
+    ("anneal_cap", "automatic", "a number >= 0, or auto"),
+    ("total_anneal_steps", -1, "an integer >= 0, or ~ (none)"),
+    ("anneal_epochs", "ten", "a number >= 0, or ~ (none)"),
+    ("propensity_weight", -1, "a number >= 0"),
+    ("weight_averaging", 2.5, "an integer >= 0"),
+    ("epochs", "ten", "an integer >= 1"),
+    ("train_batch_size", 0, "an integer >= 1"),
+    ("learning_rate", 0, "a number > 0"),
+    ("learning_rate", [0.1], "a number > 0"),
+    ("learner", "adm", "one of adam, adamw, sgd, adagrad, rmsprop"),
+    ("weight_decay", -1e-9, "a number >= 0"),
+    ("stopping_step", -1, "an integer >= 0"),
+    ("eval_batch_size", "big", "an integer >= 1"),
+    ("value_field", 3, "a string, or ~ (none)"),
+    ("resume", 3, "a string, or ~ (none)"),
+    ("seed", 2**32, "an integer >= 0 and < 4.29497e+09"),
+    ("clip_grad_norm", 5, "a mapping, or ~ (none)"),
+    ("kl_length_power", 30.0, "a number >= 0 and <= 4"),
+    ("enable_amp", True, "False"),
+    ("use_gpu", 5, "True or False"),
+    ("show_progress", "maybe", "True or False"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), BAD)
+def test_a_bad_value_is_refused_before_the_data_are_read(build: Builder, name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(dataset="not-there", **{name: value})
+    assert str(error.value) == f"{name}: {value!r} (config_dict) is not allowed; it must be {allowed}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [("weight_decay", 0.1, "0.0"), ("learner", "sgd", "adam"), ("clip_grad_norm", {"max_norm": 1.0}, "~")],
+)
+def test_what_needs_all_items_cannot_go_with_negatives(build: Builder, name: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(dataset="not-there", n_negatives=5, **{name: value})
+    assert str(error.value).startswith(f"{name}: {value!r} cannot go with n_negatives: 5, which updates only")
+    assert str(error.value).endswith(f"set {name}: {wanted}, or n_negatives: 0.")
+
+
+@pytest.mark.parametrize("value", [{}, {"max_nrm": 1.0}, {"max_norm": 1.0, "norm": 2}])
+def test_clipping_needs_a_norm(build: Builder, value: Any) -> None:
+    with pytest.raises(ConfigError, match="^clip_grad_norm: .* is not allowed; it must have max_norm"):
+        build(dataset="not-there", clip_grad_norm=value)
+
+
+def test_something_must_say_how_beta_rises(build: Builder) -> None:
+    with pytest.raises(ConfigError, match="^anneal_epochs and total_anneal_steps are both ~"):
+        build(dataset="not-there", anneal_epochs=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"stopping_step": 1},
+            "stopping_step: 1 is too few for anneal_cap: auto, .* it must be >= 2, or anneal_cap a number",
+        ),
+        ({"eval_step": 0}, "eval_step: 0 is too few for anneal_cap: auto, .* it must be >= 1, or anneal_cap a number"),
+    ],
+)
+def test_beta_cannot_be_chosen_without_enough_evaluations(
+    build: Builder, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        build(dataset="not-there", anneal_cap="auto", **options)
+    build(anneal_cap="auto", stopping_step=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dropuot_prob", "dropout_prob"),
+        ("latent_dim", "latent_dimension"),
+        ("total_annealing_steps", "total_anneal_steps"),
+        ("anneal_epoch", "anneal_epochs"),
+        ("learning_rat", "learning_rate"),
+        ("epoch", "epochs"),
+        ("valuefield", "value_field"),
+        ("use_gpuu", "use_gpu"),
+    ],
+)
+def test_a_misspelt_name_is_refused(build: Builder, name: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(dataset="not-there", **{name: 1})
+    assert (
+        str(error.value) == f"{name} (config_dict): neither MultVAE nor RecBole has this option. Did you mean {meant}?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("dropout", "dropout_prob"), ("hidden_size", "mlp_hidden_size"), ("latent_dim", "latent_dimension")],
+)
+def test_an_option_of_another_model_on_the_command_line_is_a_mistake(
+    build: Builder, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run", f"--{name}=0.1"])
+    with pytest.raises(ConfigError, match=rf"^{name} \(command line\): .* Did you mean {meant}\?"):
+        build(dataset="not-there")
+
+
+def test_an_option_that_nobody_has_on_the_command_line_is_a_mistake(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run", "--qqq=0.1"])
+    with pytest.raises(ConfigError, match=r"^qqq \(command line\): neither MultVAE nor RecBole has this option. See"):
+        build(dataset="not-there")
+
+
+def test_whole_floats_are_passed_on_as_integers(build: Builder) -> None:
+    run = build(epochs=2.0, train_batch_size=1.6e1, eval_batch_size=4e6, seed=1.0)
+    assert [type(run.config[name]) for name in ("epochs", "train_batch_size", "eval_batch_size", "seed")] == [int] * 4
+    run.fit()
+
+
+def test_options_of_other_models_and_of_the_user_are_let_through(build: Builder) -> None:
+    config = build(
+        embedding_size=64, n_layers=3, dropout=0.1, my_own_note="x", encoding="utf-8", reg_weight=None
+    ).config
+    assert config["my_own_note"] == "x"
+    assert config.ignored_options == ["my_own_note"]
+
+
+def test_the_place_of_a_mistake_is_named(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.config import Config
+
+    Path("a.yaml").write_text("epochs: 3\n\ndropout_prob: 7\n")
+    Path("b.yaml").write_text("epochs: 3\n'latent_dimension': 5\n")
+    files = ["a.yaml", "b.yaml"]
+    with pytest.raises(ConfigError, match=r"^dropout_prob: 7 \(a.yaml, line 3\) is not allowed"):
+        Config(model="MultVAE", dataset="x", config_file_list=files)
+    monkeypatch.setattr(sys, "argv", ["run", "--dropout_prob=8"])
+    with pytest.raises(ConfigError, match=r"^dropout_prob: 8 \(command line\) is not allowed"):
+        Config(model="MultVAE", dataset="x", config_file_list=files)
+    Path("b.yaml").write_text("dropout_prob: 0.1\nlatent_dimensoin: 5\n")
+    monkeypatch.setattr(sys, "argv", ["run"])
+    with pytest.raises(ConfigError, match=r"^latent_dimensoin \(b.yaml, line 2\): .* Did you mean latent_dimension\?"):
+        Config(model="MultVAE", dataset="x", config_file_list=files)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epochs: 3\n  bad: [1\n", r"^c.yaml, line \d: not valid YAML"),
+        ("- a\n- b\n", "^c.yaml: a config file must consist of lines 'option: value'"),
+        ("", "^c.yaml: a config file must consist of lines 'option: value'"),
+        (None, "^c.yaml: cannot read this config file: No such file or directory"),
+    ],
+)
+def test_a_bad_config_file_is_named(content: str | None, message: str) -> None:
+    from recbole.config import Config
+
+    if content is not None:
+        Path("c.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        Config(model="MultVAE", dataset="x", config_file_list=["c.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ["Recall", "NDGC"]}, "metrics .config_dict.: there is no metric 'ndgc'; did you mean ndcg?"),
+        ({"metrics": ["xyz"]}, "metrics .config_dict.: there is no metric 'xyz'. There are: .*recall"),
+        (
+            {"metrics": ["GiniIndex"], "fast_evaluation": False},
+            "metrics .config_dict.: RecBole cannot compute 'giniindex'. There are: .*recall",
+        ),
+        (
+            {"valid_metric": "NDCG@7"},
+            "valid_metric: 'NDCG@7' .config_dict. is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
+        ),
+        (
+            {"valid_metric": "NDCG"},
+            "valid_metric: 'NDCG' .config_dict. is not measured; measured are recall@10, .*, precision@10. Set valid_metric to",
+        ),
+        ({"valid_metric": "MAP@10"}, "valid_metric: 'MAP@10' .config_dict. is not measured"),
+        ({"topk": 0}, "topk: 0 .config_dict. is not allowed; it must be an integer >= 1, or a list"),
+        ({"topk": "x"}, "topk: 'x' .config_dict. is not allowed"),
+        ({"topk": []}, "topk: .* is not allowed"),
+    ],
+)
+def test_metrics_that_cannot_be_measured_are_refused(build: Builder, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        build(dataset="not-there", **options)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("full", r"eval_args: 'full' \(config_dict\) is not allowed; it must be a mapping such as \{split"),
+        (
+            {"splt": {}},
+            "eval_args: the key 'splt' .config_dict. is not allowed; it must be one of split, group_by, order, mode",
+        ),
+        ({"split": None}, r"eval_args: split: None .config_dict. is not allowed; it must be \{RS"),
+        (
+            {"split": {"RS": [0.8, 0.2]}},
+            r"eval_args: split: RS: \[0.8, 0.2\] .config_dict. is not allowed; it must be three",
+        ),
+        ({"split": {"RS": [0, 0.5, 0.5]}}, "eval_args: split: RS: .* the first > 0"),
+        ({"split": {"RS": [0.8, 0.1, "x"]}}, "eval_args: split: RS: "),
+        (
+            {"split": {"LS": "all"}},
+            "eval_args: split: LS: 'all' .config_dict. is not allowed; it must be valid_and_test",
+        ),
+        ({"split": {"XS": [1, 1, 1]}}, "eval_args: split: .* is not allowed"),
+        ({"split": {"RS": [8, 1, 1], "LS": "test_only"}}, "eval_args: split: .* is not allowed"),
+        ({"group_by": "item"}, "eval_args: group_by: 'item' .config_dict. is not allowed; it must be user or none"),
+        ({"order": "random"}, r"eval_args: order: 'random' .config_dict. is not allowed; it must be RO"),
+        ({"mode": "ful"}, "eval_args: mode: 'ful' .config_dict. is not allowed; it must be full, uniN"),
+        ({"mode": "uni"}, "eval_args: mode: 'uni' .config_dict. is not allowed"),
+        ({"mode": {"valid": "full", "test": "x"}}, "eval_args: mode: .* is not allowed"),
+        ({"mode": "labeled"}, "eval_args: mode: 'labeled' .*; it must be full, uniN or popN for metrics of a ranking"),
+        ({"split": {"RS": [float("inf"), 1, 1]}}, "eval_args: split: RS: "),
+    ],
+)
+def test_eval_args_that_recbole_cannot_use_are_refused(build: Builder, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(dataset="not-there", eval_args=value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"split": {"RS": [8, 1, 1]}, "group_by": "none", "order": "RO", "mode": "uni5"},
+        {"split": {"LS": "valid_and_test"}, "mode": {"valid": "uni5", "test": "full"}},
+        {"mode": "full"},
+        {"group_by": "None"},
+    ],
+)
+def test_eval_args_that_recbole_can_use_are_taken(build: Builder, value: Any) -> None:
+    build(eval_args=value).fit()
+
+
+@pytest.mark.parametrize(
+    "value", ["inter", {"inter": "user_id"}, {"inter": [1]}, [["user_id"]], {"inter": None}, {"itner": ["user_id"]}]
+)
+def test_a_malformed_load_col_is_refused(build: Builder, value: Any) -> None:
+    with pytest.raises(ConfigError, match="load_col: .* is not allowed; it must be the columns of each file"):
+        build(dataset="not-there", load_col=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"user_inter_num_interval": 17},
+            r"user_inter_num_interval: 17 \(config_dict\) is not .* such as \"\[5,inf\)\"",
+        ),
+        ({"item_inter_num_interval": "[5,1]"}, "item_inter_num_interval: .* is not allowed"),
+        ({"val_interval": "[3,inf)"}, "val_interval: .* must be a mapping such as"),
+        ({"val_interval": {"rating": "3,inf"}}, "val_interval: rating: '3,inf' .* is not allowed"),
+        ({"val_interval": {"rating": "[a,b]"}}, "val_interval: rating: .* is not allowed"),
+        ({"metrics": []}, "metrics: .* must be a list of metrics"),
+        ({"metrics": ["AUC", "NDCG"]}, "metrics: .* either metrics of a ranking or metrics of values"),
+        ({"metrics": ["AUC"], "valid_metric": "AUC"}, "eval_args: mode: 'full' is not allowed; it must be uniN"),
+        ({"benchmark_filename": "train"}, "benchmark_filename: 'train' .* the three parts"),
+        ({"benchmark_filename": ["train", "test"]}, "benchmark_filename: .* the three parts"),
+        (
+            {"benchmark_filename": ["a", "b", "c"], "val_interval": {"rating": "[3,inf)"}},
+            r"val_interval \(config_dict\): RecBole filters nothing where benchmark_filename is given",
+        ),
+    ],
+)
+def test_options_of_the_data_that_recbole_ignores_or_crashes_on_are_refused(
+    build: Builder, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(dataset="not-there", **options)
+
+
+def test_a_place_is_named_for_mistakes_inside_of_recboles_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.config import Config
+
+    Path("e.yaml").write_text("epochs: 1\neval_args: {splt: 1}\n")
+    with pytest.raises(ConfigError, match=r"^eval_args: the key 'splt' \(e.yaml, line 2\) is not allowed"):
+        Config(model="MultVAE", dataset="x", config_file_list=["e.yaml"])
+    monkeypatch.setattr(sys, "argv", ["run", "--topk=0"])
+    with pytest.raises(ConfigError, match=r"^topk: 0 \(command line\) is not allowed"):
+        Config(model="MultVAE", dataset="x")
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "EASE"])
+def test_the_columns_that_are_used_are_loaded(build: Builder, model: str) -> None:
+    rows = [(*row, 4.0, n) for n, row in enumerate(random_rows())]
+    path = write_inter(rows, columns="who:token\twhat:token\tstars:float\twhen:float", folder="other")
+    config = build(
+        model, data_path=path, dataset="tiny", USER_ID_FIELD="who", ITEM_ID_FIELD="what", TIME_FIELD="when", value_field="stars",
+        eval_args={"order": "TO"},
+    ).config  # fmt: skip
+    assert config["load_col"] == {"inter": ["who", "what", "stars", "when"]}
+
+
+def test_a_tuple_of_k_is_a_list(build: Builder) -> None:
+    assert build(topk=(5, 10)).config["topk"] == [5, 10]
+
+
+def test_a_missing_checkpoint_is_named(build: Builder) -> None:
+    with pytest.raises(CheckpointError, match="gone.pth: there is no such checkpoint"):
+        build(resume="gone.pth")
+
+
+def test_whole_floats_and_tuples_are_taken() -> None:
+    values: dict[str, Any] = {
+        "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
+        "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
+        "activation": "tanh", "dropout_prob": 0, "n_negatives": 0, "likelihood": "multinomial", "label_smoothing": 0,
+        "gaussian_confidence": 1,
+        "tied_weights": False,
+        "precision": "auto", "fast_evaluation": True, "popularity_correction": 0, "propensity_weight": 0, "weight_averaging": 0,
+        "enable_amp": False, "enable_scaler": False,
+        "use_gpu": False, "show_progress": True, "reproducibility": True,
+    }  # fmt: skip
+    options = MLPConfig.read(values)
+    assert options.epochs == 3
+    assert options.latent_dimension == 200
+    assert options.mlp_hidden_size == [600, 100]
+    assert options.value_field is None
+    assert all(type(size) is int for size in options.mlp_hidden_size)
+    with pytest.raises(ConfigError, match="^anneal_cap: this option has no default"):
+        MultVAEConfig.read(values)
+
+
+@given(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers(), max_size=2)
+    )
+)
+def test_what_passes_is_within_the_limits(value: Any) -> None:
+    allowed = Allowed(float, minimum=0, below=1)
+    try:
+        result = allowed.convert(value)
+    except ValueError:
+        return
+    assert type(result) is float
+    assert 0 <= result < 1
+
+
+def test_names_far_from_all_others_are_not_near() -> None:
+    assert near("qqq", ["latent_dimension", "epochs"]) is None
+    assert near("multvae", ["MultVAE", "MultDAE"]) == "MultVAE"
+
+
+def test_every_option_has_a_default_with_a_comment_and_every_default_an_option() -> None:
+    """The YAML files hold what the classes declare, no more and no less."""
+    from importlib.resources import files
+    from re import MULTILINE, findall
+
+    from recbole_vae import HybridVAE, MultDAE, MultVAE
+
+    for model in (MultVAE, MultDAE, HybridVAE):
+        folder = files("recbole_vae.properties")
+        text = folder.joinpath(f"model/{model.__name__}.yaml").read_text()
+        names = findall(r"^(\w+):", text, MULTILINE)
+        assert len(findall(r"^\w+: .+# \(.+\) .+", text, MULTILINE)) == len(names)
+        own = set(model.config_class.names()) - set(MLPConfig.__mro__[1].names())  # type: ignore[attr-defined]
+        assert own <= set(names) <= set(model.config_class.names())
+
+
+@pytest.mark.parametrize("visible", [None, "3"])
+def test_without_a_gpu_a_run_leaves_no_trace_on_later_ones(
+    build: Builder, visible: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RecBole hides the GPUs by a variable, which outlives the run."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    run = build(use_gpu=False, epochs=1)
+    assert run.config["device"] == torch.device("cpu")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    run.fit()
+    again = build(resume=run.trainer.saved_model_file, use_gpu=True)
+    assert (again.config["use_gpu"], again.config["gpu_id"]) == (True, "0")

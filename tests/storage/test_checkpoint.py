@@ -1,0 +1,133 @@
+"""Checkpoints: what is in one, and files that are none, or worse."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_vae.errors import CheckpointError
+from recbole_vae.storage import checkpoint
+from tests.conftest import Builder, set_all_seeds
+from tests.plugin.test_compat import evil_objects
+
+
+@pytest.fixture
+def file(build: Builder) -> Path:
+    run = build(epochs=1)
+    run.fit()
+    return Path(run.trainer.saved_model_file)
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values_only(file: Path) -> None:
+    def check(value: Any) -> None:
+        if isinstance(value, dict):
+            for key, each in value.items():
+                check(key)
+                check(each)
+        elif isinstance(value, list | tuple):
+            for each in value:
+                check(each)
+        else:
+            assert value is None or type(value) in (bool, int, float, str, torch.Tensor), type(value)
+
+    check(torch.load(file, weights_only=True))
+
+
+def test_a_checkpoint_holds_what_scoring_needs(file: Path, build: Builder) -> None:
+    state = checkpoint.load(file)
+    run = build(epochs=1)
+    assert state["users"] == [str(token) for token in run.dataset.field2id_token["user_id"]]
+    assert state["items"] == [str(token) for token in run.dataset.field2id_token["item_id"]]
+    assert torch.equal(state["histories"]["indices"], run.model.histories.indices)
+    assert state["model"] == "MultVAE"
+    assert state["config"]["latent_dimension"] == 6
+    assert {"recbole_vae", "recbole", "torch", "numpy", "python"} == set(state["versions"])
+
+
+def test_a_truncated_file_is_refused(file: Path) -> None:
+    whole = file.read_bytes()
+    for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        Path("cut.pth").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match="cut.pth: (truncated or )?not a checkpoint") as error:
+            checkpoint.load("cut.pth")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("what", list(evil_objects()))
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_malicious_file_runs_nothing(file: Path, what: str, protocol: int) -> None:
+    state = torch.load(file, weights_only=True)
+    torch.save({**state, "config": {"a": evil_objects()[what]}}, "evil.pth", pickle_protocol=protocol)
+    with pytest.raises(CheckpointError, match="evil.pth: not a checkpoint of recbole_vae") as error:
+        checkpoint.load("evil.pth")
+    assert "\n" not in str(error.value)
+    from recbole.quick_start import load_data_and_model
+
+    with pytest.raises(CheckpointError, match="evil.pth: not a checkpoint of RecBole"):
+        load_data_and_model("evil.pth")
+    assert not Path("it-ran").exists()
+
+
+def test_strings_in_the_config_are_not_evaluated(file: Path) -> None:
+    """RecBole evaluates each string that it is given as an option."""
+    from recbole.quick_start import load_data_and_model
+
+    state = torch.load(file, weights_only=True)
+    state["config"]["note"] = "open('it-ran', 'w')"
+    torch.save(state, "strings.pth")
+    assert load_data_and_model("strings.pth")[0]["note"] == "open('it-ran', 'w')"
+    assert not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    "what", ["a tensor", "another dictionary", "a later format", "a missing key", "an inner key", "a wrong type"]
+)
+def test_other_files_are_refused(file: Path, what: str) -> None:
+    state = torch.load(file, weights_only=True)
+    content, message = {
+        "a tensor": (torch.zeros(2), "not a checkpoint of recbole_vae"),
+        "another dictionary": ({"a": 1}, "not a checkpoint of recbole_vae"),
+        "a later format": (
+            {**state, "format_version": 9},
+            "checkpoint format 9; this recbole_vae 0.1.0 reads format 1",
+        ),
+        "a missing key": ({k: v for k, v in state.items() if k != "random"}, "damaged checkpoint: 'random' is missing"),
+        "an inner key": ({**state, "random": {}}, "damaged checkpoint: 'python' is missing in 'random'"),
+        "a wrong type": ({**state, "epoch": "x"}, "damaged checkpoint: 'epoch' is missing or of the wrong type"),
+    }[what]
+    torch.save(content, "other.pth")
+    with pytest.raises(CheckpointError, match=f"^other.pth: {message}"):
+        checkpoint.load("other.pth")
+    from recbole.quick_start import load_data_and_model
+
+    with pytest.raises(CheckpointError, match=r"^other.pth: (not a checkpoint|checkpoint format 9|damaged checkpoint)"):
+        load_data_and_model("other.pth")
+
+
+def test_a_checkpoint_of_recbole_is_not_taken_for_ours(build: Builder) -> None:
+    run = build("BPR", embedding_size=4)
+    run.fit()
+    with pytest.raises(CheckpointError, match="not a checkpoint of recbole_vae"):
+        checkpoint.load(run.trainer.saved_model_file)
+
+
+def test_random_states_come_back() -> None:
+    set_all_seeds(5)
+    np.random.normal()  # leaves a second number in store
+    states = checkpoint.random_states()
+    torch.save(states, "states.pth")
+    first = [random.random(), np.random.normal(), np.random.rand(), torch.rand(3).tolist()]
+    set_all_seeds(6)
+    checkpoint.set_random_states(torch.load("states.pth", weights_only=True))
+    assert [random.random(), np.random.normal(), np.random.rand(), torch.rand(3).tolist()] == first
+
+
+def test_plain_refuses_what_is_not() -> None:
+    assert checkpoint.plain({"a": (1, np.float64(2.0), [None])}) == {"a": [1, 2.0, [None]]}
+    with pytest.raises(TypeError, match="Path"):
+        checkpoint.plain([Path()])

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from recbole_vae.errors import DataError
+from recbole_vae.storage.files import write_whole, written_whole
+
+
+def test_a_file_is_replaced_when_all_is_written() -> None:
+    path = Path("a.txt")
+    path.write_text("old")
+    with written_whole(path) as file:
+        file.write("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    with pytest.raises(ZeroDivisionError), written_whole(path) as file:
+        file.write(str(1 // 0))
+    assert path.read_text() == "new"
+    write_whole(path, b"newer")
+    assert path.read_text() == "newer"
+    assert list(Path().iterdir()) == [path]
+
+
+def test_a_folder_is_refused_before_anything_is_written() -> None:
+    Path("folder").mkdir()
+    with (
+        pytest.raises(DataError, match="folder: cannot write this file: it is a folder"),
+        written_whole(Path("folder")),
+    ):
+        pytest.fail("entered")
+    with pytest.raises(DataError, match="cannot write this file"):
+        write_whole(Path("nowhere/a"), b"")
+
+
+def test_links_and_pipes_stay_what_they_are() -> None:
+    Path("target.txt").write_text("old")
+    Path("link.txt").symlink_to("target.txt")
+    with written_whole(Path("link.txt")) as file:
+        file.write("new")
+    assert Path("link.txt").is_symlink()
+    assert Path("target.txt").read_text() == "new"
+    os.mkfifo("pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(Path("pipe").read_text()))
+    reader.start()
+    with written_whole(Path("pipe")) as file:
+        file.write("through")
+    reader.join(10)
+    assert read == ["through"]
+    assert Path("pipe").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_named_with_the_file() -> None:
+    with (
+        pytest.raises(DataError, match=r"^/dev/full: cannot write this file: No space left on device\.$"),
+        written_whole(Path("/dev/full")) as file,
+    ):
+        file.write("more")
+    with pytest.raises(OSError, match="of something else"), written_whole(Path("a.txt")):
+        raise OSError("of something else")
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_standard_output_that_is_full_is_named_once() -> None:
+    script = "from recbole_vae.storage.files import opened\nwith opened(None) as file:\n    file.write('more')\n"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.stderr.endswith("DataError: standard output: cannot write: No space left on device.\n")
+    closed = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, script]
+    assert subprocess.run(closed, check=False).returncode == 0
