@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
+from recbole_vae.model.capabilities import Capabilities
 from recbole_vae.nn.layers import ACTIVATIONS
 from recbole_vae.nn.likelihood import (
     LogLikelihood,
@@ -102,19 +103,17 @@ class LossTerms:
         return self.reconstruction if self.kl is None else self.reconstruction + self.beta * self.kl
 
 
-class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
+class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc]
     """Base class of recommenders that see a user only as a history of items.
 
-    A subclass says which options it has (``config_class``) and implements :meth:`loss_terms` and :meth:`score`.
+    A subclass says which options it has (``config_class``) and what it can do
+    (:class:`~recbole_vae.model.capabilities.Capabilities`), and implements :meth:`loss_terms` and :meth:`score`.
 
     Args:
         config: RecBole's Config.
         dataset: the training part of a built RecBole data set.
 
     Attributes:
-        by_softmax: whether a history is a draw of so many items from the softmax of the decoder's logits, as under a multinomial
-            likelihood (and, given the number of items, a Poisson one). Where it is not, nothing takes a softmax for
-            probabilities. (HybridVAE is ranked by mixed scores, whose softmax orders users, and is no more than that.)
         options: the checked options, of ``config_class``.
         histories: the training histories; row = RecBole's internal user id.
         popularity: share of the training users who have each item, ``-inf`` for RecBole's padding; float32, shape [n_items].
@@ -126,11 +125,9 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
     """
 
     input_type = InputType.LISTWISE
-    by_softmax: bool = True
+    by_softmax = True
     passes: ClassVar[tuple[str, ...]] = ("",)
     """The passes over the users that make an epoch; see :meth:`begin_pass`."""
-    scores_by_latent: bool = True
-    """Whether latent variables, of a model that has them, have a part in the scores."""
     needs_validation: str = ""
     """The option and its value, if any, that cannot be without a validation part."""
     config_class: ClassVar[type[ModelConfig]] = ModelConfig

@@ -56,6 +56,7 @@ class HybridVAE(MultVAE):
 
     config_class: ClassVar[type[ModelConfig]] = HybridVAEConfig
     options: HybridVAEConfig
+    has_other_paths = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

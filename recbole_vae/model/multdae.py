@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
+from recbole_vae.model.autoencoder import Autoencoder
+from recbole_vae.model.base import LossTerms, MLPConfig
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
@@ -19,7 +20,7 @@ from recbole_vae.nn.sampling import NegativeSampler
 from recbole_vae.options.fields import ModelConfig
 
 
-class MultDAE(HistoryRecommender):
+class MultDAE(Autoencoder):
     """Mult-DAE of Liang et al. (2018): no latent noise and no prior, an L2 penalty instead (``weight_decay``).
 
     The code ``z`` is an activated MLP of the normalised, dropped-out history; trained to maximise ``log p(x | z)``,
@@ -28,6 +29,7 @@ class MultDAE(HistoryRecommender):
 
     config_class: ClassVar[type[ModelConfig]] = MLPConfig
     options: MLPConfig
+    begins_with_linear_layer = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -52,10 +54,6 @@ class MultDAE(HistoryRecommender):
         share = histories.slice(start, stop)
         code = self.encoder(share, mask[first:last])
         return LossTerms(reconstruction=-self.decoder.log_likelihood(code, self.targets(share)).mean())
-
-    def score(self, histories: Histories) -> Tensor:
-        """Score all items by the decoder's logits; arguments and result: see the base class."""
-        return self.with_padding(self.decoder(self.code(self.encoder(histories))))
 
     def code(self, features: Tensor) -> Tensor:
         """Return the code that the decoder takes, from the encoder's features: they are the code."""

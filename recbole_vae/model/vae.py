@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.model.autoencoder import Autoencoder
 from recbole_vae.nn.annealing import linear_beta
-from recbole_vae.nn.decoder import Decoder
-from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.nn.prior import with_likelihood_counted
 
 
-class VAE(HistoryRecommender):
+class VAE(Autoencoder):
     """A variational autoencoder with ``q(z | x) = N(mu, diag sigma^2)``. A subclass makes encoder and decoder, and the loss.
 
     Attributes:
@@ -22,10 +18,9 @@ class VAE(HistoryRecommender):
         decoder: from ``z`` to the logits of all items.
     """
 
-    standard_prior: ClassVar[bool] = True
-    """Whether the prior is N(0, I)."""
-    encoder: HistoryEncoder
-    decoder: Decoder
+    has_posterior = True
+    standard_prior = True
+    begins_with_linear_layer = True
 
     def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension].
@@ -55,17 +50,6 @@ class VAE(HistoryRecommender):
         """Return the weight of the KL term at the current step, where it rises to ``cap`` in so many epochs."""
         # linear_beta reaches the cap after steps * cap.
         return linear_beta(self.step, epochs * self.steps_per_epoch / cap, cap) if cap else 0.0
-
-    def score(self, histories: Histories) -> Tensor:
-        """Score all items by the decoder's logits at the posterior mean; arguments and result: see the base class."""
-        return self.score_latent(histories, self.code(self.encoder(histories)))
-
-    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Score all items where the latent variables of the histories are given, shape [batch, latent_dimension].
-
-        The result is as of :meth:`score`, which gives it the posterior mean.
-        """
-        return self.with_padding(self.decoder(latent))
 
     def code(self, features: Tensor) -> Tensor:
         """Return what items are ranked by, the posterior mean, from the encoder's features."""

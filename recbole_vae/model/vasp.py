@@ -62,6 +62,7 @@ class VASP(VAE):
 
     config_class: ClassVar[type[ModelConfig]] = VASPConfig
     options: VASPConfig
+    has_other_paths = True
     by_softmax = False
 
     def __init__(self, config: Any, dataset: Any) -> None:

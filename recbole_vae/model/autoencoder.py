@@ -1,0 +1,42 @@
+"""What the autoencoders share: a code between an encoder and a decoder."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.decoder import Decoder
+from recbole_vae.nn.encoder import HistoryEncoder
+
+
+class Autoencoder(HistoryRecommender):
+    """A recommender that encodes a history, and decodes the code to scores. A subclass makes both parts, and the loss.
+
+    Attributes:
+        encoder: from a history to features. A class whose encoder is another module than a HistoryEncoder, or whose decoder is
+            no Decoder, declares ``begins_with_linear_layer = False``.
+        decoder: from a code to the logits of all items.
+    """
+
+    encoder: HistoryEncoder
+    decoder: Decoder
+    has_code = True
+    begins_with_linear_layer = True
+
+    @abstractmethod
+    def code(self, features: Tensor) -> Tensor:
+        """Return what items are ranked by, shape [batch, latent_dimension], from the encoder's features."""
+
+    def score(self, histories: Histories) -> Tensor:
+        """Score all items by the decoder's logits of the code; arguments and result: see the base class."""
+        return self.score_latent(histories, self.code(self.encoder(histories)))
+
+    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
+        """Score all items where the codes of the histories are given, shape [batch, latent_dimension].
+
+        The result is as of :meth:`score`, which gives it the codes that the encoder makes.
+        """
+        return self.with_padding(self.decoder(latent))
