@@ -2,7 +2,7 @@
 
 The influence of an item of the history on a recommendation is by how much the recommendation's score falls when the history
 lacks that item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on
-the normalised history (:class:`~recbole_vae.nn.encoder.HistoryEncoder`), all of these share that layer's sum, and only the
+the normalised history (:class:`~recbole_vae.model.capabilities.Capabilities`), all of these share that layer's sum, and only the
 logits of the recommended items are made.
 
 How good explanations are is measured by perturbation, as in Barkan et al.: A Counterfactual Framework for Learning and
@@ -21,7 +21,6 @@ from torch import Tensor
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
-from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.serving.recommender import History, Recommender
 
@@ -43,21 +42,21 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
         history: a single history, on the model's device.
         items: internal item ids, int64, shape [items].
         method: ``exact``: the score of the history less that of the history without the item; ``gradient``: the first-order
-            approximation of that, in less time, for models with a HistoryEncoder.
+            approximation of that, in less time, for models that declare ``begins_with_linear_layer``.
 
     Returns:
         Shape [nnz, items]: row = entry of the history.
 
     Raises:
-        ConfigError: ``method`` is unknown, or the model has no gradient.
+        ConfigError: ``method`` is unknown, or the model does not begin with a linear layer.
     """
     if method not in METHODS:
         raise ConfigError(f"method: {method!r} is not allowed; it must be {' or '.join(METHODS)}.")
     if method == "gradient":
-        if not _begins_linear(model):
+        if not model.begins_with_linear_layer:
             raise ConfigError(
-                f"method: gradient is for models with a HistoryEncoder, a Decoder and a method 'code' between them, and "
-                f"{type(model).__name__} is none; use method: exact."
+                f"method: gradient is for models that declare begins_with_linear_layer, and {type(model).__name__} does not; "
+                "use method: exact."
             )
         return _gradients(model, history, items)
     with torch.no_grad():
@@ -65,18 +64,9 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
     return whole - without
 
 
-def _begins_linear(model: Any) -> bool:
-    parts = getattr(model, "encoder", None), getattr(model, "decoder", None)
-    # A subclass with a score of its own (HybridVAE's score_latent) does more than decode the code.
-    names = ("code", "score", "score_latent")
-    code, *scores = (next((cls for cls in type(model).__mro__ if name in vars(cls)), None) for name in names)
-    is_ours = isinstance(parts[0], HistoryEncoder) and isinstance(parts[1], Decoder)
-    return is_ours and code is not None and {*scores, None} == {code, None}
-
-
 def _scores_without(model: Any, history: Histories, items: Tensor) -> tuple[Tensor, Tensor]:
     """Score items for a history, shape [items], and for it without each of its entries, shape [nnz, items]."""
-    if _begins_linear(model):
+    if model.begins_with_linear_layer:
         sums = _first_sums(model.encoder, history)
         logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1)
         scores = model.corrected(logits, items - 1)

@@ -38,7 +38,7 @@ def check_generates(model: Any, source: str = SOURCES[0]) -> None:
     """Raise a ConfigError for an unknown source, or a model without a distribution of latents or items, or with another prior."""
     if source not in SOURCES:
         raise ConfigError(f"source: {source!r} is not allowed; it must be {' or '.join(SOURCES)}.")
-    if not hasattr(model, "posterior"):
+    if not model.has_posterior:
         raise ConfigError(
             f"{type(model).__name__} has no latent variables with a distribution, so nothing can be drawn from it; take a "
             "checkpoint of a variational autoencoder, such as MultVAE."
@@ -48,7 +48,7 @@ def check_generates(model: Any, source: str = SOURCES[0]) -> None:
             f"this {type(model).__name__} was not trained to draw a history's items from the softmax of its scores, so nothing "
             "can be drawn from it; take a checkpoint of likelihood: multinomial or poisson."
         )
-    if source == "prior" and not getattr(model, "standard_prior", True):
+    if source == "prior" and not model.standard_prior:
         raise ConfigError(
             f"source: prior draws from N(0, I), which is not the prior of {type(model).__name__}; take source: posterior."
         )

@@ -25,8 +25,6 @@ from tqdm import tqdm
 from recbole_vae.analysis.explain import ItemText
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
-from recbole_vae.model.vae import VAE
-from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.prior import active, kl_standard_normal
 from recbole_vae.serving.recommender import Recommender
 
@@ -139,7 +137,7 @@ class Described:
 
 def check_has_latents(model: Any) -> None:
     """Raise a ConfigError if a model has no code between an encoder and a decoder."""
-    if not (isinstance(getattr(model, "decoder", None), Decoder) and hasattr(model, "code")):
+    if not model.has_code:
         raise ConfigError(
             f"{type(model).__name__} has no latent variables that an encoder gives and a Decoder takes; take a checkpoint "
             "of one of the models of recbole_vae, such as MultVAE."
@@ -235,7 +233,7 @@ def describe(
         ],
         map_users[: len(codes_on_map)], user, map_users[-1] if len(own) else None, traversals,
         "log-probability" if model.by_softmax else "logit",
-        getattr(type(model), "score_latent", None) in (None, VAE.score_latent),
+        not model.has_other_paths,
     )  # fmt: skip
 
 
@@ -252,7 +250,7 @@ def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
     codes, divergences = [], []
     for rows in users.split(4096):
         histories = model.histories[rows.to(model.histories.indices.device)]
-        if hasattr(model, "posterior") and getattr(model, "standard_prior", True):
+        if model.has_posterior and model.standard_prior:
             mu, logvar = model.posterior(histories)
             codes.append(mu.cpu())
             each = [kl_standard_normal(m[:, None], v[:, None]) for m, v in zip(mu.T, logvar.T, strict=True)]
@@ -332,11 +330,10 @@ def _traverse(model: Any, history: Histories, step: Tensor, k: int, names: Seque
     code = _code(model, history)
     with torch.no_grad():
         codes = code + torch.tensor(STEPS)[:, None].to(code) * step.to(code)
-        if hasattr(model, "score_latent"):  # with the paths beside the decoder, as in recommendations
-            rows = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-            scores = model.score_latent(history[rows], codes)[:, 1:]
-        else:
-            scores = model.with_padding(model.decoder(codes))[:, 1:]
+        rows = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+        scores = model.score_latent(history[rows], codes)[
+            :, 1:
+        ]  # with the paths beside the decoder, as in recommendations
     scores[:, history.indices.long().to(scores.device) - 1] = -torch.inf
     k = min(k, scores.shape[1] - len(history.indices))
     return [[names[item] for item in row] for row in scores.topk(k).indices.tolist()]

@@ -16,9 +16,10 @@ class Autoencoder(HistoryRecommender):
     """A recommender that encodes a history, and decodes the code to scores. A subclass makes both parts, and the loss.
 
     Attributes:
-        encoder: from a history to features. A class whose encoder is another module than a HistoryEncoder, or whose decoder is
-            no Decoder, declares ``begins_with_linear_layer = False``.
-        decoder: from a code to the logits of all items.
+        encoder: from a history to features. A class with an encoder of another kind declares
+            ``begins_with_linear_layer = False``.
+        decoder: from a code to the logits of all items. A class with a decoder of another kind declares that, too, and
+            ``has_code = False``.
     """
 
     encoder: HistoryEncoder

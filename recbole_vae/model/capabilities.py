@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 
 class Capabilities:
@@ -16,24 +16,24 @@ class Capabilities:
     number of items, a Poisson one). Where it is False, no softmax is taken for probabilities. HybridVAE is ranked by mixed
     scores, whose softmax orders users and is no more than that."""
 
-    has_code: ClassVar[bool] = False
-    """Whether it is an :class:`~recbole_vae.model.autoencoder.Autoencoder`: ``encoder``, ``code`` and ``decoder`` in turn, and
-    ``score_latent``."""
+    has_code: bool = False
+    """Whether it is an :class:`~recbole_vae.model.autoencoder.Autoencoder` whose decoder is a
+    :class:`~recbole_vae.nn.decoder.Decoder`."""
 
-    has_posterior: ClassVar[bool] = False
+    has_posterior: bool = False
     """Whether it has a distribution of the latent variables: ``posterior``, ``comparable_posterior`` and ``score_latent`` of
     :class:`~recbole_vae.model.vae.VAE`."""
 
-    standard_prior: ClassVar[bool] = False
+    standard_prior: bool = False
     """Whether the prior of the latent variables is N(0, I)."""
 
     scores_by_latent: bool = True
     """Whether the latent variables, if there are any, have a part in the scores."""
 
-    has_other_paths: ClassVar[bool] = False
+    has_other_paths: bool = False
     """Whether other paths than the latent variables' have a part in the scores."""
 
-    begins_with_linear_layer: ClassVar[bool] = False
+    begins_with_linear_layer: bool = False
     """Whether ``score(h)`` is ``with_padding(decoder(code(encoder(h))))`` with a
     :class:`~recbole_vae.nn.encoder.HistoryEncoder`, a :class:`~recbole_vae.nn.decoder.Decoder` and no popularity correction
     but ``corrected``. Explanations then share the first layer's sum, and compute the logits of few items.
@@ -43,5 +43,8 @@ class Capabilities:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if vars(cls).keys() & {"score", "score_latent", "code", "with_padding", "corrected"}:
-            cls.begins_with_linear_layer = vars(cls).get("begins_with_linear_layer", False)
+        for each in cls.__mro__:
+            if "begins_with_linear_layer" in vars(each):
+                break
+            if vars(each).keys() & {"score", "score_latent", "code", "with_padding", "corrected"}:
+                cls.begins_with_linear_layer = False

@@ -1,6 +1,6 @@
 """How sure a ranking is, by samples from the posterior of a history's latent variables; and rankings drawn from them.
 
-A model with a posterior has the methods ``comparable_posterior`` and ``score_latent`` of :class:`~recbole_vae.model.vae.VAE`.
+A model with a posterior declares ``has_posterior`` and has the methods of :class:`~recbole_vae.model.vae.VAE`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEVEL = 0.9
 
 def check_posterior(model: HistoryRecommender) -> None:
     """Raise a ConfigError unless a model has a posterior to sample from."""
-    if not (hasattr(model, "comparable_posterior") and hasattr(model, "score_latent")):
+    if not model.has_posterior:
         raise ConfigError(
             f"{type(model).__name__} has no posterior: it makes a single code of each history, so that there is nothing to "
             "sample. Set samples: 0 and no diversify, or take a model with a posterior, such as MultVAE."

@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,14 +24,17 @@ from recbole_vae.cli.main import main
 from recbole_vae.data.held_out import SplitFile
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.model.capabilities import Capabilities
 from tests.conftest import Builder, random_rows, write_inter
 
 
-class Known:
+class Known(Capabilities):
     """A model whose latent variable is the history's length, and whose logits are known."""
 
     n_items = 6
     by_softmax = True
+    has_posterior = True
+    standard_prior = True
 
     def __init__(self, histories: Histories, deviation: float = 0.0, slope: float = 0.0) -> None:
         self.histories, self.deviation, self.slope = histories, deviation, slope
@@ -290,8 +292,8 @@ def test_an_unknown_source_is_refused() -> None:
 
 
 def test_a_model_without_a_posterior_is_refused() -> None:
-    with pytest.raises(ConfigError, match="SimpleNamespace has no latent variables with a distribution"):
-        next(generate.synthesise(SimpleNamespace(), None, 3))
+    with pytest.raises(ConfigError, match="Capabilities has no latent variables with a distribution"):
+        next(generate.synthesise(Capabilities(), None, 3))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from recbole_vae.cli.main import main
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
+from recbole_vae.model.capabilities import Capabilities
 from recbole_vae.serving import posterior
 from recbole_vae.serving.recommender import Recommender
 from tests.conftest import Builder, Run, random_rows, write_inter
@@ -55,10 +56,11 @@ def without_noise(recommender: Recommender) -> Recommender:
     return recommender
 
 
-class TwoLatents:
+class TwoLatents(Capabilities):
     """Item 1 has score 0, item 2 the first latent variable, item 3 the second; independent, of deviation 1."""
 
     n_items, mu = 4, (0.4, -0.7)
+    has_posterior = True
 
     def comparable_posterior(self, histories: Histories) -> tuple[Tensor, Tensor]:
         mu = torch.tensor(self.mu).repeat(len(histories), 1)
