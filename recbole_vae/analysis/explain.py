@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
-from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.serving.recommender import History, Recommender
 
@@ -55,8 +57,8 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
     if method == "gradient":
         if not model.begins_with_linear_layer:
             raise ConfigError(
-                f"method: gradient is for models that declare begins_with_linear_layer, and {type(model).__name__} does not; "
-                "use method: exact."
+                "method: gradient is for models that decode a code which begins with a linear layer of the history, such as "
+                f"MultVAE; {type(model).__name__} does not declare that (begins_with_linear_layer). Use method: exact."
             )
         return _gradients(model, history, items)
     with torch.no_grad():
@@ -67,9 +69,9 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
 def _scores_without(model: Any, history: Histories, items: Tensor) -> tuple[Tensor, Tensor]:
     """Score items for a history, shape [items], and for it without each of its entries, shape [nnz, items]."""
     if model.begins_with_linear_layer:
-        sums = _first_sums(model.encoder, history)
-        logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1)
-        scores = model.corrected(logits, items - 1)
+        sums, columns = _first_sums(model.encoder, history), padding.columns(items)
+        logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), columns)
+        scores = model.corrected(logits, columns)
         return scores[-1], scores[:-1]
     return scores_without(model, history, items)
 
@@ -89,7 +91,7 @@ def _score(model: HistoryRecommender, history: Histories, removed: Tensor) -> It
 
 
 def _in_parts(model: HistoryRecommender, removed: Tensor) -> Sequence[Tensor]:
-    parts: Sequence[Tensor] = removed.split(max(1, SCORES_PER_CHUNK // model.n_items))
+    parts: Sequence[Tensor] = removed.split(rows_per_chunk(model.n_items))
     return parts
 
 
@@ -100,7 +102,7 @@ def _first_sums(encoder: HistoryEncoder, history: Histories) -> Tensor:
     ``(s - x_j W_j) / sqrt(||x||^2 - x_j^2)``. Both are sums of what stands before and after j: nothing is subtracted.
     """
     values = history.entry_values().double()
-    terms = values.to(encoder.input.weight.dtype).unsqueeze(1) * encoder.input.weight[history.indices - 1]
+    terms = values.to(encoder.input.weight.dtype).unsqueeze(1) * encoder.input.weight[history.columns()]
     squares = _sums_of_others((values * values).unsqueeze(1))
     # Of an empty history the sum is 0, and so is the quotient.
     lengths = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
@@ -120,11 +122,12 @@ def _gradients(model: Any, history: Histories, items: Tensor) -> Tensor:
     weight = model.encoder.input.weight.detach()
     values = history.entry_values().to(weight.dtype)
     length = values.double().norm().to(weight.dtype)
-    parts = (values / length).unsqueeze(1) * weight[history.indices - 1]
+    parts = (values / length).unsqueeze(1) * weight[history.columns()]
     mean = parts.sum(0)
     with torch.enable_grad():
         sums = (mean + model.encoder.input.bias.detach()).repeat(len(items), 1).requires_grad_()
-        own = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1).diagonal().sum()
+        logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), padding.columns(items))
+        own = logits.diagonal().sum()
         slopes: Tensor = torch.autograd.grad(own, sums)[0]
     # The derivative of x W / ||x|| has two parts, for x_j is in the length as well.
     changes: Tensor = parts - (values / length).square().unsqueeze(1) * mean

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.linear import Ridge, item_item_weights
 from recbole_vae.nn.prior import reparameterise
 from recbole_vae.serving.recommender import Recommender
@@ -26,8 +28,6 @@ Items = NDArray[np.int64]
 """Internal ids of the items of one history, ascending, from 1 up."""
 
 SOURCES = ("posterior", "prior")
-_SCORES = 2**22
-"""Logits that are held at once (16 MiB in float32)."""
 _POPULAR = 500
 """Items whose co-occurrence is compared."""
 _L2 = 3.0
@@ -84,8 +84,8 @@ def synthesise(
     filled = (table.lengths() > 0).nonzero().squeeze(1)
     # NumPy's numbers come one by one, whatever the size of the batch; those of torch do not.
     choice, noise, gumbel = (np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(3))
-    device, items = model.histories.indices.device, model.n_items - 1
-    size, left = max(1, _SCORES // items), len(filled) if users is None else users
+    device, items = model.histories.indices.device, padding.real(model.n_items)
+    size, left = rows_per_chunk(items), len(filled) if users is None else users
     done = 0
     while left:
         batch = min(size, left)
@@ -103,7 +103,7 @@ def synthesise(
         lengths = histories.lengths().clamp(max=items).tolist()
         best = logits.topk(max(lengths), dim=1).indices.numpy()
         for row, length in zip(best, lengths, strict=True):
-            yield np.sort(row[:length]).astype(np.int64) + 1
+            yield padding.ids(np.sort(row[:length]).astype(np.int64))
         left, done = left - batch, done + batch
 
 
@@ -227,7 +227,7 @@ def nearest(side: csr_matrix, others: csr_matrix) -> NDArray[np.float64]:
     """Return the largest Jaccard similarity of each row of a table to a row of another, shape [rows]."""
     mine, theirs = np.diff(side.indptr), np.diff(others.indptr)
     found = np.zeros(side.shape[0])
-    step = max(1, _SCORES // max(1, others.shape[0]))
+    step = rows_per_chunk(others.shape[0])
     for start in range(0, side.shape[0], step):
         both = (side[start : start + step] @ others.T).toarray()
         found[start : start + step] = (both / (mine[start : start + step, None] + theirs - both)).max(1)
@@ -261,14 +261,15 @@ def _fold(judges: csr_matrix, rng: np.random.Generator, share: float = 0.8) -> t
 
 def _ease_ndcg(training: csr_matrix, fold_in: csr_matrix, targets: csr_matrix, l2: float) -> float:
     histories = Histories(
-        torch.from_numpy(training.indptr.astype(np.int64)), torch.from_numpy(training.indices.astype(np.int64) + 1)
+        torch.from_numpy(training.indptr.astype(np.int64)),
+        torch.from_numpy(padding.ids(training.indices.astype(np.int64))),
     )
     weight = item_item_weights(histories, training.shape[1], Ridge(l2)).numpy()
     k = min(_K, training.shape[1])
     discounts = 1 / np.log2(np.arange(2, k + 2))
     best = np.concatenate([[0.0], np.cumsum(discounts)])
     values = []
-    step = max(1, _SCORES // training.shape[1])
+    step = rows_per_chunk(training.shape[1])
     for start in range(0, fold_in.shape[0], step):
         given, wanted = fold_in[start : start + step], targets[start : start + step]
         scores = given @ weight
@@ -288,12 +289,8 @@ def _table(histories: Iterable[NDArray[Any]], n_items: int) -> csr_matrix:
 
 
 def table_of(histories: Histories, n_items: int) -> csr_matrix:
-    """Return the rows of histories that are not empty as a table of 0 and 1, shape [rows, n_items - 1]."""
-    on_cpu = histories.to("cpu")
-    indices = on_cpu.indices.numpy().astype(np.int64) - 1
-    table = csr_matrix(
-        (np.ones(len(indices), dtype=np.float32), indices, on_cpu.indptr.numpy()), shape=(len(on_cpu), n_items - 1)
-    )
+    """Return the rows of histories that are not empty as a table of 0 and 1 without RecBole's padding item."""
+    table = Histories(histories.indptr, histories.indices).to_scipy(padding.real(n_items))
     return table[np.diff(table.indptr) > 0]
 
 
@@ -309,7 +306,7 @@ class Kept:
         left = self._most
         while batch := list(islice(self._histories, 1024)):
             if left > 0:
-                self._tables.append(_table([each - 1 for each in batch[:left]], self._n_items - 1))
+                self._tables.append(_table(map(padding.columns, batch[:left]), padding.real(self._n_items)))
                 left -= len(batch)
             yield from batch
 
@@ -360,7 +357,7 @@ def judges(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str
     Raises:
         DataError: fewer than two are left.
     """
-    trained_on, seen = set(recommender.users[1:]), 0
+    trained_on, seen = set(recommender.users[padding.REAL]), 0
 
     def others() -> Iterator[tuple[str, Iterable[str]]]:
         nonlocal seen

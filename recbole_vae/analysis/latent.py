@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recbole_vae.analysis.explain import ItemText
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.nn.prior import active, kl_standard_normal
@@ -197,17 +198,18 @@ def describe(
         order = strengths.argsort(descending=True, stable=True)
         strengths, effects, steps, deviations = (each[order] for each in (strengths, effects, steps, deviations))
     strongest = strengths.argsort(descending=True, stable=True)[:latents].tolist()
-    counts = torch.bincount(model.histories.indices.long().cpu(), minlength=model.n_items)[1:]
+    counts = model.histories.counts(padding.real(model.n_items)).cpu()
     known = (counts >= min(_LEAST, int(counts.max()))).nonzero().squeeze(1).numpy()
     texts = texts or {}
-    labels = [texts.get(item, ItemText(item, "")) for item in recommender.items[1:]]
+    labels = [texts.get(item, ItemText(item, "")) for item in recommender.items[padding.REAL]]
     genres = _genres(labels, known, effects[strongest].numpy())
 
     def named(number: int, direction: int) -> list[tuple[str, str, str, float]]:
         values = effects[number].numpy()
         best = known[np.argsort(-direction * values[known], kind="stable")[:k]]
         return [
-            (recommender.items[item + 1], labels[item].name, labels[item].details, float(values[item])) for item in best
+            (recommender.items[padding.ids(item)], labels[item].name, labels[item].details, float(values[item]))
+            for item in best
         ]
 
     found = [
@@ -263,7 +265,7 @@ def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
 def _effects(model: Any, codes: Tensor, steps: Tensor, show_progress: bool) -> Tensor:
     """Return the effect of each step, shape [steps, latent_dimension], on each item, shape [steps, items]."""
     device, by_softmax = model.histories.indices.device, model.by_softmax
-    result = torch.empty(len(steps), model.n_items - 1)
+    result = torch.empty(len(steps), padding.real(model.n_items))
     bar = tqdm(steps, desc="Effects", ncols=100, leave=False, disable=None if show_progress else True)
     for number, step in enumerate(bar):
         sides = [model.decoder((codes + sign * step).to(device)) for sign in (1, -1)]
@@ -331,10 +333,9 @@ def _traverse(model: Any, history: Histories, step: Tensor, k: int, names: Seque
     with torch.no_grad():
         codes = code + torch.tensor(STEPS)[:, None].to(code) * step.to(code)
         rows = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-        scores = model.score_latent(history[rows], codes)[
-            :, 1:
-        ]  # with the paths beside the decoder, as in recommendations
-    scores[:, history.indices.long().to(scores.device) - 1] = -torch.inf
+        # With the paths beside the decoder, as in recommendations.
+        scores = model.score_latent(history[rows], codes)[:, padding.REAL]
+    scores[:, history.columns().long().to(scores.device)] = -torch.inf
     k = min(k, scores.shape[1] - len(history.indices))
     return [[names[item] for item in row] for row in scores.topk(k).indices.tolist()]
 

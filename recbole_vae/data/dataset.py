@@ -11,6 +11,7 @@ import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource
 
+from recbole_vae.data import padding
 from recbole_vae.data.atomic import read_columns, read_header
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
@@ -158,17 +159,17 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             DataError: there are fewer than two users or items, fewer items than ``topk``, or nothing to train on.
             CheckpointError: the data are not those of the checkpoint that is to be loaded or gone on from.
         """
-        # RecBole counts its padding as one.
-        for kind, number in (("user", self.user_num - 1), ("item", self.item_num - 1)):
+        users, items = padding.real(self.user_num), padding.real(self.item_num)
+        for kind, number in (("user", users), ("item", items)):
             if number < 2:
                 raise DataError(
                     f"data set '{self.dataset_name}' has {number} {kind}{'' if number == 1 else 's'} after filtering; at least 2 "
                     f"are needed. Look at the filters: val_interval, user_inter_num_interval, item_inter_num_interval."
                 )
         topk = max(self.config["topk"])
-        if topk > self.item_num - 1:
+        if topk > items:
             raise DataError(
-                f"topk: {topk} is more than the {self.item_num - 1} items of data set '{self.dataset_name}' after filtering."
+                f"topk: {topk} is more than the {items} items of data set '{self.dataset_name}' after filtering."
             )
         parts = self._parts()
         if not len(parts[0]):

@@ -8,8 +8,10 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from recbole_vae.data import padding
 from recbole_vae.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ class Histories:
 
     Attributes:
         indptr: row ``r`` has the entries from ``indptr[r]`` to ``indptr[r + 1]``; int64, shape [rows + 1].
-        indices: RecBole's internal item ids (1 to ``n_items - 1``; 0 is its padding and never occurs), ascending within a
-            row, none twice; int32 or int64, shape [nnz].
+        indices: RecBole's internal item ids, ascending within a row, none twice; its padding never occurs; int32 or int64,
+            shape [nnz]. Models use :meth:`columns`.
         values: positive weight of each entry, float32, shape [nnz]; None where all are 1.
     """
 
@@ -117,6 +119,25 @@ class Histories:
     def __deepcopy__(self, memo: dict[int, object]) -> Histories:
         """Return itself: histories never change, and RecBole copies each model whole to count its operations."""
         return self
+
+    def columns(self) -> Tensor:
+        """Return the column of each entry's item in tables without RecBole's padding item, shape [nnz]."""
+        return padding.columns(self.indices)
+
+    def counts(self, n_items: int) -> Tensor:
+        """Return in how many rows each item is, int64, shape [n_items]; ``n_items`` is without RecBole's padding item."""
+        return torch.bincount(self.columns().long(), minlength=n_items)
+
+    def to_scipy(self, n_items: int, *, padded: bool = False) -> csr_matrix:
+        """Return the weights as SciPy's sparse table, float32, shape [rows, n_items].
+
+        Args:
+            n_items: number of items (without RecBole's padding item).
+            padded: whether the table has a column for RecBole's padding item before them, as RecBole's own have.
+        """
+        columns, width = (self.indices, padding.ids(n_items)) if padded else (self.columns(), n_items)
+        entries = (self.entry_values(), columns, self.indptr)
+        return csr_matrix(tuple(each.cpu().numpy() for each in entries), shape=(len(self), width))
 
     def lengths(self) -> Tensor:
         """Return the number of items of each row, shape [rows]."""

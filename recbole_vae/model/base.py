@@ -12,11 +12,12 @@ import torch.distributed as dist
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor
-from torch.nn import functional as F
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.capabilities import Capabilities
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.layers import ACTIVATIONS
 from recbole_vae.nn.likelihood import (
     LogLikelihood,
@@ -26,9 +27,6 @@ from recbole_vae.nn.likelihood import (
 )
 from recbole_vae.nn.propensity import log_propensity
 from recbole_vae.options.fields import ModelConfig, option
-
-SCORES_PER_CHUNK = 2**22
-"""Scores that ``predict`` holds at once (16 MiB in float32)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +135,8 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         self.options = self.config_class.read(config)
         self.histories = Histories.from_dataset(dataset, self.options.value_field).to(self.device)
         self._weights: Tensor | None = None
-        shares = self._counts() / max(1, len(self.histories) - 1)
-        self.popularity = F.pad(shares, (1, 0), value=-torch.inf)
+        shares = self._counts() / max(1, padding.real(len(self.histories)))
+        self.popularity = padding.with_padding(shares)
         self.correct_popularity(self.options.popularity_correction)
         if self.options.propensity_weight:
             counts = self._counts()
@@ -147,8 +145,13 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         self.step = 0
         self.steps_per_epoch = -(-int((self.histories.lengths() > 0).sum()) // self.options.train_batch_size)
 
+    @property
+    def n_real_items(self) -> int:
+        """Number of items without RecBole's padding item, which ``n_items`` counts: the width of encoders and decoders."""
+        return padding.real(self.n_items)
+
     def _counts(self) -> Tensor:
-        return torch.bincount(self.histories.indices.long(), minlength=self.n_items)[1:]
+        return self.histories.counts(self.n_real_items)
 
     def correct_popularity(self, strength: float) -> None:
         """Score from now on with another ``popularity_correction`` than the option's; see :meth:`with_padding`."""
@@ -206,7 +209,7 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         """
         if self._weights is None:
             return histories
-        weights = self._weights.to(histories.indices.device)[histories.indices - 1]
+        weights = self._weights.to(histories.indices.device)[histories.columns()]
         return Histories(histories.indptr, histories.indices, histories.entry_values() * weights)
 
     def batch_terms(self, interaction: Any) -> tuple[LossTerms, float]:
@@ -252,7 +255,7 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         users, positions = torch.unique(interaction[self.USER_ID], return_inverse=True)
         items = interaction[self.ITEM_ID]
         scores = torch.empty(len(items), device=items.device)
-        chunk = max(1, SCORES_PER_CHUNK // self.n_items)
+        chunk = rows_per_chunk(self.n_items)
         for start in range(0, len(users), chunk):
             table = self.score(self.histories[users[start : start + chunk]])
             pairs = (positions >= start) & (positions < start + chunk)
@@ -263,20 +266,20 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         """Make scores of logits: correct them for popularity, and put RecBole's padding item before the real ones.
 
         Args:
-            logits: shape [batch, n_items - 1].
+            logits: shape [batch, n_real_items].
 
         Returns:
             ``logits - popularity_correction * log propensity`` (see :func:`~recbole_vae.nn.propensity.log_propensity`), and
             ``-inf`` for the padding item, which must never be recommended; shape [batch, n_items].
         """
-        return F.pad(self.corrected(logits), (1, 0), value=-torch.inf)
+        return padding.with_padding(self.corrected(logits))
 
     def corrected(self, logits: Tensor, items: Tensor | slice = slice(None)) -> Tensor:
-        """Correct logits for popularity as :meth:`with_padding` does; shape [batch, n_items - 1], or those of ``items``.
+        """Correct logits for popularity as :meth:`with_padding` does; shape [batch, n_real_items], or those of ``items``.
 
         Args:
             logits: of these items.
-            items: which, counted without the padding item; int64, shape [items].
+            items: their columns; int64, shape [items].
         """
         return logits if self._correction is None else logits + self._correction.to(logits)[items]
 
@@ -285,7 +288,7 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
 
         By corrected scores items are ranked. Their softmax is of no distribution that the model was trained to.
         """
-        return scores if self._correction is None else scores - F.pad(self._correction.to(scores), (1, 0))
+        return scores if self._correction is None else scores - padding.with_padding(self._correction.to(scores), 0.0)
 
     def ranking_scores(self, histories: Histories) -> Tensor:
         """Return what items are ranked by in recommendations: scores, or ``popularity`` where a history has no items.

@@ -51,7 +51,7 @@ class CompositeVAE(VAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         self.encoder = DenseEncoder(items, options.hidden_size, 2 * options.latent_dimension)
         self.decoder = MLPDecoder(
             options.latent_dimension, [], items, "tanh", training_dtype(options.precision, self.device)

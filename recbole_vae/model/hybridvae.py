@@ -60,7 +60,7 @@ class HybridVAE(MultVAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         self.scores_by_latent = 1 - options.linear_share - options.kernel_share > _ROUNDING
         self.linear = self._linear() if options.linear_share else None
         self.kernel = (
@@ -70,7 +70,7 @@ class HybridVAE(MultVAE):
         )
 
     def _linear(self) -> ItemItem | LocalItemItem:
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         ridge = Ridge(options.linear_l2, options.linear_dropout, options.linear_user_power, options.linear_item_power)
         if options.linear_neighbours:
             return LocalItemItem(

@@ -33,7 +33,7 @@ class MultDAE(Autoencoder):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         sampler = NegativeSampler(self.histories, items, options.n_negatives) if options.n_negatives else None
         self.encoder = MLPEncoder(
             items, options.mlp_hidden_size, options.latent_dimension, options.activation,

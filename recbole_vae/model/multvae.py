@@ -74,7 +74,7 @@ class MultVAE(VAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         sampler = NegativeSampler(self.histories, items, options.n_negatives) if options.n_negatives else None
         self.encoder = MLPEncoder(
             items, options.mlp_hidden_size, 2 * options.latent_dimension, options.activation,

@@ -61,7 +61,7 @@ class VampVAE(VAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         width, latents = options.hidden_size, options.latent_dimension
         self.encoder = GatedEncoder(items, width, latents, hierarchical=options.hierarchical)
         self.decoder = GatedDecoder(
@@ -72,7 +72,7 @@ class VampVAE(VAE):
         self.pseudo_inputs = nn.Parameter(self._some_users(options.n_pseudo_inputs))
 
     def _some_users(self, number: int) -> Tensor:
-        """Return the histories of random users as dense rows, shape [number, n_items - 1], of 0.01 and 0.99.
+        """Return the histories of random users as dense rows, shape [number, n_real_items], of 0.01 and 0.99.
 
         Between the bounds of the weights, beyond which there is no gradient.
         """
@@ -83,8 +83,8 @@ class VampVAE(VAE):
                 f"from; set n_pseudo_inputs to {len(users)} or less."
             )
         chosen = self.histories[users[torch.randperm(len(users))[:number].to(users.device)]]
-        rows = torch.full((number, self.n_items - 1), 0.01, device=self.device)
-        rows[chosen.rows(), chosen.indices.long() - 1] = 0.99
+        rows = torch.full((number, self.n_real_items), 0.01, device=self.device)
+        rows[chosen.rows(), chosen.columns().long()] = 0.99
         return rows
 
     def pseudo_posterior(self) -> tuple[Tensor, Tensor]:

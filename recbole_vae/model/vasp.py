@@ -67,7 +67,7 @@ class VASP(VAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         self.linear = NeuralEASE(items)
         self.encoder = DenseEncoder(items, options.hidden_size, 2 * options.latent_dimension, options.encoder_layers)
         self.decoder = DenseDecoder(options.latent_dimension, options.hidden_size, items, options.decoder_layers)
@@ -89,7 +89,7 @@ class VASP(VAE):
         )
 
     def logits(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Return the logits of the product of both paths' probabilities, shape [batch, n_items - 1]."""
+        """Return the logits of the product of both paths' probabilities, shape [batch, n_real_items]."""
         return product_logits(self.decoder(latent), self.linear(histories))
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:

@@ -63,8 +63,7 @@ class HistoryEncoder(nn.Module):
         values = normalise(histories, self.input.weight.dtype)
         if mask is not None:
             values = values * mask
-        # Item 0 is RecBole's padding and has no row.
-        sums: Tensor = self.input(histories.indices - 1, values, histories.indptr)
+        sums: Tensor = self.input(histories.columns(), values, histories.indptr)
         return sums
 
     @abstractmethod

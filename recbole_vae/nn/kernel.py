@@ -17,15 +17,13 @@ from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.encoder import normalise
 from recbole_vae.nn.layers import FixedWeight
 from recbole_vae.nn.linear import one_thread_if_large
 
-_PAIRS = 2**22
-"""Pairs of users whose kernel is made at once."""
-
 _BYTES_OF_A_PAIR = 48
-"""What that takes beside the result: the sparse product, its dense copy, and the steps of the kernel."""
+"""What each pair of users whose kernel is being made takes beside it: a sparse product, its dense copy, and the steps."""
 
 
 def tangent_kernel(cosine: Tensor) -> Tensor:
@@ -40,6 +38,12 @@ def tangent_kernel(cosine: Tensor) -> Tensor:
     cosine = cosine.clamp(-1, 1)
     angle = cosine.arccos()
     return ((1 - cosine.square()).sqrt() + cosine * (2 * (math.pi - angle))) / math.pi
+
+
+def _unit_rows(histories: Histories, n_items: int) -> csr_matrix:
+    """Return histories, each of unit length, shape [rows, n_items]."""
+    values = normalise(histories, torch.float32)
+    return Histories(histories.indptr, histories.indices, values).to_scipy(n_items)
 
 
 class UserKernel(FixedWeight):
@@ -58,12 +62,16 @@ class UserKernel(FixedWeight):
         DataError: the users are too many for this machine's memory.
     """
 
+    shared = ("weight", "_training")
+    _training: csr_matrix
+    """The training histories, each of unit length, as columns; shape [n_items, users]."""
+
     def __init__(self, histories: Histories, n_items: int, l2: float, user_power: float = 0.0) -> None:
         super().__init__()
         self.n_items = n_items
         users = (histories.lengths() > 0).nonzero().squeeze(1)
-        self.histories = histories[users]
-        step = max(1, _PAIRS // max(1, len(users)))
+        histories = histories[users]
+        step = rows_per_chunk(len(users))
         blocks = _BYTES_OF_A_PAIR * min(step, len(users)) * len(users)
         needed, free = 4 * len(users) * (len(users) + n_items) + blocks, psutil.virtual_memory().available
         if needed > 0.9 * free:
@@ -71,15 +79,16 @@ class UserKernel(FixedWeight):
                 f"kernel_share: the kernel path needs {needed / 1e9:.1f} GB for {len(users)} users and {n_items} items, and "
                 f"{free / 1e9:.1f} GB are free. Set kernel_share: 0."
             )
+        self._training = _unit_rows(histories, n_items).T.tocsr()
         kernel = np.empty((len(users), len(users)), dtype=np.float32, order="F")
         for start in range(0, len(users), step):
-            block = self.histories.slice(start, min(start + step, len(users)))
+            block = histories.slice(start, min(start + step, len(users)))
             kernel[:, start : start + step] = tangent_kernel(self._cosine(block)).cpu().numpy().T
         kernel[np.diag_indices(len(users))] += l2
         table = np.zeros((len(users), n_items), dtype=np.float32, order="F")
-        rows, columns = self.histories.rows().cpu().numpy(), self.histories.indices.cpu().numpy() - 1
-        scale = self.histories.totals(torch.float64).pow(-user_power)[self.histories.rows()]
-        table[rows, columns] = (self.histories.entry_values() * scale).cpu().numpy()
+        rows, columns = histories.rows().cpu().numpy(), histories.columns().cpu().numpy()
+        scale = histories.totals(torch.float64).pow(-user_power)[histories.rows()]
+        table[rows, columns] = (histories.entry_values() * scale).cpu().numpy()
         with one_thread_if_large(len(users)):
             _, solved, failed = lapack.sposv(kernel, table, lower=1, overwrite_a=1, overwrite_b=1)
         if failed:
@@ -88,18 +97,8 @@ class UserKernel(FixedWeight):
 
     def _cosine(self, histories: Histories) -> Tensor:
         """Return the cosine of each history with each training history, shape [batch, users]; 0 for one of no items."""
-        tables = [
-            csr_matrix(
-                (
-                    normalise(each, torch.float32).cpu().numpy(),
-                    each.indices.cpu().numpy() - 1,
-                    each.indptr.cpu().numpy(),
-                ),
-                shape=(len(each), self.n_items),
-            )
-            for each in (histories, self.histories)
-        ]
-        return torch.from_numpy((tables[0] @ tables[1].T).toarray()).to(histories.indices.device)
+        cosines = _unit_rows(histories, self.n_items) @ self._training
+        return torch.from_numpy(cosines.toarray()).to(histories.indices.device)
 
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -148,14 +148,16 @@ class FixedWeight(nn.Module):
     """A module whose ``weight`` follows from the training histories: no parameter, and not in ``state_dict``."""
 
     weight: Tensor
+    shared: ClassVar[tuple[str, ...]] = ("weight",)
+    """Attributes that never change, and that copies share."""
 
     def fix(self, weight: Tensor) -> None:
         """Set the weight, once."""
         self.register_buffer("weight", weight, persistent=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FixedWeight:
-        """Copy all but the weight, which never changes: RecBole copies each model whole to count its operations."""
-        memo[id(self.weight)] = self.weight
+        """Copy all but what never changes: RecBole copies each model whole to count its operations."""
+        memo.update({id(each): each for each in (getattr(self, name) for name in self.shared)})
         new = self.__class__.__new__(self.__class__)
         new.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return new

@@ -109,7 +109,7 @@ def product_logits(one: Tensor, other: Tensor) -> Tensor:
 def _entries(logits: Tensor, histories: Histories) -> tuple[Tensor, Tensor, Tensor]:
     """Return of each entry of the histories its row, its weight, and its logit, each of shape [nnz]."""
     rows = histories.rows()
-    return rows, histories.entry_values().to(logits.dtype), logits[rows, histories.indices - 1]
+    return rows, histories.entry_values().to(logits.dtype), logits[rows, histories.columns()]
 
 
 def _sums(terms: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class _LinearMultinomial(torch.autograd.Function):
         per_chunk: int,
         smoothing: float,
     ) -> Tensor:
-        rows, columns = histories.rows(), histories.indices - 1
+        rows, columns = histories.rows(), histories.columns()
         values = histories.entry_values().to(features.dtype)
         counts = histories.totals(features.dtype)
         # What smoothing leaves of each entry, and what it gives to each item.

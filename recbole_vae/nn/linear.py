@@ -24,10 +24,8 @@ from tqdm import tqdm
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.layers import FixedWeight, SparseProduct, bag
-
-_ENTRIES = 2**24
-"""Entries of the Gram matrix that are made at once (128 MiB with their indices)."""
 
 _THREADED = 20_000
 """Rows of the largest table that LAPACK factorises with several threads."""
@@ -80,7 +78,7 @@ class ItemItem(FixedWeight):
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""
         values = histories.entry_values().to(self.weight.dtype)
-        return bag(histories.indices - 1, values, histories.indptr.to(histories.indices.dtype), self.weight)
+        return bag(histories.columns(), values, histories.indptr.to(histories.indices.dtype), self.weight)
 
 
 def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tensor:
@@ -114,7 +112,7 @@ def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tenso
     # In place from here on, for the table may take most of the memory. LAPACK counts columns first; the table is symmetric.
     gram = np.empty((n_items, n_items), dtype=np.float32, order="F")
     transposed = table.T.tocsr()
-    step = max(1, _ENTRIES // max(1, n_items))
+    step = rows_per_chunk(n_items)
     for start in range(0, n_items, step):
         gram[:, start : start + step] = (transposed[start : start + step] @ table).toarray().T
     gram[np.diag_indices(n_items)] += np.where(penalty > 0, penalty, 1.0).astype(np.float32)
@@ -140,9 +138,7 @@ def _scaled(
     histories: Histories, n_items: int, ridge: Ridge
 ) -> tuple[csr_matrix, NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return ``Y``, the diagonal of ``L^2``, ``n_i ** item_power`` and whether an item occurs; see item_item_weights."""
-    values = histories.entry_values().double().cpu().numpy()
-    columns, indptr = histories.indices.cpu().numpy().astype(np.int64) - 1, histories.indptr.cpu().numpy()
-    table = csr_matrix((values, columns, indptr), shape=(len(histories), n_items))
+    table = histories.to_scipy(n_items).astype(np.float64)
     of_users, of_items = (np.asarray(table.sum(axis)).ravel() for axis in (1, 0))
     occurs = of_items > 0
     scale = np.where(occurs, of_items, 1.0) ** ridge.item_power
@@ -172,10 +168,7 @@ class LocalItemItem(FixedWeight):
 
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""
-        values, columns = histories.entry_values().float().cpu().numpy(), histories.indices.cpu().numpy() - 1
-        table = csr_matrix(
-            (values, columns, histories.indptr.cpu().numpy()), shape=(len(histories), self.weight.shape[0])
-        )
+        table = histories.to_scipy(self.weight.shape[0])
         return torch.from_numpy((table @ self.weight).toarray()).to(histories.indices.device)
 
 
@@ -262,7 +255,7 @@ class NeuralEASE(nn.Module):
 
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""
-        indices = histories.indices - 1
+        indices = histories.columns()
         ones = torch.ones_like(indices, dtype=self.weight.dtype)
         offsets = histories.indptr.to(indices.dtype)
         scores: Tensor = _ZeroDiagonalProduct.apply(  # type: ignore[no-untyped-call]
@@ -292,7 +285,7 @@ def standardise(scores: Tensor, histories: Histories) -> Tensor:
     Returns:
         ``scores``; a row whose unseen items all have the same score is 0 there, and only shifted elsewhere.
     """
-    rows, columns = histories.rows(), histories.indices.long() - 1
+    rows, columns = histories.rows(), histories.columns().long()
     count = (scores.shape[1] - histories.lengths()).clamp_min(1).to(scores.dtype).unsqueeze(1)
     seen, zero = scores[rows, columns], scores.new_zeros(())
     mean = scores.index_put_((rows, columns), zero).sum(1, keepdim=True) / count

@@ -42,7 +42,7 @@ class NegativeSampler:
     """
 
     def __init__(self, histories: Histories, n_items: int, n_negatives: int) -> None:
-        sizes = torch.bincount(histories.indices.long() - 1, minlength=n_items).double() + 1
+        sizes = histories.counts(n_items).double() + 1
         self.n_negatives = min(n_negatives, n_items)
         self.probabilities = _inclusion_probabilities(sizes, self.n_negatives)
         # A draw looks up numbers here, at a cost that hardly grows with the number of items.
@@ -104,7 +104,7 @@ class _SampledMultinomial(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, histories: Histories, negatives: Negatives
     ) -> Tensor:
-        rows, columns = histories.rows(), histories.indices.long() - 1
+        rows, columns = histories.rows(), histories.columns().long()
         values = histories.entry_values().to(features.dtype)
         # The logits of the entries alone.
         places = torch.sparse_csr_tensor(

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.chunks import rows_per_chunk
 
 LEVEL = 0.9
 """Share of the samples whose rank lies within the interval."""
@@ -56,7 +57,7 @@ def sampled_scores(
     mu, logvar = model.comparable_posterior(histories)
     deviation = temperature * (0.5 * logvar).exp()
     generators = [_generator(row.numpy(), seed) for row in histories.indices.cpu().split(histories.lengths().tolist())]
-    together = max(1, SCORES_PER_CHUNK // (len(histories) * model.n_items))
+    together = rows_per_chunk(len(histories) * model.n_items)
     for first in range(0, samples, together):
         count = min(together, samples - first)
         drawn = [[each.standard_normal(mu.shape[1], np.float32) for each in generators] for _ in range(count)]

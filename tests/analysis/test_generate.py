@@ -99,7 +99,7 @@ def test_around_some_histories_each_has_its_turn() -> None:
 def test_what_is_drawn_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Known(Histories.from_lists([[1], [1, 2, 3]]), deviation=1.0, slope=0.3)
     first = [each.tolist() for each in generate.synthesise(model, None, 50, seed=3)]
-    monkeypatch.setattr(generate, "_SCORES", 35)
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 35)
     assert [each.tolist() for each in generate.synthesise(model, None, 50, seed=3)] == first
     assert [each.tolist() for each in generate.synthesise(model, None, 20, seed=3)] == first[:20]
     assert [each.tolist() for each in generate.synthesise(model, None, 50, seed=4)] != first

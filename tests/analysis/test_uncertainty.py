@@ -168,8 +168,7 @@ def test_the_noise_is_of_the_user_and_the_seed_alone(run: Run, monkeypatch: pyte
         items_of(each) for each in recommender.recommend_users(users, k=6, diversify=1.5, seed=6)
     ]
     for chunk in (1, 200):
-        monkeypatch.setattr("recbole_vae.serving.recommender._SCORES", chunk)
-        monkeypatch.setattr("recbole_vae.serving.posterior.SCORES_PER_CHUNK", chunk)
+        monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", chunk)
         again = recommender.recommend_users(users[::-1], k=6, samples=9, seed=5)[::-1]
         for one, other in zip(found, again, strict=True):
             assert (one.intervals, one.stability) == (other.intervals, other.stability)
@@ -305,7 +304,7 @@ def test_diversity_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None
         ]
         expected.append(1 - np.mean(cosines))
     assert uncertainty.intra_list_diversity(lists, histories, 7) == pytest.approx(expected)
-    monkeypatch.setattr(uncertainty, "SCORES_PER_CHUNK", 1)
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 1)
     assert uncertainty.intra_list_diversity(lists, histories, 7) == pytest.approx(expected)
 
 
@@ -409,7 +408,7 @@ def test_a_report_is_what_its_definitions_say(
         torch.nn.init.normal_(parameter, std=0.7)
     run.fit()
     path, loader = run.trainer.saved_model_file, getattr(run, part)
-    monkeypatch.setattr(uncertainty, "SCORES_PER_CHUNK", 250)  # batches of 8 users
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 250)  # batches of 8 users
     there = sorted(Path().rglob("*"))
     for file in Path("saved").glob("*.split.csv.gz"):
         file.unlink()
