@@ -13,7 +13,7 @@ from recbole_vae.nn.encoder import HistoryEncoder
 
 
 class Autoencoder(HistoryRecommender):
-    """A recommender that encodes a history, and decodes the code to scores. A subclass makes both parts, and the loss.
+    """A recommender that encodes a history and decodes the code into scores. A subclass adds both parts and the loss.
 
     Attributes:
         encoder: from a history to features. A class with an encoder of another kind declares
@@ -29,15 +29,15 @@ class Autoencoder(HistoryRecommender):
 
     @abstractmethod
     def code(self, features: Tensor) -> Tensor:
-        """Return what items are ranked by, shape [batch, latent_dimension], from the encoder's features."""
+        """Return the code, shape [batch, latent_dimension], from the encoder's features, shape [batch, n_features]."""
 
     def score(self, histories: Histories) -> Tensor:
-        """Score all items by the decoder's logits of the code; arguments and result: see the base class."""
+        """Score all items by the decoder's logits at the code; arguments and result: see the base class."""
         return self.score_latent(histories, self.code(self.encoder(histories)))
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Score all items where the codes of the histories are given, shape [batch, latent_dimension].
+        """Score all items for histories whose codes are given, shape [batch, latent_dimension].
 
-        The result is as of :meth:`score`, which gives it the codes that the encoder makes.
+        Shape and meaning of the result are those of :meth:`score`, which passes the codes from the encoder.
         """
         return self.with_padding(self.decoder(latent))

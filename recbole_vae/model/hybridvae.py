@@ -1,4 +1,4 @@
-"""A Mult-VAE and, beside it, paths in closed form from items to items and through similar users: a mixture of scores.
+"""Mult-VAE mixed with two closed-form models: an item-item model and a kernel over users.
 
 References: see :mod:`recbole_vae.model.multvae`, :mod:`recbole_vae.nn.linear` and :mod:`recbole_vae.nn.kernel`.
 """
@@ -46,12 +46,12 @@ class HybridVAEConfig(MultVAEConfig):
 
 
 class HybridVAE(MultVAE):
-    """Mult-VAE with paths in closed form: ``(1 - v - w) s(logits) + v s(x W) + w s(k(x, X) A)``.
+    """Mult-VAE mixed with closed-form paths: ``(1 - v - w) s(logits) + v s(x W) + w s(k(x, X) A)``.
 
-    ``logits`` are the VAE's, ``v`` is ``linear_share`` and ``w`` is ``kernel_share``. ``s`` makes each user's scores of unseen
-    items mean 0 and deviation 1, without which the mixture would be of different strength for each user. The VAE is trained as
-    if it were alone. ``W`` and ``A`` follow from the training histories and are solved when the model is made, also when a
-    checkpoint is loaded, which has those histories.
+    ``logits`` are the VAE's, ``v`` is ``linear_share`` and ``w`` is ``kernel_share``. ``s`` standardises each user's scores over
+    the unseen items; without it the shares would mean something else for each user. The VAE is trained as if it were alone.
+    ``W`` and ``A`` are solved from the training histories when the model is made. Checkpoints hold the histories, not ``W``
+    and ``A``, which are solved again when one is loaded.
     """
 
     config_class: ClassVar[type[ModelConfig]] = HybridVAEConfig
@@ -79,7 +79,7 @@ class HybridVAE(MultVAE):
         return ItemItem(self.histories, items, ridge)
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Score all items by the mixture, whose closed-form paths do not depend on ``latent``; see VAE."""
+        """Score all items by the mixture; ``latent`` affects the VAE's part alone; see Autoencoder."""
         options = self.options
         rest = 1 - options.linear_share - options.kernel_share
         paths = (

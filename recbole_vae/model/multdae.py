@@ -21,10 +21,10 @@ from recbole_vae.options.fields import ModelConfig
 
 
 class MultDAE(Autoencoder):
-    """Mult-DAE of Liang et al. (2018): no latent noise and no prior, an L2 penalty instead (``weight_decay``).
+    """Mult-DAE of Liang et al. (2018): an L2 penalty (``weight_decay``) in place of latent noise and a prior.
 
-    The code ``z`` is an activated MLP of the normalised, dropped-out history; trained to maximise ``log p(x | z)``,
-    multinomial with the softmax of an MLP (section 2.1.1), or another (``likelihood``).
+    The code ``z`` is an MLP of the normalised, dropped-out history, with an activation at the end. Training maximises
+    ``log p(x | z)``, multinomial with the softmax of an MLP (section 2.1.1). The option ``likelihood`` replaces it by another.
     """
 
     config_class: ClassVar[type[ModelConfig]] = MLPConfig
@@ -56,5 +56,5 @@ class MultDAE(Autoencoder):
         return LossTerms(reconstruction=-self.decoder.log_likelihood(code, self.targets(share)).mean())
 
     def code(self, features: Tensor) -> Tensor:
-        """Return the code that the decoder takes, from the encoder's features: they are the code."""
+        """Return the code from the encoder's features, which are the code."""
         return features

@@ -1,4 +1,4 @@
-"""What the variational autoencoders share: a Gaussian posterior, and rankings by its mean."""
+"""What the variational autoencoders share: a Gaussian posterior, whose mean ranks the items."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_vae.nn.prior import with_likelihood_counted
 
 
 class VAE(Autoencoder):
-    """A variational autoencoder with ``q(z | x) = N(mu, diag sigma^2)``. A subclass makes encoder and decoder, and the loss.
+    """A variational autoencoder with ``q(z | x) = N(mu, diag sigma^2)``. A subclass adds the encoder, the decoder and the loss.
 
     Attributes:
         encoder: its features are ``mu`` and ``log sigma^2``, side by side.
@@ -33,24 +33,24 @@ class VAE(Autoencoder):
         return mu, logvar
 
     def relative_beta(self, histories: Histories) -> Tensor | None:
-        """Return the weight of each user's KL term relative to the mean weight, shape [batch]; None where all have the same."""
+        """Return each user's ``beta`` relative to its mean over users, shape [batch]; None if all have the same."""
         return None
 
     def comparable_posterior(self, histories: Histories) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of the posterior as if all users' KL terms had the same weight; see :meth:`posterior`.
+        """Return the posterior that each user would have if all had the same ``beta``; shapes: see :meth:`posterior`.
 
-        To weigh the KL term by ``beta`` is to count the likelihood ``1 / beta`` times: whose ``beta`` is larger has the wider
-        posterior for that alone, which says nothing of how sure the model is of this user.
+        Weighting the KL term by ``beta`` is the same as counting the likelihood ``1 / beta`` times. A larger ``beta`` alone
+        widens the posterior, which says nothing about how certain the model is of the user.
         """
         mu, logvar = self.posterior(histories)
         relative = self.relative_beta(histories)
         return mu, logvar if relative is None else with_likelihood_counted(logvar, relative.to(logvar).unsqueeze(1))
 
     def annealed(self, cap: float, epochs: float) -> float:
-        """Return the weight of the KL term at the current step, where it rises to ``cap`` in so many epochs."""
+        """Return ``beta`` at the current step, if it rises linearly from 0 to ``cap`` in so many epochs."""
         # linear_beta reaches the cap after steps * cap.
         return linear_beta(self.step, epochs * self.steps_per_epoch / cap, cap) if cap else 0.0
 
     def code(self, features: Tensor) -> Tensor:
-        """Return what items are ranked by, the posterior mean, from the encoder's features."""
+        """Return the posterior mean, by which items are ranked, from the encoder's features."""
         return features.chunk(2, dim=1)[0]

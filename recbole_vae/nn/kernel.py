@@ -1,4 +1,4 @@
-"""A path through similar users, in closed form: the autoencoder of one infinitely wide hidden layer.
+"""Kernel regression over users, in closed form: an autoencoder with one infinitely wide hidden layer.
 
 References: Arthur Jacot, Franck Gabriel, Clément Hongler: Neural Tangent Kernel. NeurIPS 2018. Noveen Sachdeva, Mehak Preet
 Dhaliwal, Carole-Jean Wu, Julian McAuley: Infinite Recommendation Networks: A Data-Centric Approach. NeurIPS 2022.
@@ -23,17 +23,18 @@ from recbole_vae.nn.layers import FixedWeight
 from recbole_vae.nn.linear import one_thread_if_large
 
 _BYTES_OF_A_PAIR = 48
-"""What each pair of users whose kernel is being made takes beside it: a sparse product, its dense copy, and the steps."""
+"""Memory of each pair of users in a block while its kernel is computed: sparse product, dense copy, and temporary results."""
 
 
 def tangent_kernel(cosine: Tensor) -> Tensor:
-    """Neural tangent kernel of a network with one hidden layer of rectified linear units, of inputs of length 1.
+    """Neural tangent kernel, at inputs of length 1, of a network with one hidden layer of rectified linear units.
 
-    With ``c`` the cosine of two inputs, ``k0 = 1 - arccos(c) / pi`` and ``k1 = (sqrt(1 - c^2) + c (pi - arccos(c))) / pi``, the
-    arc-cosine kernels of degree 0 and 1, it is ``k1 + c k0`` (Jacot et al. 2018, theorem 1), from 1 / pi at ``c = 0`` to 2.
+    ``k(c) = k1 + c k0`` (Jacot et al. 2018, theorem 1), where ``c`` is the cosine of the inputs, and the arc-cosine kernels of
+    degree 0 and 1 are ``k0 = 1 - arccos(c) / pi`` and ``k1 = (sqrt(1 - c^2) + c (pi - arccos(c))) / pi``. ``k(0) = 1 / pi`` and
+    ``k(1) = 2``.
 
     Args:
-        cosine: in [-1, 1], any shape; rounding beyond is cut off.
+        cosine: any shape; clipped to [-1, 1], which rounding may exceed.
     """
     cosine = cosine.clamp(-1, 1)
     angle = cosine.arccos()
@@ -47,19 +48,19 @@ def _unit_rows(histories: Histories, n_items: int) -> csr_matrix:
 
 
 class UserKernel(FixedWeight):
-    """Kernel ridge regression from histories to histories: ``k(x, X) (K + l2 I)^-1 Y``, with ``K`` that of the users of ``X``.
+    """Kernel ridge regression from histories to histories: ``k(x, X) (K + l2 I)^-1 Y``, where ``K = k(X, X)``.
 
-    ``Y`` is ``X`` with row ``u`` divided by ``n_u ** user_power``, where ``n_u`` is its sum. All of it follows from the training
-    histories; nothing is in ``state_dict``.
+    ``Y`` is ``X`` with row ``u`` divided by ``n_u ** user_power``, where ``n_u`` is the row's sum. All of it follows from the
+    training histories ``X``, so nothing is in ``state_dict``.
 
     Args:
-        histories: the training histories ``X``; item ids from 1 up.
+        histories: the training histories ``X``.
         n_items: number of items (without RecBole's padding item).
-        l2: ridge, > 0. A user's kernel with themselves is 2.
-        user_power: >= 0; above 0, users of long histories decide less.
+        l2: ridge, > 0. The diagonal of ``K``, to which it is added, is 2.
+        user_power: >= 0; above 0, users with long histories have less weight.
 
     Raises:
-        DataError: the users are too many for this machine's memory.
+        DataError: the kernel of the users does not fit into memory, or is singular in float32.
     """
 
     shared = ("weight", "_training")
@@ -96,10 +97,10 @@ class UserKernel(FixedWeight):
         self.fix(torch.from_numpy(solved).to(users.device))
 
     def _cosine(self, histories: Histories) -> Tensor:
-        """Return the cosine of each history with each training history, shape [batch, users]; 0 for one of no items."""
+        """Return the cosine of each history with each training history, shape [batch, users]; an empty one has 0."""
         cosines = _unit_rows(histories, self.n_items) @ self._training
         return torch.from_numpy(cosines.toarray()).to(histories.indices.device)
 
     def forward(self, histories: Histories) -> Tensor:
-        """Score all items for histories; shape [batch, n_items]."""
+        """Score all items for histories, shape [batch, n_items]."""
         return tangent_kernel(self._cosine(histories)).to(self.weight.dtype) @ self.weight

@@ -1,4 +1,4 @@
-"""How sure a ranking is, by samples from the posterior of a history's latent variables; and rankings drawn from them.
+"""Samples from the posterior of a history's latent variables: the uncertainty of rankings, and diversified rankings.
 
 A model with a posterior declares ``has_posterior`` and has the methods of :class:`~recbole_vae.model.vae.VAE`.
 """
@@ -19,14 +19,14 @@ from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.chunks import rows_per_chunk
 
 LEVEL = 0.9
-"""Share of the samples whose rank lies within the interval."""
+"""Share of the samples within the interval of an item's rank."""
 
 
 def check_posterior(model: HistoryRecommender) -> None:
     """Raise a ConfigError unless a model has a posterior to sample from."""
     if not model.has_posterior:
         raise ConfigError(
-            f"{type(model).__name__} has no posterior: it makes a single code of each history, so that there is nothing to "
+            f"{type(model).__name__} has no posterior: it makes a single code of each history, so there is nothing to "
             "sample. Set samples: 0 and no diversify, or take a model with a posterior, such as MultVAE."
         )
 
@@ -35,20 +35,20 @@ def check_posterior(model: HistoryRecommender) -> None:
 def sampled_scores(
     model: Any, histories: Histories, samples: int, *, seed: int = 0, temperature: float = 1.0
 ) -> Iterator[Tensor]:
-    """Score all items at ``z = mu + temperature * sigma * noise``, with noise of N(0, I), one sample after the other.
+    """Score all items at samples ``z = mu + temperature * sigma * noise``, with noise from N(0, I), one after the other.
 
-    ``mu`` and ``sigma`` are those of ``comparable_posterior``, for users are compared by how much their samples differ.
-    The noise of a history depends on its items and the seed alone: neither on the batch, nor on how many samples follow.
+    ``mu`` and ``sigma`` are those of ``comparable_posterior``, because users are compared by the spread of their samples.
+    The noise of a history depends only on its items and the seed, not on the batch or the number of samples.
 
     Args:
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
-        samples: how many.
+        samples: number of samples.
         seed: of the noise.
-        temperature: what the posterior's standard deviation is multiplied by.
+        temperature: factor of the posterior's standard deviation.
 
     Yields:
-        Scores in float32, which may be changed, shape [batch, n_items].
+        A new float32 tensor of scores, shape [batch, n_items].
 
     Raises:
         ConfigError: the model has no posterior.
@@ -75,14 +75,14 @@ def _generator(items: np.ndarray[Any, Any], seed: int) -> np.random.Generator:
 def sampled_ranks(
     model: Any, histories: Histories, items: Tensor, excluded: Tensor, samples: int, *, seed: int = 0
 ) -> Tensor:
-    """Rank some items in each sample: one more than the number of items that score higher.
+    """Return the rank of some items in each sample: 1 plus the number of items with a higher score.
 
     Args:
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
         items: internal item ids, int64, shape [batch, k].
-        excluded: which items are in no ranking, bool, shape [batch, n_items].
-        samples: how many.
+        excluded: items that are left out of the rankings, bool, shape [batch, n_items].
+        samples: number of samples.
         seed: of the noise.
 
     Returns:
@@ -100,7 +100,7 @@ def sampled_ranks(
 
 
 def interval(ranks: Tensor) -> Tensor:
-    """Return the smallest and largest rank of each item without 5 % of the samples at either end, rounded down.
+    """Return the 90 % interval of each item's rank: without the lowest and highest 5 % of the samples, rounded down.
 
     Args:
         ranks: int, shape [batch, samples, k].
@@ -114,20 +114,20 @@ def interval(ranks: Tensor) -> Tensor:
 
 
 def stability(ranks: Tensor) -> Tensor:
-    """Return how much a list is like the first k of a sample: average overlap, mean over the samples.
+    """Return the average overlap of a list with the top k of each sample, as a mean over the samples.
 
-    The overlap at depth ``d`` is the share of the first ``d`` items that both lists have, and the average is over the depths from
-    1 to k (Fagin, Kumar and Sivakumar: Comparing Top k Lists. SODA 2003), so that the first places count most.
+    The overlap at depth ``d`` is the share of common items among the first ``d`` of both lists. Its average over depths 1 to k
+    (Fagin, Kumar and Sivakumar: Comparing Top k Lists. SODA 2003) gives the first places the most weight.
 
     Args:
-        ranks: of the list's items, best first, int, shape [batch, samples, k].
+        ranks: ranks of the list's items in each sample, best item first, int, shape [batch, samples, k].
 
     Returns:
-        In [0, 1], 1 where all samples have the same list; float32, shape [batch].
+        In [0, 1]; 1 if all samples have the same list. float32, shape [batch].
     """
     k = ranks.shape[2]
     places = torch.arange(1, k + 1, dtype=ranks.dtype, device=ranks.device)
-    # An item at place j and rank r is in both lists from depth max(j, r) on: there it adds 1 / depth.
+    # An item at place j of the list and rank r in the sample is in both from depth max(j, r) on, where it adds 1 / depth.
     added = torch.zeros(k + 1, device=ranks.device)
     added[:k] = (1 / places).flip(0).cumsum(0).flip(0)
     depths = torch.maximum(ranks, places).clamp_max(k + 1)
@@ -135,17 +135,17 @@ def stability(ranks: Tensor) -> Tensor:
 
 
 def expected_ndcg(scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
-    """Estimate each ranking's NDCG@k before anything is known of it, by the model's own probabilities.
+    """Estimate the NDCG@k of each ranking from the model's own probabilities.
 
-    If ``n`` items to come were drawn from the softmax ``p`` of the scores, an item would be among them with probability
-    ``1 - (1 - p_i)^n``; put in the place of the hits of NDCG@k, and divided by the gain of ``min(n, k)`` hits. ``n`` is taken
-    as :data:`TO_COME` of the history's length. The values are of use to compare users, not as a forecast of NDCG: the softmax
-    is of what was trained, flatter than what comes.
+    If the user's next ``n`` items were drawn from the softmax ``p`` of the scores, item ``i`` would be among them with
+    probability ``1 - (1 - p_i)^n``. These probabilities replace the hits in NDCG@k, whose ideal is that of ``min(n, k)`` hits.
+    ``n`` is :data:`TO_COME` times the length of the history. Use the values to compare users, not to forecast NDCG: the
+    softmax is fitted to the training histories, and flatter than the distribution of the next items.
 
     Args:
-        scores: without popularity correction, ``-inf`` for what is in no ranking, shape [batch, n_items].
+        scores: without popularity correction, ``-inf`` for excluded items, shape [batch, n_items].
         items: the rankings, best first, int64, shape [batch, k].
-        lengths: of the histories, int, shape [batch].
+        lengths: lengths of the histories, int, shape [batch].
 
     Returns:
         In [0, 1], float32, shape [batch].
@@ -160,24 +160,24 @@ def expected_ndcg(scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
 
 
 TO_COME = 0.125
-"""Items to come, as a share of the history: those of a test part where RecBole splits 8:1:1."""
+"""Number of next items relative to the length of the history: that of a test part, if RecBole splits 8:1:1."""
 
 
 def thompson(model: Any, histories: Histories, scores: Tensor, k: int, *, temperature: float, seed: int = 0) -> Tensor:
-    """Fill each place of a list with the best item, not yet in it, of a posterior sample of its own (Thompson, 1933).
+    """Fill each place of a list with the best remaining item of its own posterior sample (Thompson, 1933).
 
-    The first place is that of the plain list: where it is sampled, too, the same diversity costs more accuracy.
+    The first place keeps the best item at the posterior mean. If it is sampled, too, the same diversity costs more accuracy.
 
     Args:
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
-        scores: at the posterior mean, ``-inf`` for what must not be in a list, shape [batch, n_items].
+        scores: at the posterior mean, ``-inf`` for excluded items, shape [batch, n_items].
         k: length of the lists, at most n_items.
-        temperature: what the posterior's standard deviation is multiplied by; at 0 the list is the plain one.
+        temperature: factor of the posterior's standard deviation; 0 gives the plain list.
         seed: of the noise.
 
     Returns:
-        Internal item ids, int64, shape [batch, k]; where all items are excluded or in the list, an excluded one.
+        Internal item ids, int64, shape [batch, k]. If no item remains, a place gets an excluded one.
 
     Raises:
         ConfigError: the model has no posterior.
