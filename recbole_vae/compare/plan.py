@@ -430,7 +430,7 @@ def known_options() -> set[str]:
     for name in model_names():
         found = model_class(name)
         if found is not None:
-            known |= set(found.config_class.names()) | set(getattr(found, "defaults", {}))
+            known |= set(found.config_class.names())
     return known | {"shrink"}  # of ItemKNN; in none of RecBole's files of older versions
 
 
@@ -481,12 +481,8 @@ def _check_kind(name: str, value: Any, where: Where) -> None:
 def _check_values(model: str, settings: Mapping[str, Any], where: Where) -> None:
     """Refuse, before the first run is started, each value that a model of recbole_vae would refuse by itself."""
     found = model_class(model)
-    for name, allowed in found.config_class.allowed().items() if found is not None else ():
-        if name in settings:
-            try:
-                allowed.convert(_as_recbole_reads(settings[name]))
-            except (TypeError, ValueError):
-                _refuse(name, settings[name], where, str(allowed))
+    if found is not None:
+        found.config_class.check_each({name: _as_recbole_reads(value) for name, value in settings.items()}, where)
 
 
 def _as_recbole_reads(value: Any) -> Any:
