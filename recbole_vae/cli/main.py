@@ -183,7 +183,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     if not arguments or {"-h", "--help"} & set(arguments):
         from recbole_vae.bench.measure import SHAPES
-        from recbole_vae.compare.plan import FIRST_SEED
+        from recbole_vae.compare import FIRST_SEED
         from recbole_vae.data.prepare import SOURCES
 
         names = {"models": model_names(), "shapes": SHAPES, "sources": SOURCES}

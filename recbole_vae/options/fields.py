@@ -37,6 +37,8 @@ AS_TYPES = {
 
 def describe(schema: Mapping[str, Any], kinds: Mapping[str, str] = IN_WORDS) -> str:
     """Say which values a JSON schema allows, in the words of an error message or (``AS_TYPES``) as types."""
+    if "words" in schema:
+        return str(schema["words"])
     if "anyOf" in schema:
         return ", or ".join(describe(each, kinds) for each in schema["anyOf"])
     if "const" in schema:
