@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from recbole_vae.errors import ConfigError, DataError, RecBoleVAEError, is_out_of_memory
 from recbole_vae.model.registry import model_names
-from recbole_vae.options.fields import LARGEST, ModelConfig
+from recbole_vae.options.limits import LARGEST
 from recbole_vae.options.names import near
 from recbole_vae.options.recbole import options_in, recbole_defaults, recbole_model_names
 from recbole_vae.storage.files import opened, silence, standard_output, written_whole
@@ -183,7 +183,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     if not arguments or {"-h", "--help"} & set(arguments):
         from recbole_vae.bench.measure import SHAPES
-        from recbole_vae.compare.plan import FIRST_SEED
+        from recbole_vae.compare import FIRST_SEED
         from recbole_vae.data.prepare import SOURCES
 
         names = {"models": model_names(), "shapes": SHAPES, "sources": SOURCES}
@@ -896,6 +896,8 @@ def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, optio
             print("  # another model on the same split, and one of RecBole's own")
             print(f"  {run} --model={other} {where}")
             # RecBole's models do not look at what is no option of RecBole's, but for how they are evaluated.
+            from recbole_vae.options.fields import ModelConfig
+
             others = set(ModelConfig.names()) - set(recbole_defaults()) - {"fast_evaluation"}
             kept_by_recbole = "".join(text for name, text in kept.items() if name not in others)
             print(f"  {run} --model=EASE --dataset={shlex.quote(dataset)}{kept_by_recbole}")
@@ -931,6 +933,8 @@ def _command() -> str:
 def _own(config: Any) -> set[str]:
     """Return the options that are of one model or run alone: not of the data, the split or the evaluation."""
     if config["model"] in model_names():
+        from recbole_vae.options.fields import ModelConfig
+
         own = set(config.model_class.config_class.names()) - set(ModelConfig.names())
     else:
         own = options_in(f"model/{config['model']}")

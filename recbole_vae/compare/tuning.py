@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
-from recbole_vae.compare.plan import YAML, Plan, Row, check_option, of_the_data
+from recbole_vae.compare.plan import Plan, Row
+from recbole_vae.compare.plan_file import YAML
+from recbole_vae.compare.settings import check_option, of_the_data
 from recbole_vae.errors import ConfigError, DataError
 
 COUNTED = ("COMPLETE", "PRUNED", "FAIL")

@@ -5,20 +5,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor
+from typing_extensions import Self
 
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.capabilities import Capabilities
 from recbole_vae.nn.chunks import rows_per_chunk
-from recbole_vae.nn.layers import ACTIVATIONS
 from recbole_vae.nn.likelihood import (
     LogLikelihood,
     bernoulli_log_likelihood,
@@ -26,26 +27,53 @@ from recbole_vae.nn.likelihood import (
     poisson_log_likelihood,
 )
 from recbole_vae.nn.propensity import log_propensity
-from recbole_vae.options.fields import ModelConfig, option
+from recbole_vae.options.fields import ModelConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class MLPConfig(ModelConfig):
+class TrainingConfig(ModelConfig):
+    """Options of training with the defaults that most models here share."""
+
+    train_batch_size: PositiveInt = Field(500, description="Users per training step.")
+    learning_rate: PositiveFloat = Field(0.001, description="Adam's learning rate.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="L2 penalty of the weight matrices (biases have none).")
+    stopping_step: NonNegativeInt = Field(20, description="Evaluations without a better one before training stops.")
+
+
+class MLPConfig(TrainingConfig):
     """Options of the models whose encoder and decoder are multilayer perceptrons."""
 
-    mlp_hidden_size: list[int] = option(int, minimum=1, many=True)
-    latent_dimension: int = option(int, minimum=1)
-    activation: str = option(str, choices=tuple(ACTIVATIONS))
-    dropout_prob: float = option(float, minimum=0, below=1)
-    likelihood: str = option(str, choices=("multinomial", "bernoulli", "gaussian", "poisson"))
-    label_smoothing: float = option(float, minimum=0, below=1)
-    gaussian_confidence: float = option(float, above=0)
-    tied_weights: bool = option(bool)
-    n_negatives: int = option(int, minimum=0)
+    mlp_hidden_size: list[PositiveInt] = Field(
+        [], description="Hidden layers of the encoder; the decoder mirrors them. []: items-latents-items."
+    )
+    latent_dimension: PositiveInt = Field(200, description="Latent variables.")
+    activation: Literal["tanh", "relu", "gelu", "silu", "sigmoid", "elu"] = Field(
+        "tanh", description="Activation of the hidden layers."
+    )
+    dropout_prob: float = Field(0.5, ge=0, lt=1, description="Probability of dropping an item of the input history.")
+    likelihood: Literal["multinomial", "bernoulli", "gaussian", "poisson"] = Field(
+        "multinomial",
+        description="Likelihood of a history; bernoulli: of which items are there, whatever their weights. "
+        "Only multinomial is fused with the output layer.",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each history that is spread evenly over all items; multinomial only."
+    )
+    gaussian_confidence: PositiveFloat = Field(
+        10.0, description="Weight of an item that is there against one that is not; gaussian only."
+    )
+    tied_weights: bool = Field(
+        False,
+        description="Encoder and decoder share the weights next to the items; but for MultDAE, this needs a hidden layer.",
+    )
+    n_negatives: NonNegativeInt = Field(
+        0,
+        description="Items drawn per step to estimate the softmax, for catalogues too large to score whole "
+        "(needs weight_decay 0); 0: all.",
+    )
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _fits_the_likelihood(self) -> Self:
         """Raise a ConfigError for what only the multinomial has, or would need the parameters of all items in each step."""
-        super().__post_init__()
         for name in ("label_smoothing", "propensity_weight"):
             if self.likelihood != "multinomial" and getattr(self, name):
                 raise ConfigError(
@@ -62,6 +90,7 @@ class MLPConfig(ModelConfig):
                         f"{name}: {getattr(self, name)!r} cannot go with n_negatives: {self.n_negatives}, which updates only "
                         f"the items that a step touches; set {name}: {'~' if needed is None else needed}, or n_negatives: 0."
                     )
+        return self
 
     @property
     def by_softmax(self) -> bool:

@@ -8,30 +8,40 @@ deviation of 0.01 instead of 1.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.model.base import LossTerms
+from recbole_vae.model.base import LossTerms, TrainingConfig
 from recbole_vae.model.vae import VAE
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import DenseEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import log_composite, log_normal, reparameterise
-from recbole_vae.options.fields import ModelConfig, option
+from recbole_vae.options.fields import ModelConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompositeVAEConfig(ModelConfig):
-    """Options of :class:`CompositeVAE`."""
+class CompositeVAEConfig(TrainingConfig):
+    """Options of CompositeVAE. The defaults are those of the authors' code (Shenbin et al., WSDM 2020)."""
 
-    hidden_size: int = option(int, minimum=1)
-    latent_dimension: int = option(int, minimum=1)
-    dropout_prob: float = option(float, minimum=0, below=1)
-    gamma: float = option(float, minimum=0)
+    learning_rate: PositiveFloat = Field(0.0005, description="Adam's learning rate, of encoder and decoder.")
+    stopping_step: NonNegativeInt = Field(
+        20,
+        description="Evaluations without a better one before training stops. "
+        "An epoch is 3 passes for the encoder and 1 for the decoder.",
+    )
+    hidden_size: PositiveInt = Field(600, description="Width of the encoder's five layers.")
+    latent_dimension: PositiveInt = Field(200, description="Latent variables.")
+    dropout_prob: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Probability of dropping an item of the input history while the encoder is trained.",
+    )
+    gamma: NonNegativeFloat = Field(0.005, description="Weight of a user's KL term for each interaction.")
 
 
 class CompositeVAE(VAE):

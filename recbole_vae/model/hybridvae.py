@@ -5,44 +5,70 @@ References: see :mod:`recbole_vae.model.multvae`, :mod:`recbole_vae.nn.linear` a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.nn.kernel import UserKernel
 from recbole_vae.nn.linear import ItemItem, LocalItemItem, Ridge, standardise
-from recbole_vae.options.fields import ModelConfig, option
+from recbole_vae.options.fields import ModelConfig
 
 _ROUNDING = 1e-9
 """Of sums of shares."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class HybridVAEConfig(MultVAEConfig):
-    """Options of :class:`HybridVAE`."""
+    """Options of HybridVAE: those of MultVAE, with its defaults (the paper's in brackets), and of the paths beside it."""
 
-    linear_share: float = option(float, minimum=0, maximum=1)
-    linear_l2: float = option(float, above=0)
-    linear_dropout: float = option(float, minimum=0, below=1)
-    linear_user_power: float = option(float, minimum=0)
-    linear_item_power: float = option(float, minimum=0)
-    linear_neighbours: int = option(int, minimum=0)
-    kernel_share: float = option(float, minimum=0, maximum=1)
-    kernel_l2: float = option(float, above=0)
-    kernel_user_power: float = option(float, minimum=0)
+    linear_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the linear path in the scores; 0: without it, 1: the linear path alone (then --epochs=1).",
+    )
+    linear_l2: PositiveFloat = Field(3.0, description="Its ridge, in units of the mean of the Gram matrix's diagonal.")
+    linear_dropout: float = Field(
+        0.5, ge=0, lt=1, description="Its ridge, as if this share of the input's items were dropped."
+    )
+    linear_user_power: NonNegativeFloat = Field(
+        0.25, description="A user of n items counts n ** -(2 * linear_user_power) times in each item pair."
+    )
+    linear_item_power: NonNegativeFloat = Field(
+        0.15,
+        description="An item of n users is scaled by n ** -linear_item_power. 0 (and 0 for the two above): EASE.",
+    )
+    linear_neighbours: NonNegativeInt = Field(
+        0,
+        description="The linear path predicts each item from this many most similar ones, for large or sparse catalogues; "
+        "0: from all.",
+    )
+    kernel_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the path through similar users, for some 20 000 users at most; "
+        "what both shares leave of 1 is the VAE's.",
+    )
+    kernel_l2: PositiveFloat = Field(20.0, description="Its ridge.")
+    kernel_user_power: NonNegativeFloat = Field(
+        0.0,
+        description="A user of n items (with value_field: of weights of sum n) counts n ** -kernel_user_power times there.",
+    )
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _shares_of_a_whole(self) -> Self:
         """Raise a ConfigError if the shares are more than the whole."""
-        super().__post_init__()
         if self.linear_share + self.kernel_share > 1 + _ROUNDING:
             raise ConfigError(
                 f"linear_share: {self.linear_share:g} and kernel_share: {self.kernel_share:g} sum to more than 1; what they "
                 "leave of 1 is the VAE's share."
             )
+        return self
 
 
 class HybridVAE(MultVAE):

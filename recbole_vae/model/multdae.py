@@ -6,8 +6,9 @@ Filtering. WWW 2018.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
@@ -20,6 +21,24 @@ from recbole_vae.nn.sampling import NegativeSampler
 from recbole_vae.options.fields import ModelConfig
 
 
+class MultDAEConfig(MLPConfig):
+    """Options of MultDAE. The defaults are the paper's (Liang et al., WWW 2018)."""
+
+    weight_decay: NonNegativeFloat = Field(
+        0.00004,
+        description="L2 penalty of the weight matrices: the paper's 0.01/500 * ||W||^2 has the gradient 0.00004 * W.",
+    )
+    stopping_step: NonNegativeInt = Field(
+        50,
+        description="Evaluations without a better one before training stops. "
+        "RecBole's 10 ends on the plateau after the first epochs.",
+    )
+    latent_dimension: PositiveInt = Field(200, description="Width of the code.")
+    activation: Literal["tanh", "relu", "gelu", "silu", "sigmoid", "elu"] = Field(
+        "tanh", description="Activation of the hidden layers and the code."
+    )
+
+
 class MultDAE(Autoencoder):
     """Mult-DAE of Liang et al. (2018): an L2 penalty (``weight_decay``) in place of latent noise and a prior.
 
@@ -27,8 +46,8 @@ class MultDAE(Autoencoder):
     ``log p(x | z)``, multinomial with the softmax of an MLP (section 2.1.1). The option ``likelihood`` replaces it by another.
     """
 
-    config_class: ClassVar[type[ModelConfig]] = MLPConfig
-    options: MLPConfig
+    config_class: ClassVar[type[ModelConfig]] = MultDAEConfig
+    options: MultDAEConfig
     begins_with_linear_layer = True
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -6,11 +6,12 @@ Filtering. WWW 2018.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
@@ -22,21 +23,46 @@ from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise
 from recbole_vae.nn.sampling import NegativeSampler
-from recbole_vae.options.fields import ModelConfig, option
+from recbole_vae.options.fields import ModelConfig
 
 
-@dataclass(frozen=True, kw_only=True)
 class MultVAEConfig(MLPConfig):
-    """Options of :class:`MultVAE`."""
+    """Options of MultVAE.
 
-    anneal_cap: float | str = option(float, minimum=0, word="auto")
-    anneal_epochs: float | None = option(float, minimum=0, optional=True)
-    total_anneal_steps: int | None = option(int, minimum=0, optional=True)
-    kl_length_power: float = option(float, minimum=0, maximum=4)
+    Tuned on the validation parts of MovieLens-100K and -1M; the paper's values (Liang et al., WWW 2018) stand in brackets.
+    """
 
-    def __post_init__(self) -> None:
+    learning_rate: PositiveFloat = Field(0.002, description="Adam's learning rate. [0.001]")
+    mlp_hidden_size: list[PositiveInt] = Field(
+        [], description="Hidden layers of the encoder; the decoder mirrors them. []: items-latents-items. [[600]]"
+    )
+    latent_dimension: PositiveInt = Field(
+        400, description="Latent variables. (RecBole's MultiVAE makes half as many of the same number.) [200]"
+    )
+    anneal_cap: NonNegativeFloat | Literal["auto"] = Field(
+        0.3,
+        description="Largest weight beta of the KL term; auto: 0.5, then 0.15, when validation no longer gets better. [0.2]",
+    )
+    anneal_epochs: NonNegativeFloat | None = Field(
+        20.0,
+        description="Epochs in which beta rises from 0 to anneal_cap; 0: it is there from the first step. [~]",
+    )
+    total_anneal_steps: NonNegativeInt | None = Field(
+        None,
+        description="If given, instead of anneal_epochs: gradient steps in which beta would rise from 0 to 1; "
+        "it stops at anneal_cap. [200000]",
+    )
+    kl_length_power: float = Field(
+        1.0,
+        ge=0,
+        le=4,
+        description="A user's beta is in proportion to the history's length to this power, and on average that above. "
+        "1: as in RecVAE. [0]",
+    )
+
+    @model_validator(mode="after")
+    def _says_how_beta_rises(self) -> Self:
         """Raise a ConfigError if nothing says how beta rises, or there is nothing to tie."""
-        super().__post_init__()
         if self.tied_weights and not self.mlp_hidden_size:
             raise ConfigError(
                 "tied_weights: True needs a hidden layer here, for without one the encoder's layer gives mean and variance and "
@@ -53,6 +79,7 @@ class MultVAEConfig(MLPConfig):
             raise ConfigError(
                 "anneal_epochs and total_anneal_steps are both ~ (none), and one of them must say how beta rises."
             )
+        return self
 
 
 class MultVAE(VAE):

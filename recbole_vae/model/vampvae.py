@@ -6,36 +6,43 @@ References: Daeryong Kim, Bongwon Suh: Enhancing VAEs for Collaborative Filterin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.base import LossTerms
+from recbole_vae.model.base import LossTerms, TrainingConfig
 from recbole_vae.model.vae import VAE
 from recbole_vae.nn.decoder import GatedDecoder
 from recbole_vae.nn.encoder import GatedEncoder, dropout_mask
 from recbole_vae.nn.layers import GatedLinear, linear
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import log_normal, log_vamp, reparameterise
-from recbole_vae.options.fields import ModelConfig, option
+from recbole_vae.options.fields import ModelConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class VampVAEConfig(ModelConfig):
-    """Options of :class:`VampVAE`."""
+class VampVAEConfig(TrainingConfig):
+    """Options of VampVAE. Hidden layers, latent variables and hierarchy are as in Kim and Suh (RecSys 2019)."""
 
-    hidden_size: int = option(int, minimum=1)
-    latent_dimension: int = option(int, minimum=1)
-    hierarchical: bool = option(bool)
-    n_pseudo_inputs: int = option(int, minimum=1)
-    dropout_prob: float = option(float, minimum=0, below=1)
-    anneal_cap: float = option(float, minimum=0)
-    anneal_epochs: float = option(float, minimum=0)
+    hidden_size: PositiveInt = Field(600, description="Width of the gated layers.")
+    latent_dimension: PositiveInt = Field(
+        200, description="Latent variables, of each of two levels where hierarchical."
+    )
+    hierarchical: bool = Field(True, description="Whether a second level of latent variables lies above the first.")
+    n_pseudo_inputs: PositiveInt = Field(
+        200,
+        description="Pseudo-users whose mean posterior is the prior; each has a weight for each item, "
+        "and begins as a random user.",
+    )
+    dropout_prob: float = Field(0.5, ge=0, lt=1, description="Probability of dropping an item of the input history.")
+    anneal_cap: NonNegativeFloat = Field(0.2, description="Largest weight beta of the KL term.")
+    anneal_epochs: NonNegativeFloat = Field(
+        20.0, description="Epochs in which beta rises from 0 to anneal_cap; 0: it is there from the first step."
+    )
 
 
 class VampVAE(VAE):

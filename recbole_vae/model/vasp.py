@@ -6,46 +6,65 @@ Reference: Vojtěch Vančura, Pavel Kordík: Deep Variational Autoencoder with S
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.base import LossTerms
+from recbole_vae.model.base import LossTerms, TrainingConfig
 from recbole_vae.model.vae import VAE
 from recbole_vae.nn.decoder import DenseDecoder
 from recbole_vae.nn.encoder import DenseEncoder
 from recbole_vae.nn.likelihood import focal_log_likelihood, product_logits
 from recbole_vae.nn.linear import NeuralEASE
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise
-from recbole_vae.options.fields import ModelConfig, option
+from recbole_vae.options.fields import ModelConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class VASPConfig(ModelConfig):
-    """Options of :class:`VASP`."""
+class VASPConfig(TrainingConfig):
+    """Options of VASP.
 
-    hidden_size: int = option(int, minimum=1)
-    latent_dimension: int = option(int, minimum=1)
-    encoder_layers: int = option(int, minimum=1)
-    decoder_layers: int = option(int, minimum=1)
-    dropout_prob: float = option(float, above=0, below=1)
-    focal_gamma: float = option(float, minimum=0)
-    focal_alpha: float = option(float, above=0)
-    beta: float = option(float, minimum=0)
+    The architecture, the focal loss and the KL term's weight are the authors' (Vancura and Kordik, ICANN 2021), with narrower
+    layers and a larger learning rate; theirs stand in brackets.
+    """
 
-    def __post_init__(self) -> None:
+    train_batch_size: PositiveInt = Field(500, description="Users per training step. [1024]")
+    learning_rate: PositiveFloat = Field(0.0005, description="Adam's learning rate. [0.00002]")
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="L2 penalty of the weight matrices, the linear path's among them (biases have none)."
+    )
+    hidden_size: PositiveInt = Field(600, description="Width of the hidden layers of encoder and decoder. [4096]")
+    latent_dimension: PositiveInt = Field(200, description="Latent variables. [2048]")
+    encoder_layers: PositiveInt = Field(7, description="Hidden layers of the encoder.")
+    decoder_layers: PositiveInt = Field(5, description="Hidden layers of the decoder.")
+    dropout_prob: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="Probability that an item of the history is left out of the input and is to be found instead.",
+    )
+    focal_gamma: NonNegativeFloat = Field(
+        2.0, description="Above 0, items that are certain already count less in the likelihood."
+    )
+    focal_alpha: PositiveFloat = Field(
+        0.3333, description="Weight of an item that is to be found against one that is not. [0.25 / 0.75]"
+    )
+    beta: NonNegativeFloat = Field(0.0067, description="Weight of the KL term. [1 / 0.75 / latent_dimension]")
+
+    @model_validator(mode="after")
+    def _knows_no_weights(self) -> Self:
         """Raise a ConfigError for weights of interactions, which the likelihood does not know."""
-        super().__post_init__()
         for name, off in (("propensity_weight", "0"), ("value_field", "~")):
             if getattr(self, name):
                 raise ConfigError(
                     f"{name}: {getattr(self, name)!r} cannot go with VASP, whose likelihood is of which items there are; set "
                     f"{name}: {off}."
                 )
+        return self
 
 
 class VASP(VAE):

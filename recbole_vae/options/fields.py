@@ -1,181 +1,214 @@
-"""Typed options: what values each may have, read from RecBole's Config and checked."""
+"""Typed options: the field of an option holds its default, its limits and its meaning."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
+from typing_extensions import Self
 
 from recbole_vae.errors import ConfigError
+from recbole_vae.options.limits import LARGEST
 
 if TYPE_CHECKING:
     from recbole.config import Config
 
-Self = TypeVar("Self", bound="ModelConfig")
+IN_WORDS = {
+    "integer": "an integer", "number": "a number", "string": "a string", "boolean": "True or False", "object": "a mapping",
+    "null": "~ (none)", "array": "a list{} of values, each ", "empty": " (which may be empty)", "enum": "one of ",
+}  # fmt: skip
+AS_TYPES = {
+    "integer": "int", "number": "float", "string": "str", "boolean": "bool", "object": "dict", "null": "~",
+    "array": "list{} of ", "empty": "", "enum": "",
+}  # fmt: skip
 
 
-LARGEST = 1e3
-"""Of what scores are corrected or scattered by: far above what is of use, and all scores stay finite in float32."""
+def describe(schema: Mapping[str, Any], kinds: Mapping[str, str] = IN_WORDS) -> str:
+    """Say which values a JSON schema allows, in the words of an error message or (``AS_TYPES``) as types."""
+    if "words" in schema:
+        return str(schema["words"])
+    if "anyOf" in schema:
+        return ", or ".join(describe(each, kinds) for each in schema["anyOf"])
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return kinds["enum"] + ", ".join(map(str, schema["enum"]))
+    kind = schema["type"]
+    if kind == "array":
+        return kinds["array"].format("" if schema.get("minItems") else kinds["empty"]) + describe(
+            schema["items"], kinds
+        )
+    limits = dict(schema)
+    if kind == "integer" and "exclusiveMinimum" in limits:
+        limits["minimum"] = limits.pop("exclusiveMinimum") + 1
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    parts = [f"{sign} {limits[name]:.10g}" for name, sign in signs.items() if name in limits]
+    return " ".join([kinds[kind], *" and ".join(parts).split()])
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """What values an option may have.
+class Strict(BaseModel):
+    """A pydantic model for options: frozen, without conversions between types, and with our errors.
 
-    Attributes:
-        kind: ``int``, ``float``, ``str``, ``bool`` or ``dict``.
-        minimum: the smallest value; ``maximum``: the greatest; ``above``: all values are greater; ``below``: all are smaller.
-        choices: the only values.
-        optional: None is a value.
-        many: the value is a list, possibly empty, of such values.
-        word: the only string that may stand for a number.
+    True is no number, "5" is no integer, nan and infinity are refused. 2e5 is an integer, (600, 200) a list.
     """
 
-    kind: type
-    minimum: float | None = None
-    above: float | None = None
-    below: float | None = None
-    maximum: float | None = None
-    choices: tuple[Any, ...] = ()
-    optional: bool = False
-    many: bool = False
-    word: str | None = None
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="forbid")
 
-    def __str__(self) -> str:
-        """Describe the values in words."""
-        if self.choices:
-            one = f"{'one of ' * (len(self.choices) > 1)}{', '.join(map(str, self.choices))}"
-        else:
-            one = {int: "an integer", float: "a number", str: "a string", bool: "True or False", dict: "a mapping"}[
-                self.kind
-            ]
-            limits = [
-                f"{sign} {limit:g}"
-                for sign, limit in ((">=", self.minimum), (">", self.above), ("<=", self.maximum), ("<", self.below))
-                if limit is not None
-            ]
-            one += " " * bool(limits) + " and ".join(limits)
-        text = f"a list (which may be empty) of values, each {one}" if self.many else one
-        return text + f", or {self.word}" * bool(self.word) + ", or ~ (none)" * self.optional
-
-    def convert(self, value: Any) -> Any:
-        """Return the value in its own type.
-
-        Raises:
-            ValueError: the value is not allowed.
-        """
-        if (value is None and self.optional) or (value == self.word and self.word):
-            return value
-        if self.many:
-            if not isinstance(value, list | tuple):
-                raise ValueError
-            return [self._convert_one(each) for each in value]
-        return self._convert_one(value)
-
-    def _convert_one(self, value: Any) -> Any:
-        if self.kind in (int, float):
-            # bool is an int to Python, but an option that is True instead of 1 is a mistake.
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise ValueError
-            if self.kind is float:
-                value = float(value)
-            elif isinstance(value, Integral):
-                value = int(value)
-            elif float(value).is_integer():  # 2e5 from a YAML file
-                value = int(float(value))
-            else:
-                raise ValueError
-            within = (
-                (self.minimum is None or value >= self.minimum)
-                and (self.above is None or value > self.above)
-                and (self.below is None or value < self.below)
-                and (self.maximum is None or value <= self.maximum)
-                and abs(value) != float("inf")
-            )
-            if not within or value != value:
-                raise ValueError
-        elif not isinstance(value, self.kind) or (self.choices and value not in self.choices):
-            raise ValueError
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [cls._plain(each) for each in value]
+        if isinstance(value, Integral) and not isinstance(value, bool):  # NumPy's, too
+            return int(value)
+        if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
+            return int(float(value))
         return value
-
-
-def option(kind: type, **limits: Any) -> Any:
-    """Declare a field of a :class:`ModelConfig`; the arguments are those of :class:`Allowed`."""
-    return field(metadata={"allowed": Allowed(kind, **limits)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The options that every model of recbole_vae has: RecBole's of training that it does not check itself, and ours."""
-
-    epochs: int = option(int, minimum=1)
-    train_batch_size: int = option(int, minimum=1)
-    eval_batch_size: int = option(int, minimum=1)
-    eval_step: int = option(int)
-    stopping_step: int = option(int, minimum=0)
-    # Adam's relatives for sparse gradients are not among these: all gradients here are dense.
-    learner: str = option(str, choices=("adam", "adamw", "sgd", "adagrad", "rmsprop"))
-    learning_rate: float = option(float, above=0)
-    weight_decay: float = option(float, minimum=0)
-    clip_grad_norm: dict[str, float] | None = option(dict, optional=True)
-    use_gpu: bool = option(bool)
-    show_progress: bool = option(bool)
-    reproducibility: bool = option(bool)
-    # RecBole's mixed precision is for its own training loop.
-    enable_amp: bool = option(bool, choices=(False,))
-    enable_scaler: bool = option(bool, choices=(False,))
-    seed: int = option(int, minimum=0, below=2**32)
-    precision: str = option(str, choices=("auto", "float32", "bfloat16"))
-    fast_evaluation: bool = option(bool)
-    popularity_correction: float = option(float, minimum=-LARGEST, maximum=LARGEST)
-    propensity_weight: float = option(float, minimum=0)
-    weight_averaging: int = option(int, minimum=0)
-    value_field: str | None = option(str, optional=True)
-    resume: str | None = option(str, optional=True)
-
-    @classmethod
-    def read(cls: type[Self], values: Config | Mapping[str, Any], where: Callable[[str], str] = lambda key: "") -> Self:
-        """Read the options from RecBole's Config or another mapping.
-
-        Args:
-            values: gives the value of each option; one that it lacks counts as None.
-            where: tells where the value of an option was set, for the message.
-
-        Raises:
-            ConfigError: a value is of the wrong type or out of range.
-        """
-        checked = {}
-        for name, allowed in cls.allowed().items():
-            if name not in values and not allowed.optional:
-                raise ConfigError(
-                    f"{name}: this option has no default; a model's defaults must have one for each option."
-                )
-            value = values[name] if name in values else None  # noqa: SIM401 - RecBole's Config has no get
-            try:
-                checked[name] = allowed.convert(value)
-            except ValueError:
-                place = where(name)
-                raise ConfigError(
-                    f"{name}: {value!r}{place and f' ({place})'} is not allowed; it must be {allowed}."
-                ) from None
-        return cls(**checked)
-
-    def __post_init__(self) -> None:
-        """Raise a ConfigError unless ``clip_grad_norm`` has what PyTorch's function takes."""
-        clip = self.clip_grad_norm
-        if clip is not None and not ("max_norm" in clip and set(clip) <= {"max_norm", "norm_type"}):
-            raise ConfigError(
-                f"clip_grad_norm: {clip!r} is not allowed; it must have max_norm, and perhaps norm_type, such as "
-                "{max_norm: 1.0}."
-            )
-
-    @classmethod
-    def allowed(cls) -> dict[str, Allowed]:
-        """Return of each option by its name which values it may have."""
-        return {each.name: each.metadata["allowed"] for each in fields(cls)}
 
     @classmethod
     def names(cls) -> list[str]:
         """Return the names of the options."""
-        return list(cls.allowed())
+        return list(cls.model_fields)
+
+    @classmethod
+    def schemas(cls) -> dict[str, dict[str, Any]]:
+        """Return the JSON schema of each option."""
+        schemas: dict[str, dict[str, Any]] = cls.model_json_schema()["properties"]
+        return schemas
+
+    @classmethod
+    def read(cls, values: Config | Mapping[str, Any], where: Callable[[str], str] = lambda key: "") -> Self:
+        """Read the options from RecBole's Config or another mapping, which may hold more than these.
+
+        Args:
+            values: the value of each option; one that is left out has its default.
+            where: tells where the value of an option was set, for the message.
+
+        Raises:
+            ConfigError: a value is of the wrong type, out of range, or cannot go with another.
+        """
+        given = {name: values[name] for name in cls.model_fields if name in values}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise cls._refusal(error.errors(), given, where) from None
+
+    @classmethod
+    def check_each(cls, values: Mapping[str, Any], where: Callable[[str], str]) -> None:
+        """Raise a ConfigError for a value that is not allowed by itself; options that are missing may be set later."""
+        given = {name: values[name] for name in cls.model_fields if name in values}
+        try:
+            cls.model_validate(given)
+        except ValidationError as error:
+            own = [each for each in error.errors() if each["loc"] and each["loc"][0] in given]
+            if own:
+                raise cls._refusal(own, given, where) from None
+
+    @classmethod
+    def _refusal(cls, complaints: Sequence[Any], given: Mapping[str, Any], where: Callable[[str], str]) -> ConfigError:
+        """Turn pydantic's first complaint into our message."""
+        first = complaints[0]
+        reason = first.get("ctx", {}).get("error")
+        if isinstance(reason, ConfigError):
+            return reason
+        if not first["loc"]:  # a check of several options
+            return ConfigError(f"{reason or first['msg']}")
+        name = str(first["loc"][0])
+        if name not in given:
+            return ConfigError(f"{name}: this option has neither a value nor a default.")
+        place = where(name)
+        refused = f"{name}: {given[name]!r}{place and f' ({place})'} is not allowed"
+        return ConfigError(f"{refused}; {reason or f'it must be {describe(cls.schemas()[name])}.'}")
+
+
+class ModelConfig(Strict):
+    """What differs from RecBole's own defaults for the models of recbole_vae.
+
+    Your config files and --key=value options come above it.
+    """
+
+    # RecBole's options of training, which it does not check itself. Those without a default here have RecBole's.
+    epochs: PositiveInt
+    train_batch_size: PositiveInt
+    train_neg_sample_args: dict[str, Any] | None = Field(None, description="These models sample no negative items.")
+    eval_batch_size: PositiveInt = Field(
+        2**22,
+        description="User-item pairs per evaluation batch (RecBole's 4096 is a user or two): 16 MiB of scores.",
+    )
+    eval_step: int
+    stopping_step: NonNegativeInt
+    # Adam's relatives for sparse gradients are not among these: all gradients here are dense.
+    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop"]
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    clip_grad_norm: dict[str, Any] | None
+    use_gpu: bool
+    show_progress: bool
+    reproducibility: bool
+    # RecBole's mixed precision is for its own training loop.
+    enable_amp: Literal[False]
+    enable_scaler: Literal[False]
+    seed: int = Field(ge=0, lt=2**32)
+    normalize_all: bool = Field(
+        False, description="RecBole rescales float fields to [0, 1]; a value_field is to be taken as it stands."
+    )
+
+    value_field: str | None = Field(
+        None,
+        description="Field of the .inter file that weighs each interaction (a rating, a count); ~: every interaction is 1.",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision of the output layer's products in training; auto: the one that is faster here."
+    )
+    fast_evaluation: bool = Field(
+        True,
+        description="Evaluate by this package's collector and metrics; False: by RecBole's, with the same results.",
+    )
+    resume: str | None = Field(
+        None,
+        description="Checkpoint to go on from; its settings hold, but for those that may change (epochs, stopping_step, ...).",
+    )
+    popularity_correction: float = Field(
+        0.0,
+        ge=-LARGEST,
+        le=LARGEST,
+        description="Above 0, scores favour rare items, at some cost in accuracy; below 0, popular ones. "
+        "Training is not changed by it.",
+    )
+    propensity_weight: NonNegativeFloat = Field(
+        0.0,
+        description="Above 0, training counts an interaction the more the rarer its item: "
+        "propensity ** -propensity_weight, of mean 1.",
+    )
+    weight_averaging: NonNegativeInt = Field(
+        0,
+        description="Epochs over which the parameters are averaged for evaluation and scoring; 0: those of the last epoch.",
+    )
+
+    @field_validator("clip_grad_norm")
+    @classmethod
+    def _takes_a_norm(cls, clip: dict[str, Any] | None) -> dict[str, Any] | None:
+        if clip is not None and not ("max_norm" in clip and set(clip) <= {"max_norm", "norm_type"}):
+            raise ValueError("it must have max_norm, and perhaps norm_type, such as {max_norm: 1.0}.")
+        return clip
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the default of each option that has one; the others have RecBole's."""
+        return {
+            name: field.get_default(call_default_factory=True)
+            for name, field in cls.model_fields.items()
+            if not field.is_required()
+        }

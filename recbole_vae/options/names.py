@@ -1,4 +1,4 @@
-"""Names of options: which there are, which one a misspelt one was meant to be, and where a value was set."""
+"""Names of options: which one a misspelt name was meant to be, and where a value was set."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from recbole_vae.errors import ConfigError
 if TYPE_CHECKING:
     from recbole.config import Config
 
+Where = Callable[[str], str]
+"""Tells where the value of an option was set, such as ``plan.yaml, line 3``; nothing where that is not known."""
+
 
 def near(name: str, names: Iterable[str]) -> str | None:
     """Return the name that a misspelt one was probably meant to be, or None."""
@@ -24,16 +27,14 @@ def near(name: str, names: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def check_names(
-    given: Iterable[str], known: Collection[str], model_name: str, where: Callable[[str], str]
-) -> list[str]:
-    """Look for options that are unknown: RecBole ignores them, so that a misspelt one silently keeps its default.
+def check_names(given: Iterable[str], known: Collection[str], model_name: str, where: Where) -> list[str]:
+    """Look for unknown options: RecBole ignores them, so that a misspelt one silently keeps its default.
 
     Returns:
-        Those that look like no other and stand in a file or in the call: they may be meant for something else.
+        Unknown options in a file or in the call that resemble no known one; they may be meant for something else.
 
     Raises:
-        ConfigError: one looks like a known one, or stands on the command line.
+        ConfigError: an unknown option resembles a known one, or stands on the command line.
     """
     ignored = []
     for name in sorted(set(given) - set(known)):
@@ -48,16 +49,16 @@ def check_names(
     return ignored
 
 
-Where = Callable[[str], str]
-
-
-def refuse(key: str, what: str, value: Any, where: Where, allowed: str) -> NoReturn:
+def refuse(key: str, value: Any, where: Where, allowed: str, part: str = "") -> NoReturn:
+    """Raise a ConfigError for a value of an option, or of a part of it, such as ``split: RS``."""
     place = where(key)
-    raise ConfigError(f"{key}: {what}{value!r}{place and f' ({place})'} is not allowed; it must be {allowed}.")
+    raise ConfigError(
+        f"{key}: {part and f'{part}: '}{value!r}{place and f' ({place})'} is not allowed; it must be {allowed}."
+    )
 
 
-def place_of(config: Config, config_files: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that tells where the value of an option was set: a file and line, the command line, or the call."""
+def place_of(config: Config, config_files: Iterable[str]) -> Where:
+    """Return a function that tells where an option was set: a file and line, the command line, or the call."""
 
     def where(key: str) -> str:
         if key in config.cmd_config_dict:

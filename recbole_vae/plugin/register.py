@@ -7,7 +7,7 @@ RecBole's place                                            what is changed
                                                            for each, in ``sys.modules`` only
 ``utils.ensure_dir``                                       several processes may make a folder together
 ``Config._load_config_files``                              errors in a file name it and the line
-``Config._load_internal_config_dict``                      for these models: their defaults from ``properties/``, above RecBole's
+``Config._load_internal_config_dict``                      for these models: the defaults of their fields, above RecBole's
                                                            and below the user's; names and values of options are checked;
                                                            for all models: the columns that options name are loaded
                                                            settings that ``prepare`` put beside a data set count
@@ -42,7 +42,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -63,8 +62,8 @@ def register(*model_classes: type[HistoryRecommender]) -> None:
     """Make models known to RecBole by the names of their classes; done for this package's own when it is imported.
 
     Args:
-        model_classes: subclasses of :class:`recbole_vae.model.base.HistoryRecommender`, in any module. Their defaults may
-            stand in a class attribute ``defaults`` (a dictionary); the options of their ``config_class`` need one.
+        model_classes: subclasses of :class:`recbole_vae.model.base.HistoryRecommender`, in any module. The fields of their
+            ``config_class`` are their options; those that RecBole does not have need a default.
 
     Raises:
         ValueError: RecBole or this package has a model of that name.
@@ -84,8 +83,7 @@ def register(*model_classes: type[HistoryRecommender]) -> None:
             )
         _refuse_recboles(name, model_class.__module__)
         _check_methods(model_class)
-        if not isinstance(getattr(model_class, "defaults", {}), dict):
-            raise TypeError(f"cannot register {model_class.__module__}.{name}: its 'defaults' must be a dictionary.")
+        _check_defaults(model_class)
         places[name.lower()] = model_class
 
 
@@ -173,6 +171,20 @@ def _check_methods(model_class: type[HistoryRecommender]) -> None:
             )
 
 
+def _check_defaults(model_class: type[HistoryRecommender]) -> None:
+    from recbole_vae.options.fields import ModelConfig
+
+    name, options = f"{model_class.__module__}.{model_class.__name__}", model_class.config_class
+    if not (isinstance(options, type) and issubclass(options, ModelConfig)):
+        raise TypeError(f"cannot register {name}: its 'config_class' must be a subclass of ModelConfig.")
+    if hasattr(model_class, "defaults"):
+        raise TypeError(
+            f"cannot register {name}: its 'defaults' would not count; the fields of its 'config_class' have them."
+        )
+    for option in set(options.names()) - set(options.defaults()) - set(ModelConfig.names()):
+        raise TypeError(f"cannot register {name}: its option '{option}' has no default; give the field one.")
+
+
 def _hook_ensure_dir(utils: ModuleType) -> None:
     # RecBole looks whether a folder is there and then makes it, and several processes do so together.
     _replace(utils, "ensure_dir", lambda original: lambda dir_path: Path(dir_path).mkdir(parents=True, exist_ok=True))
@@ -224,7 +236,9 @@ def _load_internal_config_dict(original: Any) -> Any:
                 and internal["eval_batch_size"] == 4096
                 and _ranks_all(model_class)
             ):
-                internal.update(eval_batch_size=_read_properties(self, "overall.yaml")["eval_batch_size"])
+                from recbole_vae.options.fields import ModelConfig
+
+                internal.update(eval_batch_size=ModelConfig.defaults()["eval_batch_size"])
             internal.update(beside_the_data)
             _load_what_is_used(self)
             _check_held_out(self, model)
@@ -232,9 +246,7 @@ def _load_internal_config_dict(original: Any) -> Any:
             from recbole_vae.storage import checkpoint
 
             _expose(model_class)
-            self.internal_config_dict.update(_read_properties(self, "overall.yaml"))
-            defaults = getattr(model_class, "defaults", None)
-            self.internal_config_dict.update(defaults or _read_properties(self, f"model/{model}.yaml"))
+            self.internal_config_dict.update(model_class.config_class.defaults())
             self.internal_config_dict.update(beside_the_data)
             resumed = _resumed_options(self, model, dataset)
             self.internal_config_dict.update(resumed)
@@ -246,13 +258,6 @@ def _load_internal_config_dict(original: Any) -> Any:
                 checkpoint.check_options(resumed, {**resumed, **now}, given["resume"])
 
     return load_internal_config_dict
-
-
-def _read_properties(config: Any, name: str) -> dict[str, Any]:
-    import yaml
-
-    path = files("recbole_vae.properties").joinpath(name)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=config.yaml_loader) or {} if path.is_file() else {}
 
 
 def _settings_of_data(config: Any, dataset: str) -> dict[str, Any]:

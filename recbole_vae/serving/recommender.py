@@ -21,7 +21,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.model.registry import model_class
 from recbole_vae.nn.chunks import rows_per_chunk
-from recbole_vae.options.fields import LARGEST
+from recbole_vae.options.limits import LARGEST
 from recbole_vae.serving import posterior
 from recbole_vae.storage import checkpoint
 

@@ -61,6 +61,22 @@ def test_a_column_stands_once() -> None:
     assert got.columns == ["recall@10", "recall@5", "ndcg@10", "ndcg@5"]
 
 
+def test_what_is_none_in_the_file_has_its_default() -> None:
+    keys = ("settings", "protocols", "seeds", "alpha", "rows")
+    assert read("".join(f"{key}: ~\n" for key in keys)).plain() == read().plain()
+
+
+@pytest.mark.parametrize("key", ["models", "rows", "seeds", "dataset", "settings"])
+def test_nothing_on_the_command_line_is_no_default(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}: None \(command line\) is not allowed; it must be a"):
+        read(**{key: ""})
+
+
+def test_what_only_a_choice_among_trials_settles_is_not_refused() -> None:
+    """tied_weights needs a hidden layer, which a search space may give."""
+    assert read(models="MultVAE", tied_weights="True").options == {"tied_weights": True}
+
+
 def test_defaults() -> None:
     got = read(models="MultDAE,BPR")
     assert (got.seeds, got.primary, got.topk, got.max_k) == ([2020], "NDCG@10", [10], 50)
@@ -90,6 +106,10 @@ def test_defaults() -> None:
         ({"eval_args": "{'split': {'RS': [8, 1, 1]}, 'mode': 'uni100'}"}, "a ranking among sampled items"),
         ({"valid_metric": "MRR@10"}, "the primary metric"),
         ({"imports": "no_such_module"}, "cannot import no_such_module"),
+        ({"jobs": "True"}, "jobs: True (command line) is not allowed; it must be an integer >= 1"),
+        ({"topk": "[]"}, "topk: [] (command line) is not allowed; it must be an integer >= 1, or a list of some"),
+        ({"time_limit": "0"}, "time_limit: 0 (command line) is not allowed; it must be a number > 0, or ~ (none)"),
+        ({"clip_grad_norm": "{max_nrm: 1}"}, "(command line) is not allowed; it must have max_norm"),
         ({"config": "none.yaml", "out": "o"}, "cannot read"),
     ],
 )
@@ -110,6 +130,17 @@ def test_bad_options_are_one_line_and_status_2(
         ("seeds:", "seedz:", "seedz (plan.yaml, line 10): a plan has no such key. Did you mean seeds"),
         ("label:", "lable:", "lable (plan.yaml, line 3): a row has no such key; did you mean label"),
         ("epochs", "epohcs", "epohcs (plan.yaml, line 9)"),
+        (
+            "epochs",
+            "trails",
+            "trails (plan.yaml, line 9): neither compare nor RecBole nor a model has this option; did you",
+        ),
+        ("alpha: 0.01", "alpha: 5", "alpha: 5 (plan.yaml, line 14) is not allowed; it must be a number > 0 and < 1."),
+        (
+            "reference: weak",
+            "reference: W",
+            "(plan.yaml, line 13) is not allowed; it must be the label of a row: EASE, weak.",
+        ),
         ("reg_weight", "reg_wieght", "reg_wieght (plan.yaml, line 3)"),
         ("[3, 5]", "[3, 5", "plan.yaml, line 11: not valid YAML"),
         ("order: TO", "order: XX", "order: 'XX' (plan.yaml, line 8"),

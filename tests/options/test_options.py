@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field, field_validator, model_validator
 
 from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.model import yaml_files
 from recbole_vae.model.base import MLPConfig
-from recbole_vae.model.multvae import MultVAEConfig
-from recbole_vae.options.fields import Allowed
+from recbole_vae.model.registry import BUILT_IN, model_class
+from recbole_vae.nn.layers import ACTIVATIONS
+from recbole_vae.options.fields import ModelConfig, Strict
 from recbole_vae.options.names import near
+from recbole_vae.options.recbole import recbole_defaults
 from tests.conftest import Builder, random_rows, write_inter
 
 BAD = [
@@ -48,7 +56,7 @@ BAD = [
     ("eval_batch_size", "big", "an integer >= 1"),
     ("value_field", 3, "a string, or ~ (none)"),
     ("resume", 3, "a string, or ~ (none)"),
-    ("seed", 2**32, "an integer >= 0 and < 4.29497e+09"),
+    ("seed", 2**32, "an integer >= 0 and < 4294967296"),
     ("clip_grad_norm", 5, "a mapping, or ~ (none)"),
     ("kl_length_power", 30.0, "a number >= 0 and <= 4"),
     ("enable_amp", True, "False"),
@@ -340,23 +348,25 @@ def test_a_missing_checkpoint_is_named(build: Builder) -> None:
 
 def test_whole_floats_and_tuples_are_taken() -> None:
     values: dict[str, Any] = {
-        "epochs": 3.0, "train_batch_size": 5, "eval_batch_size": 2**22, "eval_step": 0, "stopping_step": 1, "learner": "adam",
-        "learning_rate": 1, "weight_decay": 0, "seed": 1, "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2,
-        "activation": "tanh", "dropout_prob": 0, "n_negatives": 0, "likelihood": "multinomial", "label_smoothing": 0,
-        "gaussian_confidence": 1,
-        "tied_weights": False,
-        "precision": "auto", "fast_evaluation": True, "popularity_correction": 0, "propensity_weight": 0, "weight_averaging": 0,
-        "enable_amp": False, "enable_scaler": False,
-        "use_gpu": False, "show_progress": True, "reproducibility": True,
+        "epochs": 3.0, "eval_step": 0, "learner": "adam", "learning_rate": 1, "clip_grad_norm": None, "seed": np.int64(1),
+        "mlp_hidden_size": (600, 1e2), "latent_dimension": 2e2, "dropout_prob": np.float32(0.25), "enable_amp": False,
+        "enable_scaler": False, "use_gpu": False, "show_progress": True, "reproducibility": True,
     }  # fmt: skip
     options = MLPConfig.read(values)
     assert options.epochs == 3
     assert options.latent_dimension == 200
     assert options.mlp_hidden_size == [600, 100]
     assert options.value_field is None
-    assert all(type(size) is int for size in options.mlp_hidden_size)
-    with pytest.raises(ConfigError, match="^anneal_cap: this option has no default"):
-        MultVAEConfig.read(values)
+    found = (options.seed, options.dropout_prob, options.learning_rate, *options.mlp_hidden_size)
+    assert [type(each) for each in found] == [int, float, float, int, int]
+    del values["epochs"]
+    with pytest.raises(ConfigError, match="^epochs: this option has neither a value nor a default"):
+        MLPConfig.read(values)
+
+
+class Limited(Strict):
+    share: float = Field(0.5, ge=0, lt=1)
+    number: int = 1
 
 
 @given(
@@ -365,13 +375,40 @@ def test_whole_floats_and_tuples_are_taken() -> None:
     )
 )
 def test_what_passes_is_within_the_limits(value: Any) -> None:
-    allowed = Allowed(float, minimum=0, below=1)
-    try:
-        result = allowed.convert(value)
-    except ValueError:
-        return
-    assert type(result) is float
-    assert 0 <= result < 1
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    for name, allowed in (("share", real and 0 <= value < 1), ("number", real and value % 1 == 0)):
+        try:
+            result = getattr(Limited.read({name: value}), name)
+        except ConfigError:
+            assert not allowed
+        else:
+            assert allowed
+            assert result == value
+            assert type(result) is type(getattr(Limited.read({}), name))
+
+
+def test_validators_of_ones_own_give_the_reason() -> None:
+    class Even(Strict):
+        width: int = 2
+        depth: int = 1
+
+        @field_validator("width")
+        @classmethod
+        def _is_even(cls, width: int) -> int:
+            if width % 2:
+                raise ValueError("it must be even.")
+            return width
+
+        @model_validator(mode="after")
+        def _is_flat(self) -> Even:
+            if self.depth > self.width:
+                raise ValueError("depth is more than width.")
+            return self
+
+    with pytest.raises(ConfigError, match=r"^width: 3 \(line 1\) is not allowed; it must be even\.$"):
+        Even.read({"width": 3}, lambda key: "line 1")
+    with pytest.raises(ConfigError, match=r"^depth is more than width\.$"):
+        Even.read({"depth": 3})
 
 
 def test_names_far_from_all_others_are_not_near() -> None:
@@ -379,20 +416,43 @@ def test_names_far_from_all_others_are_not_near() -> None:
     assert near("multvae", ["MultVAE", "MultDAE"]) == "MultVAE"
 
 
-def test_every_option_has_a_default_with_a_comment_and_every_default_an_option() -> None:
-    """The YAML files hold what the classes declare, no more and no less."""
-    from importlib.resources import files
-    from re import MULTILINE, findall
+@pytest.mark.parametrize("path", yaml_files.texts())
+def test_the_yaml_files_are_those_of_the_fields(path: str) -> None:
+    text = files("recbole_vae.properties").joinpath(path).read_text(encoding="utf-8")
+    assert text == yaml_files.texts()[path], "write them anew: python -m recbole_vae.model.yaml_files"
 
-    from recbole_vae import HybridVAE, MultDAE, MultVAE
 
-    for model in (MultVAE, MultDAE, HybridVAE):
-        folder = files("recbole_vae.properties")
-        text = folder.joinpath(f"model/{model.__name__}.yaml").read_text()
-        names = findall(r"^(\w+):", text, MULTILINE)
-        assert len(findall(r"^\w+: .+# \(.+\) .+", text, MULTILINE)) == len(names)
-        own = set(model.config_class.names()) - set(MLPConfig.__mro__[1].names())  # type: ignore[attr-defined]
-        assert own <= set(names) <= set(model.config_class.names())
+@pytest.mark.parametrize("name", ["overall", *BUILT_IN])
+def test_recbole_reads_the_defaults_from_the_yaml_files(build: Builder, name: str) -> None:
+    model = model_class(name)
+    defaults = (model.config_class if model else ModelConfig).defaults()
+    path = "overall.yaml" if model is None else f"model/{name}.yaml"
+    text = files("recbole_vae.properties").joinpath(path).read_text(encoding="utf-8")
+    content = yaml.load(text, Loader=build().config.yaml_loader)
+    assert content
+    assert {option: repr(value) for option, value in content.items()} == {
+        option: repr(defaults[option]) for option in content
+    }
+    assert len(re.findall(r"^\w+: .+# \(.+\) \w+", text, re.MULTILINE)) == len(content)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_defaults_are_allowed_and_of_their_types(name: str) -> None:
+    model = model_class(name)
+    assert model is not None
+    defaults = model.config_class.defaults()
+    options = model.config_class.read({**recbole_defaults(), **defaults})
+    assert {each: repr(getattr(options, each)) for each in defaults} == {
+        each: repr(value) for each, value in defaults.items()
+    }
+
+
+def test_recbole_gives_what_has_no_default_here() -> None:
+    assert set(ModelConfig.names()) - set(ModelConfig.defaults()) <= set(recbole_defaults())
+
+
+def test_the_names_of_activations_are_those_that_there_are() -> None:
+    assert MLPConfig.schemas()["activation"]["enum"] == list(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("visible", [None, "3"])

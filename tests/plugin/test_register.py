@@ -5,14 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import Field
 
 import recbole_vae
 from recbole_vae import register
+from recbole_vae.errors import ConfigError
 from recbole_vae.model.multdae import MultDAE
-from recbole_vae.model.multvae import MultVAE
+from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.model.registry import model_names
+from recbole_vae.options.fields import ModelConfig
 from recbole_vae.options.recbole import recbole_model_names
 from tests.conftest import OPTIONS, Builder, random_rows, write_inter
 
@@ -95,13 +99,16 @@ def test_defaults_lie_between_recboles_and_the_users(build: Builder) -> None:
     assert build("BPR").config["anneal_cap"] is None
 
 
+class MyConfig(MultVAEConfig):
+    latent_dimension: int = 3
+    anneal_cap: float = 1.0
+    my_own: int = Field(2, ge=2)
+
+
 class MyVAE(MultVAE):
     """A user's own model."""
 
-    defaults = {"mlp_hidden_size": [], "latent_dimension": 3, "activation": "tanh", "dropout_prob": 0.1, "anneal_cap": 1.0,
-                "kl_length_power": 0.0, "total_anneal_steps": 10, "anneal_epochs": None, "n_negatives": 0,
-                "likelihood": "multinomial", "label_smoothing": 0.0, "gaussian_confidence": 1.0,
-                "tied_weights": False}  # fmt: skip
+    config_class = MyConfig
 
 
 def test_a_users_own_model_can_be_registered(build: Builder) -> None:
@@ -110,8 +117,41 @@ def test_a_users_own_model_can_be_registered(build: Builder) -> None:
     run = build("MyVAE", epochs=1)
     assert type(run.model) is MyVAE
     assert run.config["anneal_cap"] == 1.0
+    assert run.config["my_own"] == 2
+    assert run.config["train_batch_size"] == 16
+    with pytest.raises(ConfigError, match=r"^my_own: 1 \(config_dict\) is not allowed; it must be an integer >= 2\.$"):
+        build("MyVAE", my_own=1)
     run.fit()
     assert "MyVAE" in model_names()
+
+
+def test_a_model_without_options_of_its_own_has_those_of_its_base(build: Builder) -> None:
+    class Plain(MultVAE):
+        pass
+
+    register(Plain)
+    assert build("Plain").config["anneal_cap"] == 0.3
+
+
+class NoDefault(ModelConfig):
+    width: int
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"config_class": NoDefault}, "its option 'width' has no default; give the field one"),
+        ({"config_class": dict}, "its 'config_class' must be a subclass of ModelConfig"),
+        (
+            {"defaults": {"latent_dimension": 3}},
+            "its 'defaults' would not count; the fields of its 'config_class' have them",
+        ),
+    ],
+)
+def test_options_without_a_default_in_their_field_are_refused(attributes: dict[str, Any], said: str) -> None:
+    wrong = type("Wrong", (MultVAE,), attributes)
+    with pytest.raises(TypeError, match=rf"^cannot register tests.plugin.test_register.Wrong: {said}"):
+        register(wrong)
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
