@@ -150,9 +150,10 @@ class MultVAE(VAE):
         return f"anneal_cap: auto has come to beta {self.beta():.3g}{fallen}"
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what ``state_dict`` holds beside the parameters: see the base class, and the cap of ``anneal_cap: auto``."""
+        """Return what ``state_dict`` holds besides the parameters: the step and, with ``anneal_cap: auto``, the cap."""
         state: dict[str, Any] = super().get_extra_state()
-        # A checkpoint is written after a best evaluation, when nothing was waited for yet; stopping_step may change afterwards.
+        # Checkpoints are written after a best evaluation, so ``waited`` is 0. ``stopping_step``, of which ``patience`` follows,
+        # may change before a resume.
         return (
             state if self._plateau is None else state | {"cap": self._plateau.cap, "patience": self._plateau.patience}
         )

@@ -20,6 +20,7 @@ from recbole_vae.analysis.explain import Explainer
 from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.options.fields import LARGEST
 from recbole_vae.serving.recommender import Ranking, Recommender, read_histories, write_rankings
 from tests.conftest import Builder, Run, random_rows, write_inter
 
@@ -359,6 +360,10 @@ def test_weights_are_refused_by_a_model_that_knows_none(build: Builder) -> None:
     run.fit()
     with pytest.raises(DataError, match="has weights, and the model was trained without value_field"):
         Recommender.load(run.trainer.saved_model_file).recommend([{"i1": 2.0}])
+
+
+def test_the_limit_of_the_correction_is_the_one_that_is_documented() -> None:
+    assert f"from -{LARGEST:.0f} to {LARGEST:.0f}" in (Recommender.load.__doc__ or "")
 
 
 def test_a_popularity_correction_changes_the_ranking_and_no_probability(build: Builder) -> None:
