@@ -25,7 +25,8 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
 from recbole_vae.serving import posterior
-from recbole_vae.serving.recommender import Recommender, Sampling
+from recbole_vae.serving.posterior import Sampling
+from recbole_vae.serving.recommender import Recommender
 
 Floats = NDArray[np.float64]
 

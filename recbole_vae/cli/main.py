@@ -13,10 +13,9 @@ import socket
 import sys
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -26,6 +25,9 @@ from recbole_vae.options.fields import LARGEST, ModelConfig
 from recbole_vae.options.names import near
 from recbole_vae.options.recbole import options_in, recbole_defaults, recbole_model_names
 from recbole_vae.storage.files import opened, silence, standard_output, written_whole
+
+if TYPE_CHECKING:
+    from recbole_vae.serving.recommender import Unknown
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
@@ -368,6 +370,7 @@ def _prepare(options: dict[str, str]) -> None:
 
 
 def _recommend(options: dict[str, str]) -> None:
+    from recbole_vae.serving import history_file, posterior, ranking
     from recbole_vae.serving import recommender as recommend
 
     _check_options("recommend", options, _RECOMMEND_OPTIONS)
@@ -380,7 +383,7 @@ def _recommend(options: dict[str, str]) -> None:
         )
     keep_seen = _true_or_false(options, "keep_seen", False)
     k = _number(options, "k", 10)
-    sampling = recommend.Sampling(
+    sampling = posterior.Sampling(
         _number(options, "samples", 0, minimum=0),
         _real(options, "diversify", 0) or 0.0,
         _number(options, "seed", 0, minimum=0),
@@ -391,7 +394,7 @@ def _recommend(options: dict[str, str]) -> None:
     )
     candidates = None
     if "candidates" in options:
-        with recommend.open_text(options["candidates"]) as file:
+        with history_file.open_text(options["candidates"]) as file:
             try:
                 candidates = [line.strip() for line in file if line.strip()]
             except UnicodeDecodeError:
@@ -408,7 +411,7 @@ def _recommend(options: dict[str, str]) -> None:
     bar = tqdm(pairs, total=total, unit=" users", ncols=100, disable=None if out else True)
     rankings = model.stream(bar, k, not keep_seen, candidates, sampling)
     with opened(out) as file:
-        count = recommend.write_rankings(rankings, file, sampled=sampling.samples > 0)
+        count = ranking.write_rankings(rankings, file, sampled=sampling.samples > 0)
     if out:
         print(f"{out}: {count} users", file=sys.stderr)
     _report_unknown(model.unknown)
@@ -428,23 +431,24 @@ def _recommend(options: dict[str, str]) -> None:
 
 def _histories(name: str, model: Any) -> Iterator[tuple[str, Iterable[str]]]:
     """Read a file of histories, or standard input for ``-``, and say so where there are none."""
-    from recbole_vae.serving import recommender as recommend
+    from recbole_vae.serving import history_file
 
     called, pair = "standard input" if name == "-" else name, None
     fields = model.USER_ID, model.ITEM_ID, model.options.value_field
-    for pair in recommend.read_histories(recommend.open_text(name), called, *fields):
+    for pair in history_file.read_histories(history_file.open_text(name), called, *fields):
         yield pair
     if pair is None:
         print(f"{called}: has no histories, only the line with the names of the columns.", file=sys.stderr)
 
 
-def _report_unknown(unknown: Counter[str], what: str = "histories") -> None:
-    if unknown:
-        (item, _), *_ = unknown.most_common(1)
+def _report_unknown(unknown: Unknown, what: str = "histories") -> None:
+    if unknown.times:
+        (item, _), *_ = unknown.examples.most_common(1)
         example = f"'{item}'" if item else "an empty cell"
+        least = "at least " * (unknown.examples.total() < unknown.times)  # it remembers only so many
         print(
-            f"Left out of {what}: {sum(unknown.values())} times an item that is not in the training data "
-            f"({len(unknown)} different, such as {example}).",
+            f"Left out of {what}: {unknown.times} times an item that is not in the training data "
+            f"({least}{len(unknown.examples)} different, such as {example}).",
             file=sys.stderr,
         )
 

@@ -223,7 +223,7 @@ def test_an_explanation_is_of_what_recommend_recommends(run: Run) -> None:
     explainer = Explainer(recommender, {"i1": ItemText("One", "Drama")})
     history = ["i1", "i5", "never heard of", "i8", "i5"]
     result = explainer.explain("me", history, k=4, reasons=2)
-    assert recommender.unknown == {"never heard of": 1}
+    assert recommender.unknown.examples == {"never heard of": 1}
     (ranking,) = recommender.recommend([["i1", "i5", "i8"]], k=4)
     assert [(each.item_id, each.score) for each in result.recommendations] == ranking
     model, ids = recommender.model, {item: number for number, item in enumerate(recommender.items)}
