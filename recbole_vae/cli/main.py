@@ -96,7 +96,7 @@ bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
   --train_batch_size=N[,N...]  users in a training step, for all (default 500)
   --mlp_hidden_size=[N]  hidden layers of all autoencoders (default [600]; []: none), --latent_dimension=N (default 200)
   --n_negatives=N        measure the models with a sampled softmax, too
-  --memory_limit=GB      of each process on a CPU (default: what is free now)
+  --memory_limit=GB      of each process on a CPU, not on Windows (default: what is free now)
   --threads=N            of torch in each process (default: torch's own)
   --json=FILE            write all that was measured; - is standard output, in place of the text
   --plot=FILE            draw time and memory of a training step against the numbers of --items
@@ -184,7 +184,7 @@ def _main(arguments: list[str]) -> int:
         print(" ".join(f"{name} {number}" for name, number in versions().items()))
         return 0
     if not arguments or {"-h", "--help"} & set(arguments):
-        from recbole_vae.bench.measure import SHAPES
+        from recbole_vae.bench.data import SHAPES
         from recbole_vae.compare.plan import FIRST_SEED
         from recbole_vae.data.prepare import SOURCES
 
@@ -476,10 +476,11 @@ def _compare(options: dict[str, str]) -> int:
 
 
 def _bench(options: dict[str, str]) -> None:
-    from recbole_vae.bench import measure as bench
+    from recbole_vae.bench import data, report
+    from recbole_vae.bench import run as bench
 
     _check_options("bench", options, _BENCH_OPTIONS)
-    shapes = bench.shapes_of(options)
+    shapes = data.shapes_of(options)
     models = _names(options.get("models", "MultVAE,MultDAE"))
     for model in models:
         _check_model(model)
@@ -491,7 +492,7 @@ def _bench(options: dict[str, str]) -> None:
     files = _outputs(options, "json", "plot")
     picture, only_json = files.get("plot"), options.get("json") == "-"
     if picture:
-        bench.pyplot(picture)
+        report.pyplot(picture)
     threads = _number(options, "threads", 0, minimum=1)
     if threads:
         import torch
@@ -520,14 +521,14 @@ def _bench(options: dict[str, str]) -> None:
         )
         interrupted = reports[-1]["interrupted"]
         if not only_json:
-            print(bench.table(reports[-1]), end="\n\n" if len(shapes) > 1 else "\n")
+            print(report.table(reports[-1]), end="\n\n" if len(shapes) > 1 else "\n")
         if "json" in files and (not only_json or interrupted or len(reports) == len(shapes)):
             with opened(files["json"]) as file:
                 file.write(json.dumps(reports if len(shapes) > 1 else reports[0], indent=1) + "\n")
         if interrupted:
             raise KeyboardInterrupt
     if picture:
-        bench.plot(reports, picture)
+        report.plot(reports, picture)
 
 
 _EXPLAIN_OPTIONS = (
