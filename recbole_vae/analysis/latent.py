@@ -25,6 +25,7 @@ from tqdm import tqdm
 from recbole_vae.analysis.explain import ItemText
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.evaluation.holm import holm
 from recbole_vae.model.vae import VAE
 from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.prior import active, kl_standard_normal
@@ -286,14 +287,11 @@ def _genres(labels: Sequence[ItemText], known: NDArray[Any], effects: NDArray[An
     for row in effects:
         for genre in tested:
             inside = np.array([genre in each for each in of_items])
-            test = mannwhitneyu(row[known][inside], row[known][~inside])
-            auc = float(test.statistic) / (inside.sum() * (~inside).sum())
-            found.append(Genre(genre, counts[genre], auc, float(test.pvalue)))
-    order = sorted(range(len(found)), key=lambda place: found[place].p)
-    largest = 0.0
-    for rank, place in enumerate(order):  # Holm
-        largest = max(largest, min(1.0, found[place].p * (len(found) - rank)))
-        found[place].p = largest
+            result = mannwhitneyu(row[known][inside], row[known][~inside])
+            auc = float(result.statistic) / (inside.sum() * (~inside).sum())
+            found.append(Genre(genre, counts[genre], auc, float(result.pvalue)))
+    for test, corrected in zip(found, holm([each.p for each in found]).tolist(), strict=True):
+        test.p = corrected
     per_row = [found[start : start + len(tested)] for start in range(0, len(found), len(tested) or 1)] or [[]] * len(
         effects
     )

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.evaluation.metrics import ndcg
 from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
 from recbole_vae.serving import posterior
 from recbole_vae.serving.posterior import Sampling
@@ -134,18 +135,25 @@ def partial_spearman(a: Floats, b: Floats, given: Sequence[Floats]) -> float | N
     return float(rest[:, 0] @ rest[:, 1] / lengths.prod())
 
 
-def order_by(name: str, uncertainty: Floats, ndcg: Floats, given: Sequence[Floats] = ()) -> Order:
-    """Say how well an uncertainty sorts the users; arguments of shape [users], result: see :class:`Order`."""
-    constant = any(np.ptp(each) == 0 for each in (uncertainty, ndcg))
-    found = None if constant else stats.spearmanr(uncertainty, ndcg)
-    risks = risk_coverage(uncertainty, ndcg)
-    places = np.ceil(np.arange(1, 101) * len(ndcg) / 100).astype(int) - 1
-    tenths = [float(part.mean()) for part in np.array_split(surest_first(uncertainty, ndcg), TENTHS) if len(part)]
+def order_by(name: str, values: Floats, quality: Floats, given: Sequence[Floats] = ()) -> Order:
+    """Measure how well an uncertainty sorts the users.
+
+    Args:
+        name: name of the uncertainty.
+        values: the users' uncertainties, shape [users].
+        quality: the users' NDCG, shape [users].
+        given: variables to control for in the partial correlation, each of shape [users].
+    """
+    constant = any(np.ptp(each) == 0 for each in (values, quality))
+    found = None if constant else stats.spearmanr(values, quality)
+    risks = risk_coverage(values, quality)
+    places = np.ceil(np.arange(1, 101) * len(quality) / 100).astype(int) - 1
+    tenths = [float(part.mean()) for part in np.array_split(surest_first(values, quality), TENTHS) if len(part)]
     return Order(
         name,
         None if found is None else float(found.statistic),
         None if found is None else float(found.pvalue),
-        None if constant else partial_spearman(uncertainty, ndcg, given),
+        None if constant else partial_spearman(values, quality, given),
         float(risks.mean()),
         tenths,
         risks[places].tolist(),
@@ -178,19 +186,17 @@ def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> F
     return np.concatenate(found)
 
 
-def ndcg(items: Tensor, relevant: Histories, n_items: int) -> Tensor:
-    """Return NDCG@k of lists, as RecBole defines it; float64, shape [lists].
+def _ndcg(items: Tensor, relevant: Histories, n_items: int) -> Tensor:
+    """Return the NDCG@k of lists, float64, shape [lists].
 
     Args:
         items: internal item ids, int64, shape [lists, k].
-        relevant: what is to be found, a row of at least one item for each list.
-        n_items: with RecBole's padding item.
+        relevant: the relevant items, a row of at least one item for each list.
+        n_items: number of items, with RecBole's padding item.
     """
     wanted = torch.zeros(len(items), n_items, dtype=torch.bool, device=items.device)
     wanted[relevant.rows(), relevant.indices.long()] = True
-    gains = 1 / torch.arange(2, items.shape[1] + 2, dtype=torch.float64, device=items.device).log2()
-    ideal = gains.cumsum(0)[relevant.lengths().clamp_max(len(gains)) - 1]
-    return wanted.gather(1, items).double() @ gains / ideal
+    return torch.from_numpy(ndcg(wanted.gather(1, items).numpy(), relevant.lengths().numpy())[:, -1])
 
 
 @dataclass
@@ -264,7 +270,7 @@ def evaluate(
                 if spread:
                     items = posterior.thompson(model, batch.histories, batch.scores, k, temperature=spread, seed=seed)
                 lists[spread].append(items)
-                qualities[spread].append(ndcg(items, batch.relevant, model.n_items))
+                qualities[spread].append(_ndcg(items, batch.relevant, model.n_items))
             bar.update(len(users))
     values: dict[str, Floats] = {name: torch.cat(each).numpy() for name, each in columns.items()}
     quality, given = values.pop(_NDCG), (-values[_LENGTH], values.pop(_RELEVANT))
@@ -326,7 +332,7 @@ def _columns(model: HistoryRecommender, batch: _Batch, k: int, samples: int, see
     """
     items, lengths = batch.scores.topk(k).indices, batch.histories.lengths()
     found = {
-        _NDCG: ndcg(items, batch.relevant, model.n_items),
+        _NDCG: _ndcg(items, batch.relevant, model.n_items),
         _RELEVANT: batch.relevant.lengths(),
         _LENGTH: -lengths,
     }

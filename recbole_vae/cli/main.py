@@ -627,7 +627,7 @@ def _generate(options: dict[str, str]) -> None:
     files = _outputs(options, "json")
     if "json" in files and files["json"] is not None and files["json"].resolve() == out.resolve():
         raise ConfigError("--out and --json (command line) cannot be the same; name a folder and a file.")
-    from recbole_vae.analysis import generate
+    from recbole_vae.analysis import fidelity, generate
     from recbole_vae.data.held_out import SplitFile
     from recbole_vae.serving import recommender as recommend
 
@@ -660,8 +660,8 @@ def _generate(options: dict[str, str]) -> None:
 
     judges = None
     if "unseen" in options:
-        unseen, seen, unknown = generate.judges(loaded, read(options["unseen"]))
-        judges = generate.table_of(unseen, model.n_items)
+        unseen, seen, unknown = fidelity.judges(loaded, read(options["unseen"]))
+        judges = fidelity.table_of(unseen, model.n_items)
         for left_out, who in (
             (seen, "users of the training data, whom the model has seen"),
             (unknown, "users without an item of the training data"),
@@ -671,17 +671,17 @@ def _generate(options: dict[str, str]) -> None:
     around = generate.known_histories(loaded, read(options["histories"])) if "histories" in options else None
     if "around" in options:
         around = generate.known_histories(loaded, ((user, loaded.history(user)) for user in _names(options["around"])))
-    real = generate.table_of(model.histories, model.n_items)
+    real = fidelity.table_of(model.histories, model.n_items)
     number = users or (real.shape[0] if around is None else len(around))
     not_compared = "what is drawn around some is not meant to be like all." if own else ""
     try:
         if not own:
-            generate.check_measurable(real, number, judges, seed=seed)
+            fidelity.check_measurable(real, number, judges, seed=seed)
     except DataError as error:
         if {"unseen", "json"} & set(options):  # to measure was asked for
             raise DataError(f"{error} Without --unseen and --json they are drawn, but not measured.") from None
         not_compared = str(error)
-    drawn = generate.Kept(
+    drawn = fidelity.Tee(
         generate.synthesise(model, around, number, source=source, seed=seed), model.n_items, 0 if own else real.shape[0]
     )
     _report_unknown(loaded.unknown)
@@ -703,8 +703,8 @@ def _generate(options: dict[str, str]) -> None:
     if not_compared:
         print(f"Not compared with real users: {not_compared}")
         return
-    report = generate.truth(real, drawn.table(), judges, seed=seed)
-    _put(files, generate.text(report), json=lambda: json.dumps(report.plain(), indent=1))
+    report = fidelity.truth(real, drawn.table(), judges, seed=seed)
+    _put(files, fidelity.text(report), json=lambda: json.dumps(report.plain(), indent=1))
 
 
 _UNCERTAINTY_OPTIONS = (

@@ -13,6 +13,7 @@ from recbole_vae.compare import statistics
 from recbole_vae.compare.results import DONE, Comparison, Run
 from recbole_vae.compare.statistics import Floats
 from recbole_vae.errors import DataError
+from recbole_vae.evaluation.holm import holm
 
 Key = TypeVar("Key", bound=tuple[str, ...])
 
@@ -270,8 +271,8 @@ def _test(table: Table, rows: list[Row]) -> None:
 def _corrected(family: dict[Key, Test]) -> dict[Key, Test]:
     """Return copies of tests with Holm's correction over all of them; a test may belong to several families."""
     tests = [Test(**vars(test)) for test in family.values()]
-    corrected = statistics.holm(np.array([test.p for test in tests]))
-    wilcoxon = statistics.holm(np.array([test.p_wilcoxon for test in tests]))
+    corrected = holm([test.p for test in tests])
+    wilcoxon = holm([test.p_wilcoxon for test in tests])
     for test, p, other in zip(tests, corrected, wilcoxon, strict=True):
         test.holm, test.holm_wilcoxon = float(p), float(other)
     return dict(zip(family, tests, strict=True))

@@ -127,22 +127,6 @@ def wilcoxon(differences: Floats) -> Floats:
     return np.array(p)
 
 
-def holm(p: Floats) -> Floats:
-    """Holm's step-down correction (1979) of one family of tests; valid however the tests depend on each other.
-
-    Args:
-        p: p-values, shape [tests].
-
-    Returns:
-        Corrected p-values, to be compared with the level, shape [tests].
-    """
-    p = np.asarray(p, float)
-    order = np.argsort(p, kind="stable")
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
-    return corrected
-
-
 @dataclass
 class Effects:
     """Sizes of paired differences; each of shape [3, tests]: the value, and the ends of its bootstrap interval.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.model.base import SCORES_PER_CHUNK
 from recbole_vae.model.registry import model_class
 from recbole_vae.serving import posterior
 from recbole_vae.serving.posterior import Sampling
@@ -26,8 +27,6 @@ _LATER_OPTIONS = {
     "weight_averaging": 0, "kernel_user_power": 0.0,
 }  # fmt: skip
 """Options that older checkpoints do not have, as they were."""
-_SCORES = 2**22
-"""Scores held in memory at once (16 MiB in float32)."""
 _EXAMPLES, _EXAMPLE_LENGTH = 1000, 100
 """Unknown ids that are remembered, and how many characters of each: a server must not grow with what its callers send."""
 
@@ -218,7 +217,7 @@ class Recommender:
         sampling.check(self.model)
         barred = self._barred(candidates)
         pairs = iter(histories)
-        size = max(1, _SCORES // max(len(self.items), sampling.samples * k))
+        size = max(1, SCORES_PER_CHUNK // max(len(self.items), sampling.samples * k))
         while batch := list(islice(pairs, size)):
             rows = [self.known(history) for _, history in batch]
             for (key, _), ranking in zip(batch, self._rank(rows, k, exclude_seen, barred, sampling), strict=True):

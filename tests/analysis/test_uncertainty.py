@@ -166,7 +166,7 @@ def test_the_noise_is_of_the_user_and_the_seed_alone(run: Run, monkeypatch: pyte
         items_of(each) for each in recommender.recommend_users(users, k=6, diversify=1.5, seed=6)
     ]
     for chunk in (1, 200):
-        monkeypatch.setattr("recbole_vae.serving.recommender._SCORES", chunk)
+        monkeypatch.setattr("recbole_vae.serving.recommender.SCORES_PER_CHUNK", chunk)
         monkeypatch.setattr("recbole_vae.serving.posterior.SCORES_PER_CHUNK", chunk)
         again = recommender.recommend_users(users[::-1], k=6, samples=9, seed=5)[::-1]
         for one, other in zip(found, again, strict=True):

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recbole_vae.compare.statistics import effects, holm, over_seeds, pair, randomisation_test, wilcoxon
+from recbole_vae.compare.statistics import effects, over_seeds, pair, randomisation_test, wilcoxon
 from recbole_vae.errors import DataError
+from recbole_vae.evaluation.holm import holm
 
 
 def test_over_seeds() -> None:
