@@ -4,14 +4,11 @@ The influence of an item of the history on a recommendation is by how much the r
 lacks that item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on
 the normalised history (:class:`~recbole_vae.nn.encoder.HistoryEncoder`), all of these share that layer's sum, and only the
 logits of the recommended items are made.
-
-How good explanations are is measured by perturbation, as in Barkan et al.: A Counterfactual Framework for Learning and
-Evaluating Explanations for Recommender Systems. WWW 2024.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
 from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
@@ -88,11 +85,11 @@ def scores_without(model: HistoryRecommender, history: Histories, items: Tensor)
     """Score items for a history, shape [items], and for it without each of its entries, shape [nnz, items]; for any model."""
     length = len(history.indices)
     removed = torch.eye(length + 1, dtype=torch.bool, device=items.device)[:, :length]  # the last row: nothing
-    scores = torch.cat([part[:, items] for part in _score(model, history, removed)])
+    scores = torch.cat([part[:, items] for part in score_copies(model, history, removed)])
     return scores[-1], scores[:-1]
 
 
-def _score(model: HistoryRecommender, history: Histories, removed: Tensor) -> Iterable[Tensor]:
+def score_copies(model: HistoryRecommender, history: Histories, removed: Tensor) -> Iterable[Tensor]:
     """Score all items for copies of a history that lack some entries (see Histories.without), some copies at a time."""
     for part in _in_parts(model, removed):
         yield model.score(history.without(part)).float()
@@ -186,7 +183,7 @@ def counterfactual(
     removed = torch.zeros(1, len(history.indices), dtype=torch.bool, device=history.indices.device)
     wanted = torch.tensor([item], device=removed.device)
     with torch.no_grad():
-        (scores,) = _score(model, history, removed)
+        (scores,) = score_copies(model, history, removed)
         scores[0, history.indices.long()] = -torch.inf
         scores[0, item] = -torch.inf
         rivals = scores[0].topk(min(k + _RIVALS, int(scores.isfinite().sum()))).indices
@@ -361,100 +358,3 @@ class Explainer:
             ]
             for place, (order, values) in enumerate(zip(orders.tolist(), table.tolist(), strict=True))
         ]  # fmt: skip
-
-
-Order = Callable[[HistoryRecommender, Histories, int], Tensor]
-"""Gives the entries of a history a value each, shape [nnz]: how much they explain a recommended item, by some account."""
-
-
-def by_influence(method: str = "exact") -> Order:
-    """Value entries by their influence; ``method``: see :func:`influences`."""
-    return lambda model, history, item: influences(
-        model, history, torch.tensor([item], device=history.indices.device), method
-    )[:, 0]
-
-
-def by_popularity(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
-    """Value entries by the share of the training users who have them."""
-    return model.popularity[history.indices]
-
-
-def by_cosine(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
-    """Value entries by the cosine of their training users with those of the recommended item."""
-    table = model.histories
-    rows, indices = table.rows(), table.indices.long()
-    theirs = torch.zeros(len(table), device=indices.device).index_fill_(0, rows[indices == item], 1.0)
-    together = torch.zeros(model.n_items, device=indices.device).index_add_(0, indices, theirs[rows])
-    counts = torch.bincount(indices, minlength=model.n_items)
-    return (together / (counts * counts[item]).clamp_min(1).sqrt())[history.indices]
-
-
-def at_random(seed: int) -> Order:
-    """Value entries by drawn numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda model, history, item: torch.rand(len(history.indices), generator=generator).to(history.indices.device)
-
-
-@torch.no_grad()
-def perturbation(
-    model: HistoryRecommender, histories: Histories, order: Order, k: int = 10, steps: int = 10
-) -> dict[str, float]:
-    """Measure how well an order of the history's items explains each history's first recommendation (Barkan et al. 2024).
-
-    Items are taken from the history, or put into an empty one, in ``steps`` equal shares, rounded up; the last, which takes
-    all, is not counted, and of short histories an item always stays. Each value is a mean over the shares and the histories.
-
-    Args:
-        model: in evaluation mode.
-        histories: on the model's device; those of fewer than two items are left out.
-        order: gives each entry a value; the highest is the most explaining.
-        k: length of the ranking.
-        steps: number of shares, at least 2.
-
-    Returns:
-        ``POS@k``: how often the item is still among the first k when the most explaining items are removed (lower is better);
-        ``NEG@k``: the same when the least explaining are removed (higher is better); ``DEL``: its softmax probability
-        without the most explaining items, relative to that with all (lower is better); ``INS``: the same with the most
-        explaining items alone (higher is better).
-
-    Raises:
-        ConfigError: the model's likelihood has no softmax, or there are fewer than 2 shares.
-        DataError: no history has two items.
-    """
-    if steps < 2:
-        raise ConfigError(f"steps: {steps!r} is not allowed; it must be an integer >= 2.")
-    if not model.by_softmax:
-        raise ConfigError(
-            f"perturbation: DEL and INS are of the softmax of the scores, and this {type(model).__name__} was trained with a "
-            "likelihood that has none; take a checkpoint of likelihood: multinomial or poisson."
-        )
-    values = []
-    for place in range(len(histories)):
-        history = histories.slice(place, place + 1)
-        length = len(history.indices)
-        if length < 2:
-            continue
-        nothing = torch.zeros(1, length, dtype=torch.bool, device=history.indices.device)
-        (scores,) = _score(model, history, nothing)
-        probability = model.uncorrected(scores)[0].softmax(0)
-        scores[0, history.indices.long()] = -torch.inf
-        item = int(scores[0].argmax())
-        best_first = order(model, history, item).argsort(descending=True, stable=True)
-        position = torch.empty_like(best_first)
-        position[best_first] = torch.arange(length, device=position.device)
-        counts = (
-            (torch.arange(1, steps, device=position.device) * length / steps).ceil().clamp_max(length - 1).unsqueeze(1)
-        )
-        most, least = position < counts, position >= length - counts
-        wanted = torch.tensor([item], device=position.device)
-        curves = [
-            torch.cat([model.uncorrected(part).softmax(1)[:, item] for part in _score(model, history, removed)])
-            / probability[item]
-            for removed in (most, ~most)
-        ]
-        stays = [(ranks(model, history, removed, wanted)[:, 0] <= k).float() for removed in (most, least)]
-        values.append(torch.stack([each.mean() for each in (*stays, *curves)]))
-    if not values:
-        raise DataError("histories: none has two items, and with fewer there is nothing to explain.")
-    means = torch.stack(values).mean(0).tolist()
-    return dict(zip((f"POS@{k}", f"NEG@{k}", "DEL", "INS"), means, strict=True))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
+from tabulate import tabulate
 
 from recbole_vae.analysis.generate import Items
 from recbole_vae.data.histories import Histories
@@ -285,15 +286,14 @@ _WORDS = {
 
 def text(report: Report) -> str:
     """Return a report for the terminal."""
-    width = max(map(len, _WORDS.values()))
     kind = "unseen by the model" if report.unseen else "the other half of the training users, whom the model has seen"
     real = "the judges" if report.unseen else "each real user, among the other training users"
-    lines = [
-        f"{report.users:,} users of each kind; judges: {report.judges:,} real users, {kind}",
+    said = (
+        f"{report.users:,} users of each kind; judges: {report.judges:,} real users, {kind}\n"
         f"Nearest training users and copies: of {report.searched:,} synthetic users, among all {report.trained_on:,} training "
-        f"users; for comparison, under real: of {real}",
-    ]
-    lines.append(f"{'':{width}}  {'real':>12}  {'synthetic':>12}  {'by popularity':>13}")
+        f"users; for comparison, under real: of {real}\n"
+    )
+    table = []
     for name, words in _WORDS.items():
         cells = []
         for row in report.rows.values():
@@ -304,8 +304,9 @@ def text(report: Report) -> str:
                 cells.append(f"{value:.2%}")
             else:
                 cells.append(f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
-        lines.append(f"{words:{width}}  {cells[0]:>12}  {cells[1]:>12}  {cells[2]:>13}")
-    return "\n".join(lines)
+        table.append([words, *cells])
+    head, align = ["", "real", "synthetic", "by popularity"], ["left", *["right"] * 3]
+    return f"{said}{tabulate(table, head, tablefmt='plain', colalign=align, disable_numparse=True)}"
 
 
 def judges(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str]]]) -> tuple[Histories, int, int]:

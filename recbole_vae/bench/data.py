@@ -1,4 +1,4 @@
-"""Generated data of the shape of known data sets."""
+"""Generated data, distributed as MovieLens is."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from recbole_vae.errors import ConfigError
-
-SHAPES = {
-    "ml-100k": (943, 1_682, 100_000),
-    "ml-1m": (6_040, 3_706, 1_000_209),
-    "ml-20m/4": (34_169, 20_108, 2_497_670),
-    "ml-20m": (136_677, 20_108, 9_990_682),
-}
-"""Users, items and interactions of known data sets; ``ml-20m`` is after the filters of Liang et al. (2018)."""
 
 
 def generate(users: int, items: int, interactions: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -53,30 +43,3 @@ def write(path: Path, users: NDArray[np.int64], items: NDArray[np.int64]) -> Non
             file.writelines(
                 f"u{user}\ti{item}\n" for user, item in zip(users[part].tolist(), items[part].tolist(), strict=True)
             )
-
-
-def shapes_of(options: dict[str, str]) -> list[tuple[int, int, int]]:
-    """Read the shapes of the data from command-line options: ``preset``, or ``users``, ``items`` and ``interactions``.
-
-    Raises:
-        ConfigError: the preset is unknown, or a number is missing or out of range.
-    """
-    numbers = [options.get(name, "") for name in ("users", "interactions")]
-    items = options.get("items", "").split(",")
-    if any([*numbers, *items]):
-        if "preset" in options or not all(text.isdecimal() and int(text) > 1 for text in [*numbers, *items]):
-            raise ConfigError(
-                "--users, --items and --interactions (command line) must be given together, without --preset, as integers > 1."
-            )
-        users, interactions = map(int, numbers)
-        most = users * min(map(int, items)) // 4
-        if interactions > most or interactions < 5 * users:
-            raise ConfigError(
-                f"--interactions={interactions} (command line) must be from 5 times the users ({5 * users}) to a quarter of all "
-                f"pairs ({most})."
-            )
-        return [(users, int(each), interactions) for each in items]
-    preset = options.get("preset", "ml-1m")
-    if preset not in SHAPES:
-        raise ConfigError(f"--preset={preset} (command line) is unknown; there are {', '.join(SHAPES)}.")
-    return [SHAPES[preset]]

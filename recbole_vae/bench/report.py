@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from recbole_vae.errors import ConfigError
 from recbole_vae.storage.files import write_whole
 
 
-def ratios(report: dict[str, Any], name: str) -> dict[str, list[float]]:
+def ratios(results: dict[str, Any], name: str) -> dict[str, list[float]]:
     """Return how many times better a model is than the peer in each repeat: faster, or smaller in memory."""
-    peer, *_ = report["measured"]
+    peer, *_ = results["measured"]
     found: dict[str, list[float]] = {}
-    for ours, theirs in zip(report["measured"][name], report["measured"][peer], strict=False):
+    for ours, theirs in zip(results["measured"][name], results["measured"][peer], strict=False):
         if ours["error"] or theirs["error"]:
             continue
         found.setdefault("load", []).append(theirs["load"] / ours["load"])
@@ -40,36 +42,43 @@ def _median(repeated: Sequence[dict[str, Any]], key: str, part: Any = None) -> f
     return statistics.median(values) if values else None
 
 
-def table(report: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Return the report as text: medians, and ratios with their ranges."""
-    machine, data = report["machine"], report["data"]
-    width = max(map(len, report["measured"]))
+    machine, data = results["machine"], results["data"]
     lines = [
         f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads; "
-        + ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
+        + ", ".join(f"{name} {number}" for name, number in results["versions"].items()),
         f"{data['users']} users, {data['items']} items, {data['interactions']} interactions",
         "",
-        f"{'':<{width}} {'load s':>8} {'peak GB':>8}   users/s by users in a batch: training; evaluation",
     ]
-    for name, repeated in report["measured"].items():
+    rows = []
+    for name, repeated in results["measured"].items():
         if repeated[-1]["error"]:
-            lines.append(f"{name:<{width}} {repeated[-1]['error']}")
+            rows.append([name, "", "", repeated[-1]["error"]])
             continue
         rates = [
             ", ".join(f"{_median(repeated, key, size):.0f} by {size}" for size in repeated[0][key] or ()) or "-"
             for key in ("train", "evaluate")
         ]
         load, memory = _median(repeated, "load"), _median(repeated, "memory", -1)
-        lines.append(f"{name:<{width}} {load:>8.2f} {memory:>8.2f}   {'; '.join(rates)}")
-    peer, *others = report["measured"]
-    lines += ["", f"times better than {peer}: median (smallest to largest) of {len(report['measured'][peer])} repeats"]
+        rows.append([name, f"{load:.2f}", f"{memory:.2f}", "; ".join(rates)])
+    head = ["", "load s", "peak GB", "users/s by users in a batch: training; evaluation"]
+    lines.append(_aligned(rows, head, colalign=("left", "right", "right", "left")))
+    peer, *others = results["measured"]
+    lines += ["", f"times better than {peer}: median (smallest to largest) of {len(results['measured'][peer])} repeats"]
+    rows = []
     for name in others:
         parts = [
             f"{label} {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
-            for label, found in ratios(report, name).items()
+            for label, found in ratios(results, name).items()
         ]
-        lines.append(f"{name:<{width}} {'; '.join(parts) or 'nothing to compare'}")
-    return "\n".join(lines)
+        rows.append([name, "; ".join(parts) or "nothing to compare"])
+    return "\n".join([*lines, _aligned(rows)])
+
+
+def _aligned(rows: list[list[str]], headers: Sequence[str] = (), **options: Any) -> str:
+    aligned: str = tabulate(rows, headers, tablefmt="plain", disable_numparse=True, **options)
+    return aligned
 
 
 def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
@@ -85,14 +94,14 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
     """
     plt = pyplot(path)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    names = list(dict.fromkeys(name for report in reports for name in report["measured"]))
+    names = list(dict.fromkeys(name for results in reports for name in results["measured"]))
     for position, name in enumerate(names):
         points = []
-        for report in reports:
-            repeated = [each for each in report["measured"].get(name, ()) if not each["error"]]
+        for results in reports:
+            repeated = [each for each in results["measured"].get(name, ()) if not each["error"]]
             for size in list(repeated[0]["train"] or ())[:1] if repeated else ():
                 rate, memory = _median(repeated, "train", size), _median(repeated, "memory", 1)
-                points.append((report["data"]["items"], int(size) / (rate or 1), memory))
+                points.append((results["data"]["items"], int(size) / (rate or 1), memory))
         for axis, values in zip(axes, list(zip(*points, strict=True))[1:], strict=False):
             axis.plot([items for items, *_ in points], values, marker="os^Dv*"[position % 6], label=name)
     for axis, label in zip(axes, ("seconds of a training step", "peak memory after training, GB"), strict=True):

@@ -184,7 +184,7 @@ def _main(arguments: list[str]) -> int:
         print(" ".join(f"{name} {number}" for name, number in versions().items()))
         return 0
     if not arguments or {"-h", "--help"} & set(arguments):
-        from recbole_vae.bench.data import SHAPES
+        from recbole_vae.bench.shapes import SHAPES
         from recbole_vae.compare.plan import FIRST_SEED
         from recbole_vae.data.prepare import SOURCES
 
@@ -476,11 +476,12 @@ def _compare(options: dict[str, str]) -> int:
 
 
 def _bench(options: dict[str, str]) -> None:
-    from recbole_vae.bench import data, report
+    from recbole_vae.bench import report
     from recbole_vae.bench import run as bench
+    from recbole_vae.bench.shapes import shapes_of
 
     _check_options("bench", options, _BENCH_OPTIONS)
-    shapes = data.shapes_of(options)
+    shapes = shapes_of(options)
     models = _names(options.get("models", "MultVAE,MultDAE"))
     for model in models:
         _check_model(model)

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from recbole_vae.bench import run as bench
-from recbole_vae.bench.data import generate, shapes_of
+from recbole_vae.bench.data import generate
 from recbole_vae.bench.measure import first_batches
 from recbole_vae.bench.memory import limit_memory, peak_memory
 from recbole_vae.bench.report import plot, ratios, table
 from recbole_vae.bench.run import sides
+from recbole_vae.bench.shapes import shapes_of
 from recbole_vae.cli.main import main
 from tests.conftest import Builder
 
