@@ -1,7 +1,7 @@
 """Why an item is recommended: the influence of each item of the history on it, and what would have to be missing.
 
-The influence of an item of the history on a recommendation is by how much the recommendation's score falls when the history
-lacks that item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on
+The influence of a history's item on a recommendation is the drop of the recommendation's score when the history lacks that
+item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on
 the normalised history (:class:`~recbole_vae.nn.encoder.HistoryEncoder`), all of these share that layer's sum, and only the
 logits of the recommended items are made.
 """
@@ -23,13 +23,13 @@ from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.serving.recommender import History, Recommender
 
 METHODS = ("exact", "gradient")
-"""How influences are computed: by leaving each item out, or by the first-order change of the score."""
+"""How influences are computed: by leaving out each item, or by the first-order change of the score."""
 
 REMOVALS = 20
-"""The most items that a counterfactual takes from a history."""
+"""A counterfactual removes at most this many items from a history."""
 
 _RIVALS = 100
-"""Items below the first k that the greedy search compares a recommendation with; its result is checked against all."""
+"""The greedy search compares a recommendation with this many items below the first k; its result is checked against all."""
 
 
 def influences(model: HistoryRecommender, history: Histories, items: Tensor, method: str = "exact") -> Tensor:
@@ -101,21 +101,21 @@ def _in_parts(model: HistoryRecommender, removed: Tensor) -> Sequence[Tensor]:
 
 
 def _first_sums(encoder: HistoryEncoder, history: Histories) -> Tensor:
-    """Return what the encoder's first layer gives without each entry and, last, for the whole; shape [nnz + 1, width].
+    """Return the output of the encoder's first layer without each entry and, last, for all; shape [nnz + 1, width].
 
-    Without entry j the sum lacks a term, and the length that it is divided by lacks one too:
-    ``(s - x_j W_j) / sqrt(||x||^2 - x_j^2)``. Both are sums of what stands before and after j: nothing is subtracted.
+    Without entry j, both the sum and the norm that divides it lack a term: ``(s - x_j W_j) / sqrt(||x||^2 - x_j^2)``. Both
+    are computed as sums over the entries before and after j, because a subtraction would lose digits.
     """
     values = history.entry_values().double()
     terms = values.to(encoder.input.weight.dtype).unsqueeze(1) * encoder.input.weight[history.indices - 1]
     squares = _sums_of_others((values * values).unsqueeze(1))
-    # Of an empty history the sum is 0, and so is the quotient.
+    # For an empty history the sum is 0, and so is the quotient.
     lengths = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
     return (_sums_of_others(terms) / lengths).to(terms.dtype) + encoder.input.bias
 
 
 def _sums_of_others(terms: Tensor) -> Tensor:
-    """Return for each row the sum of the other rows and, last, of all; shape [rows + 1, width]."""
+    """Return for each row the sum of the other rows and, last, the sum of all; shape [rows + 1, width]."""
     nothing = terms.new_zeros(1, terms.shape[1])
     before = torch.cat((nothing, terms.cumsum(0)))  # row j: the sum of rows 0 to j - 1
     after = torch.cat((terms.flip(0).cumsum(0).flip(0)[1:], nothing, nothing))  # row j: of rows j + 1 to the last
@@ -133,15 +133,15 @@ def _gradients(model: Any, history: Histories, items: Tensor) -> Tensor:
         sums = (mean + model.encoder.input.bias.detach()).repeat(len(items), 1).requires_grad_()
         own = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1).diagonal().sum()
         slopes: Tensor = torch.autograd.grad(own, sums)[0]
-    # The derivative of x W / ||x|| has two parts, for x_j is in the length as well.
+    # The derivative of x W / ||x|| has two parts, because x_j is also in the norm.
     changes: Tensor = parts - (values / length).square().unsqueeze(1) * mean
     return changes @ slopes.t()
 
 
 def ranks(model: HistoryRecommender, history: Histories, removed: Tensor, items: Tensor) -> Tensor:
-    """Rank items, from 1, for copies of a history that lack some entries; none of the whole history is in the ranking.
+    """Rank items, from 1, for copies of a history that lack some entries. Items of the whole history are not ranked.
 
-    A copy that lacks all entries has the ranking that is recommended then, by popularity.
+    A copy that lacks all entries has the ranking of an empty history, by popularity.
 
     Args:
         model: in evaluation mode.
@@ -166,16 +166,16 @@ def counterfactual(
 ) -> Tensor | None:
     """Look for a small set of entries without which an item is not among the first k recommendations.
 
-    The search is greedy: it removes the entry without which the item stands lowest against the k-th best of its rivals, and
-    again, until the item is out of the first k; then it puts back whatever need not be missing. So each entry of the
-    result is needed, and a full ranking without them has shown that they suffice; a smaller set may exist.
+    The search is greedy: it removes the entry without which the item scores lowest against the k-th best of its rivals, again
+    and again, until the item is out of the first k. Then it puts back every entry that need not be missing. So each entry of
+    the result is needed, and a full ranking has shown that they suffice. A smaller set may exist.
 
     Args:
         model: in evaluation mode.
         history: a single history, on the model's device.
         item: internal id, not in the history.
         k: length of the ranking.
-        most: how many entries may be removed.
+        most: how many entries may be removed at most.
 
     Returns:
         Positions in the history, int64, ascending; None if none was found.
@@ -196,7 +196,7 @@ def counterfactual(
             _, left = _scores_without(model, history.without(removed), torch.cat((wanted, rivals)))
             margins = left[:, 0] - left[:, 1:].topk(k).values[:, -1]
             removed[0, rest[margins.argmin()]] = True
-            # What is left without the last entry is ranked by popularity, of which the margins know nothing.
+            # Without its last entry the history is ranked by popularity, which the margins do not see.
             if (margins.min() < 0 or len(rest) == 1) and ranks(model, history, removed, wanted)[0, 0] > k:
                 break
         while int(removed.sum()) > 1:
@@ -224,9 +224,8 @@ class Influence:
 
     Attributes:
         item_id: the data set's own id; ``name``: what people call it, or the id.
-        influence: by how much the recommendation's score by the model is higher than without this item.
-        rank_without: rank of the recommendation without this item (by popularity, if that leaves none); None where it was not
-            computed.
+        influence: the recommendation's score minus its score without this item.
+        rank_without: rank of the recommendation without this item (by popularity, if no item is left); None if not computed.
     """
 
     item_id: str
@@ -237,13 +236,13 @@ class Influence:
 
 @dataclass(frozen=True)
 class Explained:
-    """A recommendation and what it rests on.
+    """A recommendation and its reasons.
 
     Attributes:
         rank: from 1; ``item_id``, ``name``: as of :class:`Influence`; ``details``: such as genres; ``score``: the model's.
-        influences: of all items of the history, the most supporting first.
-        counterfactual: ids of items of the history without which this is no longer among the first k, found greedily and
-            checked; in the order of their influence; None if none was found or looked for.
+        influences: influences of all items of the history, the most supporting first.
+        counterfactual: ids of items without which this is no longer among the first k, in the order of their influence; found
+            greedily and checked. None if none was found or looked for.
     """
 
     rank: int
@@ -263,7 +262,7 @@ class Explanation:
         user: the id that was given; ``model``, ``dataset``: names; ``method``: one of :data:`METHODS`.
         k: length of the ranking; ``searched``: whether counterfactuals were looked for.
         history: ids of the items that the model knows.
-        recommendations: best first; without influences where the history is empty, for then they are the most popular items.
+        recommendations: best first; without influences if the history is empty, because they are the most popular items then.
     """
 
     user: str
@@ -281,7 +280,7 @@ class Explainer:
 
     Args:
         recommender: the model, from a checkpoint.
-        texts: what people call the items, by id; an item that is missing is called by its id.
+        texts: names of the items by id; a missing item is called by its id.
     """
 
     def __init__(self, recommender: Recommender, texts: Mapping[str, ItemText] | None = None) -> None:
@@ -300,11 +299,11 @@ class Explainer:
         """Explain the first k recommendations for a history.
 
         Args:
-            user: what the result calls the owner of the history.
-            history: item ids, or a mapping of them to weights; unknown ones are left out (and counted by the recommender).
-            k: how many recommendations.
+            user: name of the history's owner in the result.
+            history: item ids, or a mapping of them to weights; unknown items are skipped (and counted by the recommender).
+            k: number of recommendations.
             method: see :func:`influences`.
-            reasons: for how many of the most supporting items the rank without them is computed.
+            reasons: number of the most supporting items for which to compute the rank without them.
             search: whether to look for counterfactuals.
 
         Raises:

@@ -1,7 +1,7 @@
-"""How well a model knows for which users its recommendations are good; and what diversified ones gain and cost.
+"""How well a model knows for which users its recommendations are good, and what diversified recommendations gain and cost.
 
-Users are sorted by an uncertainty, the surest first. Risk-coverage curves (El-Yaniv and Wiener: On the Foundations of Noise-free
-Selective Classification. JMLR 2010) show the mean of 1 - NDCG of those that come before a place in that order.
+Users are sorted by an uncertainty, the most certain first. A risk-coverage curve (El-Yaniv and Wiener: On the Foundations of
+Noise-free Selective Classification. JMLR 2010) shows the mean of 1 - NDCG over the first 1 %, 2 %, ... of the users.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Order:
     """How well an uncertainty sorts the users.
 
     Attributes:
-        name: of the uncertainty.
-        spearman: rank correlation of uncertainty and NDCG over users, the lower, the better; None where one of them is constant.
-        p_value: of ``spearman``, two-sided.
-        partial: the same correlation with the lengths of histories and the numbers of relevant items held fixed, both as ranks.
-        area: under the risk-coverage curve: its mean, the lower, the better.
-        tenths: mean NDCG of each tenth of the users, the surest first.
-        risks: mean of 1 - NDCG of the surest 1 %, 2 %, ... 100 % of the users.
+        name: name of the uncertainty.
+        spearman: rank correlation of uncertainty and NDCG over users; lower is better. None if one of them is constant.
+        p_value: two-sided p-value of ``spearman``.
+        partial: the partial rank correlation, controlling for the history's length and the number of relevant items.
+        area: area under the risk-coverage curve, as its mean; lower is better.
+        tenths: mean NDCG of each decile of the users, the most certain first.
+        risks: mean of 1 - NDCG over the most certain 1 %, 2 %, ... 100 % of the users.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Report:
 
 
 def surest_first(uncertainty: Floats, quality: Floats) -> Floats:
-    """Return the users' quality in the order of their uncertainty; users who tie have the mean of their qualities.
+    """Return the users' quality, the most certain first; users with equal uncertainty share their mean quality.
 
     Args:
         uncertainty: shape [users].
@@ -114,17 +114,19 @@ def surest_first(uncertainty: Floats, quality: Floats) -> Floats:
 
 
 def risk_coverage(uncertainty: Floats, quality: Floats) -> Floats:
-    """Return 1 - mean quality of the surest user, the surest two, ... and all, shape [users]."""
+    """Return 1 - mean quality of the most certain user, the most certain two, ... and all, shape [users]."""
     ordered = surest_first(uncertainty, quality)
     risks: Floats = 1 - ordered.cumsum() / np.arange(1, len(ordered) + 1)
     return risks
 
 
 def partial_spearman(a: Floats, b: Floats, given: Sequence[Floats]) -> float | None:
-    """Return the correlation of what a linear fit by the ranks of ``given`` leaves of the ranks of ``a`` and ``b``.
+    """Return the partial rank correlation of ``a`` and ``b``, controlling for ``given``.
+
+    It is the correlation of the residuals of a linear fit of their ranks by the ranks of ``given``.
 
     Returns:
-        In [-1, 1]; None where nothing is left of one of them.
+        In [-1, 1]; None if the fit leaves no residual of ``a`` or ``b``.
     """
     known = np.column_stack([np.ones(len(a)), *map(stats.rankdata, given)])
     ranks = np.column_stack([stats.rankdata(a), stats.rankdata(b)])
@@ -161,15 +163,15 @@ def order_by(name: str, values: Floats, quality: Floats, given: Sequence[Floats]
 
 
 def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> Floats:
-    """Return 1 - mean cosine over the pairs of items of each list, where an item is the vector of the users who have it.
+    """Return 1 - mean cosine over the pairs of items in each list; an item's vector are the users who have it.
 
     Args:
         items: internal item ids, int64, shape [lists, k]; k is at least 2.
         histories: rows are the users.
-        n_items: with RecBole's padding item.
+        n_items: number of items, with RecBole's padding item.
 
     Returns:
-        In [0, 1], shape [lists]. An item that nobody has is different from all.
+        In [0, 1], shape [lists]. An item that nobody has is unlike all others.
     """
     users, k = len(histories), items.shape[1]
     columns, rows = histories.indices.cpu().numpy(), histories.rows().cpu().numpy()
@@ -201,11 +203,11 @@ def _ndcg(items: Tensor, relevant: Histories, n_items: int) -> Tensor:
 
 @dataclass
 class _Batch:
-    """Users of the part that is evaluated.
+    """A batch of users of the evaluated part.
 
     Attributes:
-        histories: what the model is given; ``relevant``: what is to be found.
-        scores: at the posterior mean, ``-inf`` for what they have seen, shape [users, n_items].
+        histories: what the model is given; ``relevant``: the items to be found.
+        scores: scores at the posterior mean, ``-inf`` for seen items, shape [users, n_items].
     """
 
     histories: Histories
@@ -230,18 +232,18 @@ def evaluate(
     Args:
         path: the checkpoint.
         k: length of the lists.
-        samples: of the posterior, for the stability; 0 to do without, as for a model that has no posterior.
-        seed: of the samples.
+        samples: number of posterior samples for the stability; 0 for none, as for a model without a posterior.
+        seed: seed of the samples.
         part: ``valid`` or ``test``.
-        diversify: spreads of the posterior for which lists are drawn by :func:`~recbole_vae.serving.posterior.thompson`.
-        data_path: the folder that has the data set's folder; None for where it was at training.
+        diversify: temperatures of the posterior at which lists are drawn by :func:`~recbole_vae.serving.posterior.thompson`.
+        data_path: folder that holds the data set's folder; None for the one used in training.
         popularity_correction: see :meth:`~recbole_vae.serving.recommender.Recommender.load`.
-        show_progress: whether there is a progress bar.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: a value is not allowed, or the model has no posterior and samples are wanted.
-        CheckpointError: it is no checkpoint, or the data are not those it was trained on.
-        DataError: the data are not there, or nothing is to be found in the part.
+        ConfigError: a value is not allowed, or samples are asked for and the model has no posterior.
+        CheckpointError: the file is no checkpoint, or the data are not those it was trained on.
+        DataError: the data are missing, or the part has no relevant items.
     """
     if part not in PARTS:
         raise ConfigError(f"part: {part!r} is not allowed; it must be {' or '.join(PARTS)}.")
@@ -326,9 +328,9 @@ _NDCG, _LENGTH, _RELEVANT = "NDCG", "length of the history", "relevant"
 
 
 def _columns(model: HistoryRecommender, batch: _Batch, k: int, samples: int, seed: int) -> dict[str, Tensor]:
-    """Return for the users of a batch their NDCG@k, their number of relevant items, and each uncertainty; shape [users].
+    """Return NDCG@k, the number of relevant items and each uncertainty for the users of a batch; each of shape [users].
 
-    Where the likelihood has no softmax, there are no uncertainties by its probabilities.
+    If the likelihood has no softmax, the uncertainties that need its probabilities are missing.
     """
     items, lengths = batch.scores.topk(k).indices, batch.histories.lengths()
     found = {

@@ -1,4 +1,4 @@
-"""How sure a ranking is, by samples from the posterior of a history's latent variables; and rankings drawn from them.
+"""How certain a ranking is, by samples from the posterior of a history's latent variables; and rankings drawn from it.
 
 A model with a posterior has the methods ``comparable_posterior`` and ``score_latent`` of :class:`~recbole_vae.model.vae.VAE`.
 """
@@ -20,7 +20,7 @@ from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
 from recbole_vae.options.fields import LARGEST
 
 LEVEL = 0.9
-"""Share of the samples whose rank lies within the interval."""
+"""Share of the samples whose ranks lie within the interval."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,18 @@ def sampled_scores(
 ) -> Iterator[Tensor]:
     """Score all items at ``z = mu + temperature * sigma * noise``, with noise of N(0, I), one sample after the other.
 
-    ``mu`` and ``sigma`` are those of ``comparable_posterior``, for users are compared by how much their samples differ.
-    The noise of a history depends on its items and the seed alone: neither on the batch, nor on how many samples follow.
+    ``mu`` and ``sigma`` are those of ``comparable_posterior``, because the samples' spread is compared between users. The
+    noise of a history depends only on its items and the seed, not on the batch or the number of samples.
 
     Args:
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
-        samples: how many.
-        seed: of the noise.
-        temperature: what the posterior's standard deviation is multiplied by.
+        samples: number of samples.
+        seed: seed of the noise.
+        temperature: factor of the posterior's standard deviation.
 
     Yields:
-        Scores in float32, which may be changed, shape [batch, n_items].
+        Scores of one sample, float32, shape [batch, n_items]; the caller may change them.
 
     Raises:
         ConfigError: the model has no posterior.
@@ -115,9 +115,9 @@ def sampled_ranks(
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
         items: internal item ids, int64, shape [batch, k].
-        excluded: which items are in no ranking, bool, shape [batch, n_items].
-        samples: how many.
-        seed: of the noise.
+        excluded: which items are not ranked, bool, shape [batch, n_items].
+        samples: number of samples.
+        seed: seed of the noise.
 
     Returns:
         int32, shape [batch, samples, k].
@@ -134,7 +134,7 @@ def sampled_ranks(
 
 
 def interval(ranks: Tensor) -> Tensor:
-    """Return the smallest and largest rank of each item without 5 % of the samples at either end, rounded down.
+    """Return the 90 % interval of each item's rank over the samples: 5 % of them, rounded down, lie outside at either end.
 
     Args:
         ranks: int, shape [batch, samples, k].
@@ -148,16 +148,16 @@ def interval(ranks: Tensor) -> Tensor:
 
 
 def stability(ranks: Tensor) -> Tensor:
-    """Return how much a list is like the first k of a sample: average overlap, mean over the samples.
+    """Return the average overlap of a list with the first k of a sample, as a mean over the samples.
 
-    The overlap at depth ``d`` is the share of the first ``d`` items that both lists have, and the average is over the depths from
-    1 to k (Fagin, Kumar and Sivakumar: Comparing Top k Lists. SODA 2003), so that the first places count most.
+    The overlap at depth ``d`` is the share of the first ``d`` items that both lists have. It is averaged over the depths from 1
+    to k (Fagin, Kumar and Sivakumar: Comparing Top k Lists. SODA 2003), so the first places count most.
 
     Args:
-        ranks: of the list's items, best first, int, shape [batch, samples, k].
+        ranks: ranks of the list's items in each sample, best first, int, shape [batch, samples, k].
 
     Returns:
-        In [0, 1], 1 where all samples have the same list; float32, shape [batch].
+        In [0, 1]; 1 if all samples have the same list. float32, shape [batch].
     """
     k = ranks.shape[2]
     places = torch.arange(1, k + 1, dtype=ranks.dtype, device=ranks.device)
@@ -169,17 +169,17 @@ def stability(ranks: Tensor) -> Tensor:
 
 
 def expected_ndcg(scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
-    """Estimate each ranking's NDCG@k before anything is known of it, by the model's own probabilities.
+    """Estimate each ranking's NDCG@k from the model's own probabilities alone.
 
-    If ``n`` items to come were drawn from the softmax ``p`` of the scores, an item would be among them with probability
-    ``1 - (1 - p_i)^n``; put in the place of the hits of NDCG@k, and divided by the gain of ``min(n, k)`` hits. ``n`` is taken
-    as :data:`TO_COME` of the history's length. The values are of use to compare users, not as a forecast of NDCG: the softmax
-    is of what was trained, flatter than what comes.
+    If a user's next ``n`` items were drawn from the softmax ``p`` of the scores, item ``i`` would be among them with
+    probability ``1 - (1 - p_i)^n``. These probabilities replace the hits of NDCG@k; the ideal is the gain of ``min(n, k)``
+    hits. ``n`` is :data:`TO_COME` times the history's length. Use the values to compare users, not as a forecast of NDCG:
+    the softmax is fitted to the training items and is flatter than what comes.
 
     Args:
-        scores: without popularity correction, ``-inf`` for what is in no ranking, shape [batch, n_items].
+        scores: scores without popularity correction, ``-inf`` for items that are not ranked, shape [batch, n_items].
         items: the rankings, best first, int64, shape [batch, k].
-        lengths: of the histories, int, shape [batch].
+        lengths: lengths of the histories, int, shape [batch].
 
     Returns:
         In [0, 1], float32, shape [batch].
@@ -194,24 +194,24 @@ def expected_ndcg(scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
 
 
 TO_COME = 0.125
-"""Items to come, as a share of the history: those of a test part where RecBole splits 8:1:1."""
+"""Number of next items, as a share of the history: the test part of RecBole's default split, 8:1:1."""
 
 
 def thompson(model: Any, histories: Histories, scores: Tensor, k: int, *, temperature: float, seed: int = 0) -> Tensor:
-    """Fill each place of a list with the best item, not yet in it, of a posterior sample of its own (Thompson, 1933).
+    """Fill each place of a list with the best remaining item of a posterior sample of its own (Thompson, 1933).
 
-    The first place is that of the plain list: where it is sampled, too, the same diversity costs more accuracy.
+    The first place is the plain list's. If it were sampled too, the same diversity would cost more accuracy.
 
     Args:
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
-        scores: at the posterior mean, ``-inf`` for what must not be in a list, shape [batch, n_items].
+        scores: scores at the posterior mean, ``-inf`` for excluded items, shape [batch, n_items].
         k: length of the lists, at most n_items.
-        temperature: what the posterior's standard deviation is multiplied by; at 0 the list is the plain one.
-        seed: of the noise.
+        temperature: factor of the posterior's standard deviation; at 0 the list is the plain one.
+        seed: seed of the noise.
 
     Returns:
-        Internal item ids, int64, shape [batch, k]; where all items are excluded or in the list, an excluded one.
+        Internal item ids, int64, shape [batch, k]; excluded items once no other is left.
 
     Raises:
         ConfigError: the model has no posterior.
