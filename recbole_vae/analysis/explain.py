@@ -1,8 +1,8 @@
 """Why an item is recommended: the influence of each item of the history on it, and what would have to be missing.
 
 The influence of a history's item on a recommendation is the drop of the recommendation's score when the history lacks that
-item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on
-the normalised history (:class:`~recbole_vae.nn.encoder.HistoryEncoder`), all of these share that layer's sum, and only the
+item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on the
+normalised history (:class:`~recbole_vae.model.capabilities.Capabilities`), all of these share that layer's sum, and only the
 logits of the recommended items are made.
 """
 
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
-from recbole_vae.nn.decoder import Decoder
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.serving.recommender import History, Recommender
 
@@ -40,21 +41,21 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
         history: a single history, on the model's device.
         items: internal item ids, int64, shape [items].
         method: ``exact``: the score of the history less that of the history without the item; ``gradient``: the first-order
-            approximation of that, in less time, for models with a HistoryEncoder.
+            approximation of that, in less time, for models that declare ``begins_with_linear_layer``.
 
     Returns:
         Shape [nnz, items]: row = entry of the history.
 
     Raises:
-        ConfigError: ``method`` is unknown, or the model has no gradient.
+        ConfigError: ``method`` is unknown, or the model does not begin with a linear layer.
     """
     if method not in METHODS:
         raise ConfigError(f"method: {method!r} is not allowed; it must be {' or '.join(METHODS)}.")
     if method == "gradient":
-        if not _begins_linear(model):
+        if not model.begins_with_linear_layer:
             raise ConfigError(
-                f"method: gradient is for models with a HistoryEncoder, a Decoder and a method 'code' between them, and "
-                f"{type(model).__name__} is none; use method: exact."
+                "method: gradient is for models that decode a code which begins with a linear layer of the history, such as "
+                f"MultVAE; {type(model).__name__} does not declare that (begins_with_linear_layer). Use method: exact."
             )
         return _gradients(model, history, items)
     with torch.no_grad():
@@ -62,21 +63,12 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
     return whole - without
 
 
-def _begins_linear(model: Any) -> bool:
-    parts = getattr(model, "encoder", None), getattr(model, "decoder", None)
-    # A subclass with a score of its own (HybridVAE's score_latent) does more than decode the code.
-    names = ("code", "score", "score_latent")
-    code, *scores = (next((cls for cls in type(model).__mro__ if name in vars(cls)), None) for name in names)
-    is_ours = isinstance(parts[0], HistoryEncoder) and isinstance(parts[1], Decoder)
-    return is_ours and code is not None and {*scores, None} == {code, None}
-
-
 def _scores_without(model: Any, history: Histories, items: Tensor) -> tuple[Tensor, Tensor]:
     """Score items for a history, shape [items], and for it without each of its entries, shape [nnz, items]."""
-    if _begins_linear(model):
-        sums = _first_sums(model.encoder, history)
-        logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1)
-        scores = model.corrected(logits, items - 1)
+    if model.begins_with_linear_layer:
+        sums, columns = _first_sums(model.encoder, history), padding.columns(items)
+        logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), columns)
+        scores = model.corrected(logits, columns)
         return scores[-1], scores[:-1]
     return scores_without(model, history, items)
 
@@ -96,7 +88,7 @@ def score_copies(model: HistoryRecommender, history: Histories, removed: Tensor)
 
 
 def _in_parts(model: HistoryRecommender, removed: Tensor) -> Sequence[Tensor]:
-    parts: Sequence[Tensor] = removed.split(max(1, SCORES_PER_CHUNK // model.n_items))
+    parts: Sequence[Tensor] = removed.split(rows_per_chunk(model.n_items))
     return parts
 
 
@@ -107,7 +99,7 @@ def _first_sums(encoder: HistoryEncoder, history: Histories) -> Tensor:
     are computed as sums over the entries before and after j, because a subtraction would lose digits.
     """
     values = history.entry_values().double()
-    terms = values.to(encoder.input.weight.dtype).unsqueeze(1) * encoder.input.weight[history.indices - 1]
+    terms = values.to(encoder.input.weight.dtype).unsqueeze(1) * encoder.input.weight[history.columns()]
     squares = _sums_of_others((values * values).unsqueeze(1))
     # For an empty history the sum is 0, and so is the quotient.
     lengths = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
@@ -127,11 +119,12 @@ def _gradients(model: Any, history: Histories, items: Tensor) -> Tensor:
     weight = model.encoder.input.weight.detach()
     values = history.entry_values().to(weight.dtype)
     length = values.double().norm().to(weight.dtype)
-    parts = (values / length).unsqueeze(1) * weight[history.indices - 1]
+    parts = (values / length).unsqueeze(1) * weight[history.columns()]
     mean = parts.sum(0)
     with torch.enable_grad():
         sums = (mean + model.encoder.input.bias.detach()).repeat(len(items), 1).requires_grad_()
-        own = model.decoder.logits_of(model.code(model.encoder.features(sums)), items - 1).diagonal().sum()
+        logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), padding.columns(items))
+        own = logits.diagonal().sum()
         slopes: Tensor = torch.autograd.grad(own, sums)[0]
     # The derivative of x W / ||x|| has two parts, because x_j is also in the norm.
     changes: Tensor = parts - (values / length).square().unsqueeze(1) * mean

@@ -14,10 +14,11 @@ from scipy.sparse import csr_matrix, vstack
 from tabulate import tabulate
 
 from recbole_vae.analysis.generate import Items
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 from recbole_vae.evaluation.metrics import ndcg
-from recbole_vae.model.base import SCORES_PER_CHUNK
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.linear import Ridge, item_item_weights
 from recbole_vae.serving.recommender import Recommender
 
@@ -179,7 +180,7 @@ def nearest(side: csr_matrix, others: csr_matrix, itself: NDArray[np.int64] | No
     """
     mine, theirs = np.diff(side.indptr), np.diff(others.indptr)
     found = np.zeros(side.shape[0])
-    step = max(1, SCORES_PER_CHUNK // max(1, others.shape[0]))
+    step = rows_per_chunk(others.shape[0])
     for start in range(0, side.shape[0], step):
         part = slice(start, start + step)
         both = (side[part] @ others.T).toarray()
@@ -217,12 +218,13 @@ def _fold(judges: csr_matrix, rng: np.random.Generator, share: float = 0.8) -> t
 
 def _ease_ndcg(training: csr_matrix, fold_in: csr_matrix, targets: csr_matrix, l2: float) -> float:
     histories = Histories(
-        torch.from_numpy(training.indptr.astype(np.int64)), torch.from_numpy(training.indices.astype(np.int64) + 1)
+        torch.from_numpy(training.indptr.astype(np.int64)),
+        torch.from_numpy(padding.ids(training.indices.astype(np.int64))),
     )
     weight = item_item_weights(histories, training.shape[1], Ridge(l2)).numpy()
     k = min(_K, training.shape[1])
     values = []
-    step = max(1, SCORES_PER_CHUNK // training.shape[1])
+    step = rows_per_chunk(training.shape[1])
     for start in range(0, fold_in.shape[0], step):
         given, wanted = fold_in[start : start + step], targets[start : start + step]
         scores = given @ weight
@@ -243,11 +245,7 @@ def _table(histories: Iterable[NDArray[Any]], n_items: int) -> csr_matrix:
 
 def table_of(histories: Histories, n_items: int) -> csr_matrix:
     """Return the histories that are not empty as a table of 0 and 1, shape [rows, n_items - 1]."""
-    on_cpu = histories.to("cpu")
-    indices = on_cpu.indices.numpy().astype(np.int64) - 1
-    table = csr_matrix(
-        (np.ones(len(indices), dtype=np.float32), indices, on_cpu.indptr.numpy()), shape=(len(on_cpu), n_items - 1)
-    )
+    table = Histories(histories.indptr, histories.indices).to_scipy(padding.real(n_items))
     return table[np.diff(table.indptr) > 0]
 
 
@@ -263,7 +261,7 @@ class Tee:
         left = self._most
         while batch := list(islice(self._histories, 1024)):
             if left > 0:
-                self._tables.append(_table([each - 1 for each in batch[:left]], self._n_items - 1))
+                self._tables.append(_table(map(padding.columns, batch[:left]), padding.real(self._n_items)))
                 left -= len(batch)
             yield from batch
 
@@ -319,7 +317,7 @@ def judges(recommender: Recommender, histories: Iterable[tuple[str, Iterable[str
     Raises:
         DataError: fewer than two judges are left.
     """
-    trained_on, seen = set(recommender.users[1:]), 0
+    trained_on, seen = set(recommender.users[padding.REAL]), 0
 
     def others() -> Iterator[tuple[str, Iterable[str]]]:
         nonlocal seen

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
-from recbole_vae.model.base import SCORES_PER_CHUNK
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.prior import reparameterise
 from recbole_vae.serving.recommender import Recommender
 
@@ -29,7 +30,7 @@ def check_generates(model: Any, source: str = SOURCES[0]) -> None:
     """Raise a ConfigError if a source is unknown, or if the model lacks a posterior, a softmax or (for ``prior``) an N(0, I)."""
     if source not in SOURCES:
         raise ConfigError(f"source: {source!r} is not allowed; it must be {' or '.join(SOURCES)}.")
-    if not hasattr(model, "posterior"):
+    if not model.has_posterior:
         raise ConfigError(
             f"{type(model).__name__} has no latent variables with a distribution, so nothing can be drawn from it; take a "
             "checkpoint of a variational autoencoder, such as MultVAE."
@@ -39,7 +40,7 @@ def check_generates(model: Any, source: str = SOURCES[0]) -> None:
             f"this {type(model).__name__} was not trained to draw a history's items from the softmax of its scores, so nothing "
             "can be drawn from it; take a checkpoint of likelihood: multinomial or poisson."
         )
-    if source == "prior" and not getattr(model, "standard_prior", True):
+    if source == "prior" and not model.standard_prior:
         raise ConfigError(
             f"source: prior draws from N(0, I), which is not the prior of {type(model).__name__}; take source: posterior."
         )
@@ -74,8 +75,8 @@ def synthesise(
     filled = (table.lengths() > 0).nonzero().squeeze(1)
     # NumPy draws the same numbers whatever the size of the batch; torch does not.
     choice, noise, gumbel = (np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(3))
-    device, items = model.histories.indices.device, model.n_items - 1
-    size, left = max(1, SCORES_PER_CHUNK // items), len(filled) if users is None else users
+    device, items = model.histories.indices.device, padding.real(model.n_items)
+    size, left = rows_per_chunk(items), len(filled) if users is None else users
     done = 0
     while left:
         batch = min(size, left)
@@ -93,7 +94,7 @@ def synthesise(
         lengths = histories.lengths().clamp(max=items).tolist()
         best = logits.topk(max(lengths), dim=1).indices.numpy()
         for row, length in zip(best, lengths, strict=True):
-            yield np.sort(row[:length]).astype(np.int64) + 1
+            yield padding.ids(np.sort(row[:length]).astype(np.int64))
         left, done = left - batch, done + batch
 
 

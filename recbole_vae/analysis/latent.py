@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recbole_vae.analysis.explain import ItemText
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.holm import holm
-from recbole_vae.model.vae import VAE
-from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.prior import active, kl_standard_normal
 from recbole_vae.serving.recommender import Recommender
 
@@ -140,7 +139,7 @@ class Described:
 
 def check_has_latents(model: Any) -> None:
     """Raise a ConfigError if a model has no code between an encoder and a decoder."""
-    if not (isinstance(getattr(model, "decoder", None), Decoder) and hasattr(model, "code")):
+    if not model.has_code:
         raise ConfigError(
             f"{type(model).__name__} has no latent variables that an encoder gives and a Decoder takes; take a checkpoint "
             "of one of the models of recbole_vae, such as MultVAE."
@@ -200,17 +199,18 @@ def describe(
         order = strengths.argsort(descending=True, stable=True)
         strengths, effects, steps, deviations = (each[order] for each in (strengths, effects, steps, deviations))
     strongest = strengths.argsort(descending=True, stable=True)[:latents].tolist()
-    counts = torch.bincount(model.histories.indices.long().cpu(), minlength=model.n_items)[1:]
+    counts = model.histories.counts(padding.real(model.n_items)).cpu()
     known = (counts >= min(_LEAST, int(counts.max()))).nonzero().squeeze(1).numpy()
     texts = texts or {}
-    labels = [texts.get(item, ItemText(item, "")) for item in recommender.items[1:]]
+    labels = [texts.get(item, ItemText(item, "")) for item in recommender.items[padding.REAL]]
     genres = _genres(labels, known, effects[strongest].numpy())
 
     def named(number: int, direction: int) -> list[tuple[str, str, str, float]]:
         values = effects[number].numpy()
         best = known[np.argsort(-direction * values[known], kind="stable")[:k]]
         return [
-            (recommender.items[item + 1], labels[item].name, labels[item].details, float(values[item])) for item in best
+            (recommender.items[padding.ids(item)], labels[item].name, labels[item].details, float(values[item]))
+            for item in best
         ]
 
     found = [
@@ -236,7 +236,7 @@ def describe(
         ],
         map_users[: len(codes_on_map)], user, map_users[-1] if len(own) else None, traversals,
         "log-probability" if model.by_softmax else "logit",
-        getattr(type(model), "score_latent", None) in (None, VAE.score_latent),
+        not model.has_other_paths,
     )  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
     codes, divergences = [], []
     for rows in users.split(4096):
         histories = model.histories[rows.to(model.histories.indices.device)]
-        if hasattr(model, "posterior") and getattr(model, "standard_prior", True):
+        if model.has_posterior and model.standard_prior:
             mu, logvar = model.posterior(histories)
             codes.append(mu.cpu())
             each = [kl_standard_normal(m[:, None], v[:, None]) for m, v in zip(mu.T, logvar.T, strict=True)]
@@ -266,7 +266,7 @@ def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
 def _effects(model: Any, codes: Tensor, steps: Tensor, show_progress: bool) -> Tensor:
     """Return the effect of each step, shape [steps, latent_dimension], on each item, shape [steps, items]."""
     device, by_softmax = model.histories.indices.device, model.by_softmax
-    result = torch.empty(len(steps), model.n_items - 1)
+    result = torch.empty(len(steps), padding.real(model.n_items))
     bar = tqdm(steps, desc="Effects", ncols=100, leave=False, disable=None if show_progress else True)
     for number, step in enumerate(bar):
         sides = [model.decoder((codes + sign * step).to(device)) for sign in (1, -1)]
@@ -330,12 +330,10 @@ def _traverse(model: Any, history: Histories, step: Tensor, k: int, names: Seque
     code = _code(model, history)
     with torch.no_grad():
         codes = code + torch.tensor(STEPS)[:, None].to(code) * step.to(code)
-        if hasattr(model, "score_latent"):  # with the paths beside the decoder, as in recommendations
-            rows = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-            scores = model.score_latent(history[rows], codes)[:, 1:]
-        else:
-            scores = model.with_padding(model.decoder(codes))[:, 1:]
-    scores[:, history.indices.long().to(scores.device) - 1] = -torch.inf
+        rows = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+        # With the paths beside the decoder, as in recommendations.
+        scores = model.score_latent(history[rows], codes)[:, padding.REAL]
+    scores[:, history.columns().long().to(scores.device)] = -torch.inf
     k = min(k, scores.shape[1] - len(history.indices))
     return [[names[item] for item in row] for row in scores.topk(k).indices.tolist()]
 

@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.metrics import ndcg
-from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.serving import posterior
 from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.recommender import Recommender
@@ -173,12 +175,12 @@ def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> F
     Returns:
         In [0, 1], shape [lists]. An item that nobody has is unlike all others.
     """
-    users, k = len(histories), items.shape[1]
-    columns, rows = histories.indices.cpu().numpy(), histories.rows().cpu().numpy()
-    counts = np.bincount(columns, minlength=n_items)
-    vectors = csr_matrix((1 / np.sqrt(counts[columns]), (columns, rows)), shape=(n_items, users))
+    k = items.shape[1]
+    table = Histories(histories.indptr, histories.indices).to_scipy(padding.real(n_items), padded=True)
+    counts = table.getnnz(0)
+    vectors = (table @ diags(1 / np.sqrt(counts.clip(1)))).T.tocsr()
     found = []
-    for part in items.cpu().split(max(1, SCORES_PER_CHUNK // users)):
+    for part in items.cpu().split(rows_per_chunk(len(histories))):
         lists = csr_matrix(
             (np.ones(part.numel()), part.numpy().ravel(), np.arange(0, part.numel() + 1, k)), shape=(len(part), n_items)
         )
@@ -255,9 +257,9 @@ def evaluate(
         Sampling(0 if spread else samples, spread, seed).check(model)
     loader = _load(path, part, data_path)
     if k >= model.n_items:
-        raise ConfigError(f"k: {k} is not allowed; the data set has {model.n_items - 1} items.")
+        raise ConfigError(f"k: {k} is not allowed; the data set has {padding.real(model.n_items)} items.")
     table = model.histories if loader.fold_in is None else loader.fold_in
-    size = max(1, SCORES_PER_CHUNK // max(model.n_items, samples * k))
+    size = rows_per_chunk(max(model.n_items, samples * k))
     columns: dict[str, list[Tensor]] = {}
     lists: dict[float, list[Tensor]] = {spread: [] for spread in dict.fromkeys((0.0, *diversify)) if diversify}
     qualities: dict[float, list[Tensor]] = {spread: [] for spread in lists}
@@ -355,7 +357,7 @@ def _columns(model: HistoryRecommender, batch: _Batch, k: int, samples: int, see
 
 def _worth(spread: float, items: Tensor, quality: Tensor, model: HistoryRecommender) -> Lists:
     diversity = intra_list_diversity(items, model.histories, model.n_items)
-    covered = len(torch.unique(items)) / (model.n_items - 1)
+    covered = len(torch.unique(items)) / padding.real(model.n_items)
     return Lists(spread, float(quality.mean()), float(diversity.mean()), covered)
 
 

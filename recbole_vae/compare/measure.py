@@ -19,6 +19,7 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_vae.bench.memory import peak_memory
 from recbole_vae.compare.results import DONE, REFUSED, Run, Users
+from recbole_vae.data import padding
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.evaluation.fold_in import why_not
@@ -85,9 +86,9 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     init_seed(split_seed, config["reproducibility"])
     dataset = create_dataset(config)
     train, valid, test = data_preparation(config, dataset)
-    if max(job["topk"]) > dataset.item_num - 1:
+    if max(job["topk"]) > padding.real(dataset.item_num):
         raise DataError(
-            f"topk: {max(job['topk'])} is more than the {dataset.item_num - 1} items of data set '{job['dataset']}'."
+            f"topk: {max(job['topk'])} is more than the {padding.real(dataset.item_num)} items of data set '{job['dataset']}'."
         )
     for name, part in (("validation", valid), ("the test", test)):
         if not len(part._dataset):
@@ -242,7 +243,7 @@ def _lists(
         best: whether to load the best epoch first.
     """
     n_items = loader._dataset.item_num
-    max_k = min(job["max_k"], n_items - 1) if whole else max(job["topk"])
+    max_k = min(job["max_k"], padding.real(n_items)) if whole else max(job["topk"])
     topk = sorted({*job["topk"], max_k})
     names = list(dict.fromkeys([*map(str.lower, job["metrics"]), "itemcoverage", "giniindex", "averagepopularity"]))
     measured = _with(config, metrics=names, topk=topk, metric_decimal_place=10)
@@ -339,7 +340,7 @@ def popularity_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     Returns:
         The bin of each item, int64, shape [n_items], from 0 without gaps; -1 for the padding.
     """
-    order = np.argsort(counts[1:], kind="stable") + 1
+    order = padding.ids(np.argsort(counts[padding.REAL], kind="stable"))
     shares = np.cumsum(counts[order]) / max(1, counts.sum())
     raw = np.minimum(np.ceil(np.round(shares / SHARE, 9)).astype(np.int64) - 1, round(1 / SHARE) - 1)
     _, raw = np.unique(np.maximum(raw, 0), return_inverse=True)
@@ -358,7 +359,7 @@ def split_hash(*parts: Any) -> str:
     names, ranks = [], []
     for name in (whole.uid_field, whole.iid_field):
         tokens = np.asarray(whole.field2id_token[name]).astype(str)
-        order = np.argsort(tokens[1:]) + 1  # not the padding
+        order = padding.ids(np.argsort(tokens[padding.REAL]))
         rank = np.zeros(len(tokens), dtype=np.int64)
         rank[order] = np.arange(len(order))
         names.append(tokens[order])

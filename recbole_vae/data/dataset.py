@@ -1,4 +1,4 @@
-"""RecBole's data set, with a look at the data before anything is built on them."""
+"""RecBole's data set, which checks the data before anything is built on them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource
 
+from recbole_vae.data import padding
 from recbole_vae.data.atomic import read_columns, read_header
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
@@ -18,7 +19,7 @@ from recbole_vae.storage import checkpoint
 
 
 class HistoryDataset(Dataset):  # type: ignore[misc]
-    """RecBole's ``Dataset``; says which line of a bad file is bad, and refuses data that no autoencoder can learn from."""
+    """RecBole's ``Dataset``, with errors that name file and line, and a refusal of data that no autoencoder can learn from."""
 
     inter_feat: Any
 
@@ -101,7 +102,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                     raise DataError(f"{where}: '{field}' is missing in some interactions of {', '.join(parts)}.")
 
     def _filter_nan_user_or_item(self) -> None:
-        """Leave out interactions without a user or an item, as RecBole does; which takes other rows where both occur."""
+        """Leave out interactions without a user or an item. If both occur, RecBole alone would drop the wrong rows."""
         missing = self.inter_feat[[self.uid_field, self.iid_field]].isna()
         for field in missing.columns[missing.any()]:
             rows = missing[field].to_numpy().nonzero()[0] + 1
@@ -131,7 +132,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
         ratios = [ratio / sum(ratios) for ratio in ratios]
         codes, _ = pd.factorize(self.inter_feat[group_by].numpy())  # groups in the order in which they appear
         order, lengths = np.argsort(codes, kind="stable"), np.bincount(codes)
-        # How a group is divided depends on its length only.
+        # How a group is split depends on its length only.
         kinds, kind = np.unique(lengths, return_inverse=True)
         bounds = np.array([[0, *self._calcu_split_ids(tot=int(length), ratios=ratios), length] for length in kinds])
         of_entry = np.repeat(kind, lengths)
@@ -143,7 +144,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
         ]
 
     def _fill_nan(self) -> None:
-        # RecBole puts the mean in their place; check_value_field has to know.
+        # RecBole replaces missing values by the mean; check_value_field needs to know of them.
         self.missing_values = {name: int(number) for name, number in self.inter_feat.isna().sum().items() if number}
         super()._fill_nan()
 
@@ -158,17 +159,17 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             DataError: there are fewer than two users or items, fewer items than ``topk``, or nothing to train on.
             CheckpointError: the data are not those of the checkpoint that is to be loaded or gone on from.
         """
-        # RecBole counts its padding as one.
-        for kind, number in (("user", self.user_num - 1), ("item", self.item_num - 1)):
+        users, items = padding.real(self.user_num), padding.real(self.item_num)
+        for kind, number in (("user", users), ("item", items)):
             if number < 2:
                 raise DataError(
                     f"data set '{self.dataset_name}' has {number} {kind}{'' if number == 1 else 's'} after filtering; at least 2 "
                     f"are needed. Look at the filters: val_interval, user_inter_num_interval, item_inter_num_interval."
                 )
         topk = max(self.config["topk"])
-        if topk > self.item_num - 1:
+        if topk > items:
             raise DataError(
-                f"topk: {topk} is more than the {self.item_num - 1} items of data set '{self.dataset_name}' after filtering."
+                f"topk: {topk} is more than the {items} items of data set '{self.dataset_name}' after filtering."
             )
         parts = self._parts()
         if not len(parts[0]):

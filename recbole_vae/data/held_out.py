@@ -1,7 +1,7 @@
-"""Users whom training never sees: the protocol of Liang et al. (2018), as a split of RecBole's data set.
+"""Strong generalisation, the protocol of Liang et al. (2018), as a split of RecBole's data set: held-out users.
 
-Some users are kept apart for validation, others for the test. Of each of them a share of the items, the *fold-in*, is given
-to the model at evaluation, and the rest is to be found. The items are those of the training users.
+Some users are held out for validation, others for the test; training never sees them. At evaluation the model is given a share
+of each one's items, the *fold-in*, and has to find the rest. Only items of training users count.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Split:
     """Which interactions are used, and for what.
 
     Attributes:
-        order: positions of the interactions that are used, block by block, and in each by user and item; int64.
-        sizes: of the five blocks: training, then fold-in and target of validation, then those of the test.
+        order: positions of the used interactions, sorted by block, user and item; int64.
+        sizes: sizes of the five blocks: training; fold-in and target of validation; fold-in and target of the test.
         users: number of users in training, validation and test.
         unknown: interactions of held-out users that are left out because no training user (or no line of the file) has the item.
         short: held-out users who are left out because they have too few items.
-        digest: SHA-256 of who and what is in each block; equal for equal splits on all machines.
+        digest: SHA-256 of the users and items of each block; the same on all machines.
     """
 
     order: NDArray[np.int64]
@@ -59,20 +59,20 @@ def split_users(
 ) -> Split:
     """Split interactions by users.
 
-    Nothing depends on the order of the interactions: users and items are sorted by their tokens, and only then drawn, by
-    NumPy's ``RandomState``, whose numbers are the same in all versions.
+    The order of the interactions does not matter: users and items are sorted by their tokens before NumPy's ``RandomState``
+    draws them, which gives the same numbers in all versions.
 
     Args:
         users: token of each interaction.
         items: token of each interaction.
-        times: of each interaction: the fold-in is what a user had first; None for a random fold-in.
-        parts: 0, 1 or 2 for each interaction: that of training, validation and test which its user is of; None to draw, or
+        times: of each interaction, so that the fold-in is a user's earliest items; None for a random fold-in.
+        parts: 0, 1 or 2 for each interaction, if its user is in training, validation or test; None to draw the users, or
             to read the file that ``wanted`` names.
         wanted: how many users, and which share of their items is the fold-in.
-        default_seed: where ``wanted`` has none.
+        default_seed: the seed, if ``wanted`` has none.
 
     Raises:
-        DataError: too few users are left for training, validation or test, or a user is of two parts.
+        DataError: too few users are left for training, validation or test, or a user is in two parts.
     """
     user, user_tokens = pd.factorize(users, sort=True)
     item, item_tokens = pd.factorize(items, sort=True)
@@ -124,7 +124,7 @@ def _fold_in(
     wanted: HeldOutUsers,
     rng: np.random.RandomState,
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Divide what held-out users have into fold-in and target.
+    """Divide the items of held-out users into fold-in and target.
 
     Returns:
         The block of each interaction, -1 if it is not used; and the numbers ``unknown`` and ``short`` of :class:`Split`.
@@ -134,7 +134,7 @@ def _fold_in(
     used = known[item]
     unknown = int((~used).sum())
 
-    # What is drawn is a user's items, each once.
+    # Items are drawn, each once, not interactions.
     apart = np.flatnonzero(used & (part > 0))
     pairs, entry = np.unique(user[apart].astype(np.int64) * width + item[apart], return_inverse=True)
     owner = pairs // width
@@ -160,15 +160,15 @@ def _fold_in(
 
 @dataclass(frozen=True)
 class SplitFile:
-    """A split as a file: who is held out, and what of theirs is fold-in and target; for others to use the same one.
+    """A split as a file, so that others can use it: the held-out users, with their fold-in and target.
 
-    It is a CSV, ``part,user_id,item_id``, compressed by gzip, whose first line has the SHA-256 of the split. Everybody who is not
-    in it is a training user.
+    It is a gzip-compressed CSV, ``part,user_id,item_id``, after a first line with the SHA-256 of the split. Users who are not
+    in it are training users.
 
     Attributes:
         digest: see :class:`Split`.
         rows: columns ``part`` (a name of ``_BLOCKS``), ``user`` and ``item``, all strings.
-        path: where it was read from, for messages.
+        path: the file it was read from, for messages.
     """
 
     digest: str
@@ -179,13 +179,13 @@ class SplitFile:
 
     @classmethod
     def of(cls, split: Split, users: NDArray[Any], items: NDArray[Any]) -> SplitFile:
-        """Make the file of a split of interactions whose tokens are given."""
+        """Make the file of a split of interactions with the given tokens."""
         apart = split.order[split.sizes[0] :]
         parts = np.repeat(np.array(_BLOCKS[1:], dtype=object), split.sizes[1:])
         return cls(split.digest, pd.DataFrame({"part": parts, "user": users[apart], "item": items[apart]}).astype(str))
 
     def write(self, folder: Path, name: str) -> Path:
-        """Write ``NAME-DIGEST.split.csv.gz`` unless it is there and sound, whole or not at all, and return its path.
+        """Write ``NAME-DIGEST.split.csv.gz`` atomically, unless it is there already, and return its path.
 
         Raises:
             DataError: it cannot be written.
@@ -227,7 +227,7 @@ class SplitFile:
         return cls(found, rows.set_axis(["part", "user", "item"], axis=1), path)
 
     def blocks(self, users: NDArray[Any], items: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the block of each interaction: 0 for those of training users, -1 for what the file has not.
+        """Return the block of each interaction: 0 for training users, -1 for interactions that the file does not have.
 
         Raises:
             DataError: the interactions lack some that are in the file.
@@ -240,8 +240,8 @@ class SplitFile:
         if len(missing):
             user, item = missing.iloc[0][key]
             raise DataError(
-                f"{self.path}: the data set has not user '{user}' with item '{item}' ({len(missing)} such pairs of the split are "
-                "missing): other data, or other filters, than those the split was made with."
+                f"{self.path}: the data set has no interaction of user '{user}' with item '{item}' (missing pairs of the "
+                f"split: {len(missing)}). Use the data and the filters that the split was made with."
             )
         return np.where(~here["user"].isin(set(self.rows["user"])), 0, block)
 
@@ -287,11 +287,11 @@ def _given(user: NDArray[np.int64], tokens: Any, parts: NDArray[np.int64]) -> ND
 class HeldOutDataset(HistoryDataset):
     """A data set whose validation and test users are not in its training part.
 
-    The parts of :meth:`build` are: the training users with all they have; and for validation and test the targets, with the
-    fold-in in ``fold_in``. Training users have the first internal ids; the training part knows no others.
+    :meth:`build` returns the training users with all their items, then the targets of validation and test, whose fold-in is in
+    ``fold_in``. Training users have the first internal ids; the training part has no others.
 
     Attributes:
-        fold_in: what is given of each user, rows by internal id; of the parts for validation and test only.
+        fold_in: the fold-in of each user, rows by internal id; in the parts for validation and test only.
         split_hash: see :class:`Split`.
         n_training_users: number of training users.
     """

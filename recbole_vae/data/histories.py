@@ -1,4 +1,4 @@
-"""Users' histories as a sparse matrix in CSR form: the only form in which the models see them."""
+"""Users' histories as a sparse matrix in CSR form, which is how all models get them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from recbole_vae.data import padding
 from recbole_vae.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Histories:
-    """A sequence of histories, each a set of items with weights; a table of all users, or a batch of some.
+    """A sequence of histories, each a set of items with weights: a table of all users, or a batch of some.
 
     Attributes:
         indptr: row ``r`` has the entries from ``indptr[r]`` to ``indptr[r + 1]``; int64, shape [rows + 1].
-        indices: RecBole's internal item ids (1 to ``n_items - 1``; 0 is its padding and never occurs), ascending within a
-            row, none twice; int32 or int64, shape [nnz].
+        indices: RecBole's internal item ids, ascending within a row, none twice; its padding never occurs; int32 or int64,
+            shape [nnz]. Models use :meth:`columns`.
         values: positive weight of each entry, float32, shape [nnz]; None where all are 1.
     """
 
@@ -31,13 +33,13 @@ class Histories:
     indices: Tensor
     values: Tensor | None = None
     _rows: Tensor | None = field(default=None, repr=False, compare=False)
-    """What :meth:`rows` returns, in a batch, of which it is asked several times in a step; a table makes it anew."""
+    """The result of :meth:`rows`, kept in a batch, where each step uses it several times; a table computes it anew."""
 
     @classmethod
     def from_interactions(cls, users: Tensor, items: Tensor, values: Tensor | None, n_users: int) -> Histories:
         """Build the histories of users 0 to ``n_users - 1`` from interactions in any order.
 
-        An item that a user has several times is one entry: of weight 1, or of the sum of the weights.
+        Repeated interactions of a user with an item are one entry, of weight 1 or of the sum of the weights.
 
         Args:
             users: int, shape [n].
@@ -63,7 +65,7 @@ class Histories:
 
         Args:
             dataset: the training part of a built data set.
-            value_field: field of the interactions that weighs them, or None for weights of 1.
+            value_field: field of the interactions that has their weights, or None for weights of 1.
 
         Raises:
             DataError: the field is missing or is no number, or a weight is not a positive finite number.
@@ -75,10 +77,10 @@ class Histories:
 
     @classmethod
     def from_lists(cls, histories: Iterable[Collection[int] | Mapping[int, float]]) -> Histories:
-        """Build histories from collections of internal item ids, of which repetitions count once, or mappings of ids to weights.
+        """Build histories from collections of internal item ids, where repetitions count once, or mappings of ids to weights.
 
         Raises:
-            DataError: something is no internal id, which is an integer from 1 up, or a weight is no positive number.
+            DataError: an id is not an integer >= 1, or a weight is not a positive number that a float32 can hold.
         """
         rows: list[list[int]] = []
         weights: list[Any] = []
@@ -103,7 +105,7 @@ class Histories:
         if weighted:
             try:
                 values = torch.tensor(weights, dtype=torch.float32)
-            except (TypeError, ValueError, RuntimeError, OverflowError):  # something is no number, or too large for one
+            except (TypeError, ValueError, RuntimeError, OverflowError):  # not a number, or too large
                 values = torch.tensor([torch.nan])
             if values.ndim != 1 or not (values.isfinite() & (values > 0)).all():
                 raise DataError("the weights of a history's items must be positive numbers that a float32 can hold.")
@@ -115,8 +117,27 @@ class Histories:
         return len(self.indptr) - 1
 
     def __deepcopy__(self, memo: dict[int, object]) -> Histories:
-        """Return itself: histories never change, and RecBole copies each model whole to count its operations."""
+        """Return itself: histories never change, and RecBole deep-copies each model to count its operations."""
         return self
+
+    def columns(self) -> Tensor:
+        """Return the column of each entry's item in tables without RecBole's padding item, shape [nnz]."""
+        return padding.columns(self.indices)
+
+    def counts(self, n_items: int) -> Tensor:
+        """Return in how many rows each item is, int64, shape [n_items]; ``n_items`` is without RecBole's padding item."""
+        return torch.bincount(self.columns().long(), minlength=n_items)
+
+    def to_scipy(self, n_items: int, *, padded: bool = False) -> csr_matrix:
+        """Return the weights as SciPy's sparse table, float32, shape [rows, n_items].
+
+        Args:
+            n_items: number of items (without RecBole's padding item).
+            padded: whether the table has a column for RecBole's padding item before them, as RecBole's own have.
+        """
+        columns, width = (self.indices, padding.ids(n_items)) if padded else (self.columns(), n_items)
+        entries = (self.entry_values(), columns, self.indptr)
+        return csr_matrix(tuple(each.cpu().numpy() for each in entries), shape=(len(self), width))
 
     def lengths(self) -> Tensor:
         """Return the number of items of each row, shape [rows]."""
@@ -142,7 +163,7 @@ class Histories:
         return torch.zeros(len(self), dtype=dtype, device=values.device).index_add_(0, self.rows(), values)
 
     def __getitem__(self, users: Tensor) -> Histories:
-        """Return the rows of some users in the order given, as a batch; int64, shape [batch]."""
+        """Return the rows of ``users``, int64, shape [batch], in that order, as a batch."""
         starts = self.indptr[users]
         lengths = self.indptr[users + 1] - starts
         indptr = torch.zeros(len(users) + 1, dtype=torch.int64, device=self.indptr.device)
@@ -158,7 +179,7 @@ class Histories:
         """Return copies of a single history, each without some of its entries.
 
         Args:
-            removed: which entries each copy lacks, bool, shape [copies, nnz].
+            removed: the entries that each copy lacks, bool, shape [copies, nnz].
         """
         kept = ~removed
         indptr = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
@@ -167,21 +188,21 @@ class Histories:
         return Histories(indptr, self.indices[entries], None if self.values is None else self.values[entries])
 
     def where(self, kept: Tensor) -> Histories:
-        """Return the histories with some of their entries only; bool, shape [nnz]."""
+        """Return the histories with the entries in ``kept`` only; bool, shape [nnz]."""
         before = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
         torch.cumsum(kept, 0, out=before[1:])
         return Histories(before[self.indptr], self.indices[kept], None if self.values is None else self.values[kept])
 
     def slice(self, start: int, stop: int) -> Histories:
         """Return the rows from ``start`` to ``stop``."""
-        if (start, stop) == (0, len(self)):  # without waiting for a GPU to say where they lie
+        if (start, stop) == (0, len(self)):  # without waiting for a GPU
             return self
         first, last = self.span(start, stop)
         values = None if self.values is None else self.values[first:last]
         return Histories(self.indptr[start : stop + 1] - first, self.indices[first:last], values)
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
-        """Return where the entries of the rows from ``start`` to ``stop`` start and end."""
+        """Return where the entries of rows ``start`` to ``stop`` begin and end."""
         if (start, stop) == (0, len(self)):
             return 0, len(self.indices)
         return int(self.indptr[start]), int(self.indptr[stop])

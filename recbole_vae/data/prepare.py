@@ -46,14 +46,14 @@ class Source:
     Attributes:
         file: name of the file, or pattern of the names of the files, that has the interactions.
         read: reads the lines of one file; raises a ValueError that says what is wrong with a line.
-        least: rating from which on an interaction counts.
-        min_items: items that a user has at least, after ``min_users``.
-        min_users: users that an item has at least.
-        times: whether there are times.
-        published: number of all interactions in it, as its owners publish it.
-        interactions: number of them after filtering, where it is published.
-        users: number of them after filtering, where it is published.
-        names: name of the file that has the items' names, if it is there, and what reads its lines.
+        least: smallest rating that counts as an interaction.
+        min_items: smallest number of items of a user, after ``min_users`` is applied.
+        min_users: smallest number of users of an item.
+        times: whether interactions have a time.
+        published: published number of all interactions.
+        interactions: published number of interactions after filtering, if any.
+        users: published number of users after filtering, if any.
+        names: name of the file with the items' names, if there is one, and the function that reads its lines.
     """
 
     file: str
@@ -71,7 +71,7 @@ class Source:
 def _separated(
     separator: bytes, order: tuple[int, ...], cells: int, header: bytes = b""
 ) -> Callable[..., Iterator[Row]]:
-    """Return a reader of lines with user, item, rating and time at the places of ``order``."""
+    """Return a reader of lines whose cells number ``order`` are user, item, rating and time; -1 if there is none."""
 
     def read(lines: Iterable[bytes]) -> Iterator[Row]:
         rest = iter(lines)
@@ -177,7 +177,7 @@ SOURCES = {
 """The data sets that :func:`prepare` knows. Numbers are those of Table 1 of Liang et al. (2018)."""
 
 NAMES = {"ml-100k": "ml-100k-4stars"}
-"""Names of data sets in RecBole where they are others: RecBole takes its own copy for any data set named ml-100k."""
+"""Names of data sets that need another name in RecBole, which uses its own copy for any data set named ml-100k."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,12 @@ class Prepared:
     """What was written.
 
     Attributes:
-        folder: with ``<name>.inter`` and ``<name>.yaml``; and ``<name>.item``, where the source has the items' names.
-        read: interactions in the source.
-        interactions: those that were kept.
-        users: whose interactions were kept.
-        items: that occur in them.
-        differences: where these numbers are not those published.
+        folder: has ``<name>.inter`` and ``<name>.yaml``, and ``<name>.item`` if the source has the items' names.
+        read: number of interactions in the source.
+        interactions: number of interactions written.
+        users: number of users in them.
+        items: number of items in them.
+        differences: which of these numbers differ from the published ones, in words.
     """
 
     folder: Path
@@ -202,19 +202,19 @@ class Prepared:
 
 
 def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool = False) -> Prepared:
-    """Write the atomic file of a data set, and the settings of its protocol beside it.
+    """Write the atomic file of a data set, and the settings of its protocol next to it.
 
-    The source is read two or three times, and never held: the memory is that of a number for each user and item.
+    The source is read two or three times and not kept in memory, which holds one number for each user and item.
 
     Args:
         name: one of :data:`SOURCES`; the data set's name in RecBole.
-        source: what its owners publish (an archive), or the file or folder that was in it.
-        out: the folder that gets the data set's folder; RecBole's ``data_path``.
+        source: the archive as its owners publish it, or the file or folder in it.
+        out: the folder in which the data set's folder is made; RecBole's ``data_path``.
         show_progress: whether a progress bar is shown.
 
     Raises:
-        DataError: the source is missing, damaged, or of another data set, a line is wrong, or the result exists already.
-            Nothing is left behind then.
+        DataError: the source is missing, damaged, or another data set; a line is wrong; or the result exists already. Then
+            nothing is left behind.
     """
     target = NAMES.get(name, name)
     what, path, folder = SOURCES[name], Path(source), Path(out) / target
@@ -240,7 +240,7 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed have left of the same data set."""
+    """Remove what killed processes have left of the same data set."""
     for each in folder.parent.glob(f".{folder.name}.*.tmp"):
         process = each.name.split(".")[-2]
         if process.isdecimal() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
@@ -307,7 +307,7 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
 def _parsed(
     name: str, path: Path, pattern: str, read: Callable[[Iterable[bytes]], Iterator[_Parsed]], *, needed: bool = False
 ) -> Iterator[_Parsed]:
-    """Read all lines of the files of a pattern; errors name file and line."""
+    """Read all lines of the files that match a pattern; errors name file and line."""
     found = 0
     try:
         for file, lines in _files(path, pattern):
@@ -334,7 +334,7 @@ def _parsed(
 
 
 def _other(name: str, path: Path) -> str:
-    """Say which data set it looks like."""
+    """Return a sentence that says which other data set it looks like, or ""."""
     for other, what in SOURCES.items():
         if other != name and what.file != SOURCES[name].file:
             with contextlib.suppress(Exception):
@@ -344,7 +344,7 @@ def _other(name: str, path: Path) -> str:
 
 
 def _files(path: Path, pattern: str) -> Iterator[tuple[str, Iterable[bytes]]]:
-    """Find files by the pattern of their names, in a folder, an archive, an archive in an archive, or the file itself."""
+    """Find files by a pattern of names: in a folder, an archive, an archive in an archive, or the file itself."""
     if path.is_dir():
         for each in sorted(path.rglob("*")):
             if each.is_file() and (fnmatch(each.name, pattern) or each.name == "training_set.tar"):

@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import HistoryRecommender
@@ -91,10 +90,7 @@ def _replaced(model: Any, **values: Any) -> Iterator[None]:
 
 def _matrix(model: Any, histories: Histories) -> Any:
     """Return histories as SciPy's sparse rows, as RecBole's ``inter_matrix`` has them."""
-    indptr, indices = histories.indptr.cpu().numpy(), histories.indices.cpu().numpy()
-    return sp.csr_matrix(
-        (np.ones(len(indices), dtype=np.float32), indices, indptr), shape=(len(histories), model.n_items)
-    )
+    return Histories(histories.indptr, histories.indices).to_scipy(padding.real(model.n_items), padded=True)
 
 
 def _as_it_is(model: Any, histories: Histories) -> Any:

@@ -12,10 +12,12 @@ import torch.distributed as dist
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor
-from torch.nn import functional as F
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
+from recbole_vae.model.capabilities import Capabilities
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.layers import ACTIVATIONS
 from recbole_vae.nn.likelihood import (
     LogLikelihood,
@@ -25,9 +27,6 @@ from recbole_vae.nn.likelihood import (
 )
 from recbole_vae.nn.propensity import log_propensity
 from recbole_vae.options.fields import ModelConfig, option
-
-SCORES_PER_CHUNK = 2**22
-"""Scores that ``predict`` holds at once (16 MiB in float32)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +80,13 @@ class MLPConfig(ModelConfig):
 
 @dataclass
 class LossTerms:
-    """The parts of a batch's loss, each a mean over its users, in nats.
+    """The terms of a batch's loss, each a mean over its users, in nats.
 
     Attributes:
         reconstruction: negative log-likelihood of the histories, shape [].
-        kl: divergence of the posterior from the prior, shape []; None where there is none.
-        beta: weight of ``kl`` in the loss; its mean over users, where it differs between them.
-        weighted_kl: mean over users of ``beta`` times the divergence, shape [], where beta differs between them; else None.
+        kl: KL divergence of the posterior from the prior, shape []; None for a model without a posterior.
+        beta: weight of ``kl`` in the loss. If it differs between users, its mean.
+        weighted_kl: mean over users of ``beta`` times the divergence, shape []; None if all users have the same ``beta``.
     """
 
     reconstruction: Tensor
@@ -102,37 +101,33 @@ class LossTerms:
         return self.reconstruction if self.kl is None else self.reconstruction + self.beta * self.kl
 
 
-class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
-    """Base class of recommenders that see a user only as a history of items.
+class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc]
+    """Base class of recommenders to which a user is a history of items and nothing else.
 
-    A subclass says which options it has (``config_class``) and implements :meth:`loss_terms` and :meth:`score`.
+    A subclass says which options it has (``config_class``) and what it can do
+    (:class:`~recbole_vae.model.capabilities.Capabilities`), and implements :meth:`loss_terms` and :meth:`score`.
 
     Args:
         config: RecBole's Config.
         dataset: the training part of a built RecBole data set.
 
     Attributes:
-        by_softmax: whether a history is a draw of so many items from the softmax of the decoder's logits, as under a multinomial
-            likelihood (and, given the number of items, a Poisson one). Where it is not, nothing takes a softmax for
-            probabilities. (HybridVAE is ranked by mixed scores, whose softmax orders users, and is no more than that.)
         options: the checked options, of ``config_class``.
         histories: the training histories; row = RecBole's internal user id.
         popularity: share of the training users who have each item, ``-inf`` for RecBole's padding; float32, shape [n_items].
-        step: number of gradient steps whose loss was computed; kept in ``state_dict``.
+        step: number of gradient steps so far; kept in ``state_dict``.
 
     Raises:
         ConfigError: an option has a wrong type or value.
-        DataError: ``value_field`` cannot be used.
+        DataError: ``value_field`` cannot weigh interactions.
     """
 
     input_type = InputType.LISTWISE
-    by_softmax: bool = True
+    by_softmax = True
     passes: ClassVar[tuple[str, ...]] = ("",)
-    """The passes over the users that make an epoch; see :meth:`begin_pass`."""
-    scores_by_latent: bool = True
-    """Whether latent variables, of a model that has them, have a part in the scores."""
+    """Names of the passes over the users that make one epoch; see :meth:`begin_pass`."""
     needs_validation: str = ""
-    """The option and its value, if any, that cannot be without a validation part."""
+    """The option and value that need a validation part, such as ``anneal_cap: auto``; "" if none does."""
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -140,8 +135,8 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         self.options = self.config_class.read(config)
         self.histories = Histories.from_dataset(dataset, self.options.value_field).to(self.device)
         self._weights: Tensor | None = None
-        shares = self._counts() / max(1, len(self.histories) - 1)
-        self.popularity = F.pad(shares, (1, 0), value=-torch.inf)
+        shares = self._counts() / max(1, padding.real(len(self.histories)))
+        self.popularity = padding.with_padding(shares)
         self.correct_popularity(self.options.popularity_correction)
         if self.options.propensity_weight:
             counts = self._counts()
@@ -150,19 +145,24 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         self.step = 0
         self.steps_per_epoch = -(-int((self.histories.lengths() > 0).sum()) // self.options.train_batch_size)
 
+    @property
+    def n_real_items(self) -> int:
+        """Number of items without RecBole's padding item, which ``n_items`` counts: the width of encoders and decoders."""
+        return padding.real(self.n_items)
+
     def _counts(self) -> Tensor:
-        return torch.bincount(self.histories.indices.long(), minlength=self.n_items)[1:]
+        return self.histories.counts(self.n_real_items)
 
     def correct_popularity(self, strength: float) -> None:
-        """Score from now on with another ``popularity_correction`` than the option's; see :meth:`with_padding`."""
+        """Replace the option ``popularity_correction``; see :meth:`with_padding`."""
         self._correction = -strength * log_propensity(self._counts()) if strength else None
 
     @abstractmethod
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
-        """Compute the parts of the loss of the rows from ``start`` to ``stop`` of a batch.
+        """Compute the loss terms of rows ``start`` to ``stop`` of a batch.
 
-        Random numbers are drawn for the whole batch and then sliced, so that processes that share a batch together draw
-        the same as one.
+        Draw random numbers for the whole batch and slice them. Several processes that share a batch then draw the same
+        numbers as one process.
 
         Args:
             histories: batch of histories.
@@ -172,54 +172,54 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
 
     @abstractmethod
     def score(self, histories: Histories) -> Tensor:
-        """Score all items for histories, of known users or of new ones; the same for both.
+        """Score all items for histories, whether their users were in the training data or not.
 
         Args:
             histories: batch of histories, on the model's device.
 
         Returns:
-            Shape [batch, n_items], made of logits by :meth:`with_padding`; item 0, RecBole's padding, has ``-inf``. Items of
-            the history are scored like others.
+            Shape [batch, n_items], from :meth:`with_padding`, so that RecBole's padding item has ``-inf``. Items of the
+            history have scores like all others.
         """
 
     def begin_pass(self, name: str) -> None:
-        """Prepare a pass of an epoch, of which ``passes`` has the names; does nothing for the models of one pass.
+        """Prepare for one of the ``passes`` of an epoch.
 
-        A model that trains its parts in turns says by ``requires_grad`` which parameters are trained.
+        A model that trains its parts in turn sets ``requires_grad`` here. By default nothing happens.
         """
 
     def evaluated(self, better: bool) -> None:
-        """Take note of an evaluation on the validation part; does nothing for the models whose training does not depend on it.
+        """Take note of an evaluation on the validation part, for models whose training depends on it.
 
         Args:
-            better: whether it is the best so far.
+            better: whether its score is the best so far.
         """
 
     def found(self) -> str:
-        """Say what has become in training of an option that is left to it; "" where there is none."""
+        """Report, in words, the value that training found for an option set to ``auto``; "" if there is no such option."""
         return ""
 
     def targets(self, histories: Histories) -> Histories:
-        """Return histories as the likelihood is to count them in training.
+        """Return histories with the weights by which the likelihood counts their items in training.
 
         Returns:
-            Each entry with its weight times ``propensity ** -propensity_weight`` of its item (see
-            :func:`~recbole_vae.nn.propensity.log_propensity`), scaled so that the mean over all training interactions is 1;
-            the histories themselves where ``propensity_weight`` is 0.
+            The histories, with the weight of each entry multiplied by ``propensity ** -propensity_weight`` of its item (see
+            :func:`~recbole_vae.nn.propensity.log_propensity`). The factors are scaled to a mean of 1 over all training
+            interactions. If ``propensity_weight`` is 0, the histories unchanged.
         """
         if self._weights is None:
             return histories
-        weights = self._weights.to(histories.indices.device)[histories.indices - 1]
+        weights = self._weights.to(histories.indices.device)[histories.columns()]
         return Histories(histories.indptr, histories.indices, histories.entry_values() * weights)
 
     def batch_terms(self, interaction: Any) -> tuple[LossTerms, float]:
-        """Compute the parts of the loss of this process's share of a batch, and count the step.
+        """Compute the loss terms of this process's share of a batch, and count the step.
 
         Args:
             interaction: users, int64, shape [batch]; under ``torch.distributed`` the whole batch, in every process.
 
         Returns:
-            The parts, and the share's weight: the sum over processes of weight * loss is the loss of the batch.
+            The terms, and the share's weight: the loss of the batch is the sum of weight * loss over the processes.
         """
         users = interaction[self.USER_ID]
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -227,7 +227,7 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         histories = self.histories[users]
         if stop > start:
             terms, weight = self.loss_terms(histories, start, stop), (stop - start) / len(users)
-        else:  # fewer users than processes: compute something, so that all draw the same random numbers
+        else:  # fewer users than processes: this one draws the same random numbers as the others
             terms, weight = self.loss_terms(histories, 0, len(users)), 0.0
         if self.training:
             self.step += 1
@@ -255,7 +255,7 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         users, positions = torch.unique(interaction[self.USER_ID], return_inverse=True)
         items = interaction[self.ITEM_ID]
         scores = torch.empty(len(items), device=items.device)
-        chunk = max(1, SCORES_PER_CHUNK // self.n_items)
+        chunk = rows_per_chunk(self.n_items)
         for start in range(0, len(users), chunk):
             table = self.score(self.histories[users[start : start + chunk]])
             pairs = (positions >= start) & (positions < start + chunk)
@@ -263,38 +263,39 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         return scores
 
     def with_padding(self, logits: Tensor) -> Tensor:
-        """Make scores of logits: correct them for popularity, and put RecBole's padding item before the real ones.
+        """Turn logits into scores: correct them for popularity, and add RecBole's padding item.
 
         Args:
-            logits: shape [batch, n_items - 1].
+            logits: shape [batch, n_real_items].
 
         Returns:
             ``logits - popularity_correction * log propensity`` (see :func:`~recbole_vae.nn.propensity.log_propensity`), and
             ``-inf`` for the padding item, which must never be recommended; shape [batch, n_items].
         """
-        return F.pad(self.corrected(logits), (1, 0), value=-torch.inf)
+        return padding.with_padding(self.corrected(logits))
 
     def corrected(self, logits: Tensor, items: Tensor | slice = slice(None)) -> Tensor:
-        """Correct logits for popularity as :meth:`with_padding` does; shape [batch, n_items - 1], or those of ``items``.
+        """Correct logits for popularity as :meth:`with_padding` does; the result has the shape of ``logits``.
 
         Args:
-            logits: of these items.
-            items: which, counted without the padding item; int64, shape [items].
+            logits: shape [batch, items].
+            items: columns of the items, int64, shape [items]; by default all.
         """
         return logits if self._correction is None else logits + self._correction.to(logits)[items]
 
     def uncorrected(self, scores: Tensor) -> Tensor:
-        """Take the popularity correction from scores of :meth:`score`: what probabilities are of; shape [batch, n_items].
+        """Remove the popularity correction from scores of :meth:`score`; shape [batch, n_items].
 
-        By corrected scores items are ranked. Their softmax is of no distribution that the model was trained to.
+        Probabilities are the softmax of these. Corrected scores only rank items: their softmax is not the distribution that
+        the model was trained to fit.
         """
-        return scores if self._correction is None else scores - F.pad(self._correction.to(scores), (1, 0))
+        return scores if self._correction is None else scores - padding.with_padding(self._correction.to(scores), 0.0)
 
     def ranking_scores(self, histories: Histories) -> Tensor:
-        """Return what items are ranked by in recommendations: scores, or ``popularity`` where a history has no items.
+        """Return the scores by which recommendations are ranked; a history of no items has ``popularity`` instead.
 
         Returns:
-            float32, which may be changed, shape [batch, n_items].
+            A new float32 tensor, shape [batch, n_items].
         """
         scores = self.score(histories).float()
         empty = histories.lengths() == 0
@@ -303,9 +304,9 @@ class HistoryRecommender(GeneralRecommender):  # type: ignore[misc]
         return scores
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return what ``state_dict`` holds beside the parameters: the place in the annealing schedule."""
+        """Return what ``state_dict`` holds besides the parameters: the number of steps, on which annealing depends."""
         return {"step": self.step}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Take up what :meth:`get_extra_state` returned."""
+        """Restore what :meth:`get_extra_state` returned."""
         self.step = state["step"]

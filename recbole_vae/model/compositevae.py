@@ -1,4 +1,4 @@
-"""RecVAE's model: a composite prior, a deep encoder with a linear decoder, and training of the two in turns.
+"""RecVAE's model: a composite prior, a deep encoder, a linear decoder, and alternating training of the two.
 
 Reference: Ilya Shenbin, Anton Alekseev, Elena Tutubalina, Valentin Malykh, Sergey I. Nikolenko: RecVAE: A New Variational
 Autoencoder for Top-N Recommendations with Implicit Feedback. WSDM 2020. RecBole has a model RecVAE, whose noise has a standard
@@ -38,10 +38,9 @@ class CompositeVAE(VAE):
     """RecVAE of Shenbin et al. (2020).
 
     Maximises ``E_q[log p(x | z)] - gamma |x| KL(q || p(z | old, x))`` with the composite prior of
-    :func:`~recbole_vae.nn.prior.log_composite` and ``|x|`` the user's number of interactions, the divergence
-    estimated by the sample of ``z``. An epoch is three passes that train the encoder on histories with dropout, then one that
-    trains the decoder on whole ones; the prior takes up the encoder before the latter, as in the authors' code. It starts as
-    the posterior by the initial encoder.
+    :func:`~recbole_vae.nn.prior.log_composite` and ``|x|`` the user's number of interactions. The sample of ``z`` estimates the
+    divergence. An epoch has three passes that train the encoder on histories with dropout, then one that trains the decoder
+    on whole histories. Before the last, the prior's earlier encoder becomes a copy of the current one, as in the authors' code.
     """
 
     config_class: ClassVar[type[ModelConfig]] = CompositeVAEConfig
@@ -51,7 +50,7 @@ class CompositeVAE(VAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         self.encoder = DenseEncoder(items, options.hidden_size, 2 * options.latent_dimension)
         self.decoder = MLPDecoder(
             options.latent_dimension, [], items, "tanh", training_dtype(options.precision, self.device)
@@ -61,11 +60,11 @@ class CompositeVAE(VAE):
         self._mean_total = float(self.histories.totals()[self.histories.lengths() > 0].double().mean())
 
     def relative_beta(self, histories: Histories) -> Tensor:
-        """See :class:`VAE`: in proportion to the length of the history."""
+        """See :class:`VAE`: proportional to the length of the history."""
         return histories.totals() / self._mean_total
 
     def begin_pass(self, name: str) -> None:
-        """Choose what is trained: the encoder, or the decoder, before which the prior takes up the encoder."""
+        """Train the encoder or the decoder; before the decoder's pass, copy the encoder into the prior."""
         self._denoising = name == "encoder"
         self.encoder.requires_grad_(self._denoising)
         self.decoder.requires_grad_(not self._denoising)
@@ -73,7 +72,7 @@ class CompositeVAE(VAE):
             self.earlier.load_state_dict(self.encoder.state_dict())
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
-        """Compute the terms with one sample of ``z`` for each user, for the decoder the first alone; see the base class."""
+        """Compute the terms with one sample of ``z`` per user; in the decoder's pass no KL term; see the base class."""
         like = self.encoder.input.weight
         mask = dropout_mask(len(histories.indices), self.options.dropout_prob, like) if self._denoising else None
         noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)

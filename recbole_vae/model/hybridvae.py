@@ -1,4 +1,4 @@
-"""A Mult-VAE and, beside it, paths in closed form from items to items and through similar users: a mixture of scores.
+"""Mult-VAE mixed with two closed-form models: an item-item model and a kernel over users.
 
 References: see :mod:`recbole_vae.model.multvae`, :mod:`recbole_vae.nn.linear` and :mod:`recbole_vae.nn.kernel`.
 """
@@ -46,20 +46,21 @@ class HybridVAEConfig(MultVAEConfig):
 
 
 class HybridVAE(MultVAE):
-    """Mult-VAE with paths in closed form: ``(1 - v - w) s(logits) + v s(x W) + w s(k(x, X) A)``.
+    """Mult-VAE mixed with closed-form paths: ``(1 - v - w) s(logits) + v s(x W) + w s(k(x, X) A)``.
 
-    ``logits`` are the VAE's, ``v`` is ``linear_share`` and ``w`` is ``kernel_share``. ``s`` makes each user's scores of unseen
-    items mean 0 and deviation 1, without which the mixture would be of different strength for each user. The VAE is trained as
-    if it were alone. ``W`` and ``A`` follow from the training histories and are solved when the model is made, also when a
-    checkpoint is loaded, which has those histories.
+    ``logits`` are the VAE's, ``v`` is ``linear_share`` and ``w`` is ``kernel_share``. ``s`` standardises each user's scores over
+    the unseen items; without it the shares would mean something else for each user. The VAE is trained as if it were alone.
+    ``W`` and ``A`` are solved from the training histories when the model is made. Checkpoints hold the histories, not ``W``
+    and ``A``, which are solved again when one is loaded.
     """
 
     config_class: ClassVar[type[ModelConfig]] = HybridVAEConfig
     options: HybridVAEConfig
+    has_other_paths = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         self.scores_by_latent = 1 - options.linear_share - options.kernel_share > _ROUNDING
         self.linear = self._linear() if options.linear_share else None
         self.kernel = (
@@ -69,7 +70,7 @@ class HybridVAE(MultVAE):
         )
 
     def _linear(self) -> ItemItem | LocalItemItem:
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         ridge = Ridge(options.linear_l2, options.linear_dropout, options.linear_user_power, options.linear_item_power)
         if options.linear_neighbours:
             return LocalItemItem(
@@ -78,7 +79,7 @@ class HybridVAE(MultVAE):
         return ItemItem(self.histories, items, ridge)
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Score all items by the mixture, whose closed-form paths do not depend on ``latent``; see VAE."""
+        """Score all items by the mixture; ``latent`` affects the VAE's part alone; see Autoencoder."""
         options = self.options
         rest = 1 - options.linear_share - options.kernel_share
         paths = (

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.model.base import HistoryRecommender, LossTerms, MLPConfig
+from recbole_vae.model.autoencoder import Autoencoder
+from recbole_vae.model.base import LossTerms, MLPConfig
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
 from recbole_vae.nn.precision import training_dtype
@@ -19,19 +20,20 @@ from recbole_vae.nn.sampling import NegativeSampler
 from recbole_vae.options.fields import ModelConfig
 
 
-class MultDAE(HistoryRecommender):
-    """Mult-DAE of Liang et al. (2018): no latent noise and no prior, an L2 penalty instead (``weight_decay``).
+class MultDAE(Autoencoder):
+    """Mult-DAE of Liang et al. (2018): an L2 penalty (``weight_decay``) in place of latent noise and a prior.
 
-    The code ``z`` is an activated MLP of the normalised, dropped-out history; trained to maximise ``log p(x | z)``,
-    multinomial with the softmax of an MLP (section 2.1.1), or another (``likelihood``).
+    The code ``z`` is an MLP of the normalised, dropped-out history, with an activation at the end. Training maximises
+    ``log p(x | z)``, multinomial with the softmax of an MLP (section 2.1.1). The option ``likelihood`` replaces it by another.
     """
 
     config_class: ClassVar[type[ModelConfig]] = MLPConfig
     options: MLPConfig
+    begins_with_linear_layer = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         sampler = NegativeSampler(self.histories, items, options.n_negatives) if options.n_negatives else None
         self.encoder = MLPEncoder(
             items, options.mlp_hidden_size, options.latent_dimension, options.activation,
@@ -53,10 +55,6 @@ class MultDAE(HistoryRecommender):
         code = self.encoder(share, mask[first:last])
         return LossTerms(reconstruction=-self.decoder.log_likelihood(code, self.targets(share)).mean())
 
-    def score(self, histories: Histories) -> Tensor:
-        """Score all items by the decoder's logits; arguments and result: see the base class."""
-        return self.with_padding(self.decoder(self.code(self.encoder(histories))))
-
     def code(self, features: Tensor) -> Tensor:
-        """Return the code that the decoder takes, from the encoder's features: they are the code."""
+        """Return the code from the encoder's features, which are the code."""
         return features

@@ -60,13 +60,12 @@ class MultVAE(VAE):
 
     ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
     softmax of an MLP; trained to maximise ``E_q[log p(x | z)] - beta KL(q || N(0, I))`` (equation 6), where ``beta`` is
-    annealed; items are ranked by ``log p(x | mu)``. Other likelihoods take the multinomial's place
-    (``likelihood``). With ``anneal_cap: auto`` there are two largest ``beta`` in turn
-    (:class:`~recbole_vae.nn.annealing.PlateauCap`).
+    annealed. Items are ranked by ``log p(x | mu)``. The option ``likelihood`` replaces the multinomial by another. With
+    ``anneal_cap: auto`` beta has two caps, one after the other (:class:`~recbole_vae.nn.annealing.PlateauCap`).
 
-    With ``kl_length_power`` ``p`` a user's ``beta`` is in proportion to ``|x| ** p``, the sum of the history's weights, and on
-    average that of the schedule. The log-likelihood is a sum over the history, so that for ``p = 1``, which is RecVAE's weight
-    (Shenbin et al., WSDM 2020, equation 8), it and the KL term keep their proportion for histories of all lengths.
+    With ``kl_length_power: p`` a user's ``beta`` is proportional to ``|x| ** p``, where ``|x|`` is the sum of the history's
+    weights; its mean over users is that of the schedule. The log-likelihood is a sum over the history, so with ``p = 1``
+    (RecVAE: Shenbin et al., WSDM 2020, equation 8) its ratio to the KL term does not depend on the length.
     """
 
     config_class: ClassVar[type[ModelConfig]] = MultVAEConfig
@@ -74,7 +73,7 @@ class MultVAE(VAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         sampler = NegativeSampler(self.histories, items, options.n_negatives) if options.n_negatives else None
         self.encoder = MLPEncoder(
             items, options.mlp_hidden_size, 2 * options.latent_dimension, options.activation,
@@ -103,12 +102,12 @@ class MultVAE(VAE):
         if options.total_anneal_steps is not None:
             return linear_beta(self.step, options.total_anneal_steps, self.cap)
         epochs = options.anneal_epochs or 0.0
-        if self._plateau is not None:  # one rise, to where the cap begins, even if it falls meanwhile
+        if self._plateau is not None:  # one rise, to the first cap, even if the cap falls meanwhile
             return min(self.annealed(self._plateau.START, epochs), self.cap)
         return self.annealed(self.cap, epochs)
 
     def evaluated(self, better: bool) -> None:
-        """With ``anneal_cap: auto``, lower the cap if it is time, and say so (:class:`~recbole_vae.nn.annealing.PlateauCap`)."""
+        """With ``anneal_cap: auto``, lower the cap when it is time, and log that; see PlateauCap."""
         if self._plateau is not None and self._plateau.evaluated(better):
             waited = self._plateau.patience
             self.logger.info(
@@ -132,13 +131,13 @@ class MultVAE(VAE):
         )
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`get_extra_state` returned."""
+        """Restore what :meth:`get_extra_state` returned."""
         super().set_extra_state(state)
         if self._plateau is not None and "cap" in state:
             self._plateau.cap, self._plateau.patience, self._plateau.waited = state["cap"], state["patience"], 0
 
     def relative_beta(self, histories: Histories) -> Tensor | None:
-        """See :class:`VAE`: in proportion to the length of the history to the power ``kl_length_power``."""
+        """See :class:`VAE`: proportional to the length of the history to the power ``kl_length_power``."""
         power = self.options.kl_length_power
         return histories.totals().to(self.encoder.input.weight.dtype).pow(power) / self._mean_power if power else None
 

@@ -1,31 +1,26 @@
-"""What the variational autoencoders share: a Gaussian posterior, and rankings by its mean."""
+"""What the variational autoencoders share: a Gaussian posterior, whose mean ranks the items."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.model.autoencoder import Autoencoder
 from recbole_vae.nn.annealing import linear_beta
-from recbole_vae.nn.decoder import Decoder
-from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.nn.prior import with_likelihood_counted
 
 
-class VAE(HistoryRecommender):
-    """A variational autoencoder with ``q(z | x) = N(mu, diag sigma^2)``. A subclass makes encoder and decoder, and the loss.
+class VAE(Autoencoder):
+    """A variational autoencoder with ``q(z | x) = N(mu, diag sigma^2)``. A subclass adds the encoder, the decoder and the loss.
 
     Attributes:
         encoder: its features are ``mu`` and ``log sigma^2``, side by side.
         decoder: from ``z`` to the logits of all items.
     """
 
-    standard_prior: ClassVar[bool] = True
-    """Whether the prior is N(0, I)."""
-    encoder: HistoryEncoder
-    decoder: Decoder
+    has_posterior = True
+    standard_prior = True
+    begins_with_linear_layer = True
 
     def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension].
@@ -38,35 +33,24 @@ class VAE(HistoryRecommender):
         return mu, logvar
 
     def relative_beta(self, histories: Histories) -> Tensor | None:
-        """Return the weight of each user's KL term relative to the mean weight, shape [batch]; None where all have the same."""
+        """Return each user's ``beta`` relative to its mean over users, shape [batch]; None if all have the same."""
         return None
 
     def comparable_posterior(self, histories: Histories) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of the posterior as if all users' KL terms had the same weight; see :meth:`posterior`.
+        """Return the posterior that each user would have if all had the same ``beta``; shapes: see :meth:`posterior`.
 
-        To weigh the KL term by ``beta`` is to count the likelihood ``1 / beta`` times: whose ``beta`` is larger has the wider
-        posterior for that alone, which says nothing of how sure the model is of this user.
+        Weighting the KL term by ``beta`` is the same as counting the likelihood ``1 / beta`` times. A larger ``beta`` alone
+        widens the posterior, which says nothing about how certain the model is of the user.
         """
         mu, logvar = self.posterior(histories)
         relative = self.relative_beta(histories)
         return mu, logvar if relative is None else with_likelihood_counted(logvar, relative.to(logvar).unsqueeze(1))
 
     def annealed(self, cap: float, epochs: float) -> float:
-        """Return the weight of the KL term at the current step, where it rises to ``cap`` in so many epochs."""
+        """Return ``beta`` at the current step, if it rises linearly from 0 to ``cap`` in so many epochs."""
         # linear_beta reaches the cap after steps * cap.
         return linear_beta(self.step, epochs * self.steps_per_epoch / cap, cap) if cap else 0.0
 
-    def score(self, histories: Histories) -> Tensor:
-        """Score all items by the decoder's logits at the posterior mean; arguments and result: see the base class."""
-        return self.score_latent(histories, self.code(self.encoder(histories)))
-
-    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Score all items where the latent variables of the histories are given, shape [batch, latent_dimension].
-
-        The result is as of :meth:`score`, which gives it the posterior mean.
-        """
-        return self.with_padding(self.decoder(latent))
-
     def code(self, features: Tensor) -> Tensor:
-        """Return what items are ranked by, the posterior mean, from the encoder's features."""
+        """Return the posterior mean, by which items are ranked, from the encoder's features."""
         return features.chunk(2, dim=1)[0]

@@ -1,4 +1,4 @@
-"""H+Vamp: a variational autoencoder with a learned prior of pseudo-users, two levels of latent variables, and gated layers.
+"""H+Vamp: a variational autoencoder with a VampPrior, two levels of latent variables, and gated layers.
 
 References: Daeryong Kim, Bongwon Suh: Enhancing VAEs for Collaborative Filtering: Flexible Priors & Gating Mechanisms. RecSys
 2019 ("EVCF"). Jakub M. Tomczak, Max Welling: VAE with a VampPrior. AISTATS 2018.
@@ -42,13 +42,12 @@ class VampVAE(VAE):
     """H+Vamp (gated) of Kim and Suh (2019); without ``hierarchical``, their Vamp (gated).
 
     Maximises ``E_q[log p(x | z1, z2)] - beta E_q[log q(z2 | x) + log q(z1 | x, z2) - log p(z1 | z2) - log p(z2)]`` with one
-    sample of both, where ``p(z2)`` is the VampPrior, whose pseudo-inputs are rows of weights in [0, 1] for all items, learned
-    from the histories of random users. Items are ranked at the posterior means. What the latent variables are to other
-    code is ``z2`` and ``z1`` side by side, the latter given the mean of the former.
+    sample of ``z1`` and ``z2``. ``p(z2)`` is the VampPrior. Its pseudo-inputs are rows of weights in [0, 1], one for each item;
+    they start as the histories of random users and are learned. Items are ranked at the posterior means. ``posterior`` gives
+    ``z2`` and ``z1`` side by side, ``z1`` at the mean of ``z2``.
 
-    What differs from the authors' code: there the pseudo-inputs begin as draws from N(0.05, 0.01^2), are not normalised, and go
-    through dropout; the encoders of ``z1`` and ``z2`` drop different items of a history; and the log-variance of ``p(z1 |
-    z2)`` is cut off.
+    In the authors' code the pseudo-inputs start as draws from N(0.05, 0.01^2), are not normalised, and go through dropout; the
+    encoders of ``z1`` and ``z2`` drop different items of a history; and the log-variance of ``p(z1 | z2)`` is clipped.
 
     Raises:
         ConfigError: there are more pseudo-inputs than users with a history.
@@ -61,7 +60,7 @@ class VampVAE(VAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         width, latents = options.hidden_size, options.latent_dimension
         self.encoder = GatedEncoder(items, width, latents, hierarchical=options.hierarchical)
         self.decoder = GatedDecoder(
@@ -72,9 +71,9 @@ class VampVAE(VAE):
         self.pseudo_inputs = nn.Parameter(self._some_users(options.n_pseudo_inputs))
 
     def _some_users(self, number: int) -> Tensor:
-        """Return the histories of random users as dense rows, shape [number, n_items - 1], of 0.01 and 0.99.
+        """Return the histories of random users as dense rows of 0.01 and 0.99, shape [number, n_real_items].
 
-        Between the bounds of the weights, beyond which there is no gradient.
+        Not 0 and 1, the bounds of the weights: a weight beyond them has no gradient.
         """
         users = (self.histories.lengths() > 0).nonzero().squeeze(1)
         if number > len(users):
@@ -83,8 +82,8 @@ class VampVAE(VAE):
                 f"from; set n_pseudo_inputs to {len(users)} or less."
             )
         chosen = self.histories[users[torch.randperm(len(users))[:number].to(users.device)]]
-        rows = torch.full((number, self.n_items - 1), 0.01, device=self.device)
-        rows[chosen.rows(), chosen.indices.long() - 1] = 0.99
+        rows = torch.full((number, self.n_real_items), 0.01, device=self.device)
+        rows[chosen.rows(), chosen.columns().long()] = 0.99
         return rows
 
     def pseudo_posterior(self) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""VASP: a deep variational autoencoder, and a linear path from items to items, whose probabilities are multiplied.
+"""VASP: the product of the probabilities of a deep variational autoencoder and of a linear item-item model.
 
 Reference: Vojtěch Vančura, Pavel Kordík: Deep Variational Autoencoder with Shallow Parallel Path for Top-N Recommendation
 (VASP). ICANN 2021.
@@ -51,28 +51,29 @@ class VASPConfig(ModelConfig):
 class VASP(VAE):
     """VASP of Vančura and Kordík (2021): ``p = sigmoid(f(z)) * sigmoid(x W)``, both paths trained as one.
 
-    ``q(z | x)`` and ``f`` are dense residual networks, ``W`` has a diagonal of 0. The history is divided at random in each step:
-    what is kept is the input ``x``, and the focal likelihood is of which items were dropped, so that nothing can be learned by
-    copying. Scores are the logits of ``p``.
+    ``q(z | x)`` and ``f`` are dense residual networks; the diagonal of ``W`` is 0. Each step splits the history at random: the
+    kept items are the input ``x``, and the focal likelihood is that of the dropped ones. So nothing can be learned by copying.
+    Scores are the logits of ``p``.
 
-    What differs from the authors' code: it has a third factor, linear in ``z``, and gives the encoder histories of 0 and 1,
-    where here they are normalised; the epsilon of its layer normalisation is 0.001 (here PyTorch's), its optimiser NAdam (here
-    Adam), and it keeps exactly half of each history, where here each item is kept with a probability.
+    The authors' code differs: it has a third factor, linear in ``z``; its encoder's input is not normalised; the epsilon of its
+    layer normalisation is 0.001 (here PyTorch's default); it uses NAdam (here Adam); and it keeps exactly half of each history
+    (here each item with a fixed probability).
     """
 
     config_class: ClassVar[type[ModelConfig]] = VASPConfig
     options: VASPConfig
+    has_other_paths = True
     by_softmax = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_items - 1
+        options, items = self.options, self.n_real_items
         self.linear = NeuralEASE(items)
         self.encoder = DenseEncoder(items, options.hidden_size, 2 * options.latent_dimension, options.encoder_layers)
         self.decoder = DenseDecoder(options.latent_dimension, options.hidden_size, items, options.decoder_layers)
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
-        """Compute the terms with one division and one sample of ``z`` for each user; arguments: see the base class."""
+        """Compute the terms with one random split and one sample of ``z`` per user; arguments: see the base class."""
         like, options = self.encoder.input.weight, self.options
         kept = torch.rand(len(histories.indices), device=like.device) >= options.dropout_prob
         noise = torch.randn(len(histories), options.latent_dimension, dtype=like.dtype, device=like.device)
@@ -88,9 +89,9 @@ class VASP(VAE):
         )
 
     def logits(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Return the logits of the product of both paths' probabilities, shape [batch, n_items - 1]."""
+        """Return the logits of the product of both paths' probabilities, shape [batch, n_real_items]."""
         return product_logits(self.decoder(latent), self.linear(histories))
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
-        """Score all items where the latent variables are given; the linear path does not depend on them; see VAE."""
+        """Score all items; ``latent`` affects the decoder's path alone; see Autoencoder."""
         return self.with_padding(self.logits(histories, latent))

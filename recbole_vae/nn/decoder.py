@@ -17,15 +17,15 @@ from recbole_vae.nn.sampling import NegativeSampler, sampled_multinomial_log_lik
 
 
 class Decoder(nn.Module):
-    """A decoder that ends with a linear layer.
+    """A decoder whose last layer is linear.
 
     Args:
         layers: from latent variables to logits, shape [batch, n_items]; the last is an ``nn.Linear``.
         dtype: of the output layer's products in training; see :func:`~recbole_vae.nn.precision.training_dtype`.
-        sampler: of the items that the likelihood is estimated from in training; None for the exact one.
-        likelihood: of logits and histories; None for the multinomial one, which alone is fused with the output layer (and
-            estimated by the sampler, and computed in ``dtype``).
-        smoothing: of the multinomial one; see :func:`~recbole_vae.nn.likelihood.multinomial_log_likelihood`.
+        sampler: draws the items from which the likelihood is estimated in training; None for the exact likelihood.
+        likelihood: a function of logits and histories; None for the multinomial one. ``dtype``, ``sampler`` and ``smoothing``
+            apply to the multinomial one alone, which is fused with the output layer.
+        smoothing: label smoothing; see :func:`~recbole_vae.nn.likelihood.multinomial_log_likelihood`.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class Decoder(nn.Module):
         self.dtype, self.sampler, self.likelihood, self.smoothing = dtype, sampler, likelihood, smoothing
 
     def tie(self, encoder: HistoryEncoder) -> None:
-        """Share the output layer's weights with the encoder's first layer, whose shape is [n_items, width], too; not the bias.
+        """Share the output layer's weights, but not its bias, with the encoder's first layer, of the same shape.
 
-        They are one parameter then, trained by both gradients, for which parameters and optimiser take memory once.
+        The weights are then one parameter with the sum of both gradients, which halves its memory and the optimiser's.
         Reference: Pascal Vincent et al.: Stacked Denoising Autoencoders. JMLR 2010 (section 2.2, "tied weights").
 
         Raises:
@@ -55,9 +55,9 @@ class Decoder(nn.Module):
         output.weight = encoder.input.weight
 
     def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
-        """Return the log-likelihood of histories, shape [batch]; the multinomial one without making their logits all at once.
+        """Return the log-likelihood of histories, shape [batch]; the multinomial one never holds all logits at once.
 
-        With a sampler, an estimate of it while the module is in training mode.
+        With a sampler, in training mode, it is an estimate.
         """
         if self.likelihood is not None:
             return self.likelihood(self(latent), histories)
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         if self.sampler is not None and self.training:
             negatives = self.sampler.draw()
             return sampled_multinomial_log_likelihood(features, output.weight, output.bias, histories, negatives)
-        dtype = self.dtype if features.dtype == torch.float32 else None  # who computes in float64 wants all of it
+        dtype = self.dtype if features.dtype == torch.float32 else None  # a float64 model is float64 throughout
         return linear_multinomial_log_likelihood(
             features, output.weight, output.bias, histories, dtype, smoothing=self.smoothing
         )
@@ -75,13 +75,13 @@ class Decoder(nn.Module):
         """Return logits, shape [batch, n_items], of latent variables, shape [batch, latent_dimension]."""
         output = cast(nn.Linear, self.layers[-1])
         features: Tensor = self.layers[:-1](latent)
-        # wide_linear is faster, but has no gradient, and nobody hears of it (RecBole counts operations by hooks of layers).
+        # wide_linear is faster, but has no gradient and calls no hooks, by which RecBole counts operations.
         plain = torch.is_grad_enabled() or output._forward_hooks
         logits: Tensor = output(features) if plain else wide_linear(features, output.weight, output.bias)
         return logits
 
     def logits_of(self, latent: Tensor, items: Tensor) -> Tensor:
-        """Return the logits of some items only, int64, numbered from 0, shape [items]; shape [batch, items]."""
+        """Return the logits of some items, given by their columns, int64, shape [items]; shape [batch, items]."""
         output = cast(nn.Linear, self.layers[-1])
         return F.linear(self.layers[:-1](latent), output.weight[items], output.bias[items])
 
@@ -116,13 +116,13 @@ class MLPDecoder(Decoder):
 
 
 class GatedDecoder(Decoder):
-    """The decoder of H+Vamp: each latent variable through a gated layer, several of them through one more, then a linear layer.
+    """The decoder of H+Vamp: a gated layer for each latent variable, a joint one if there are several, then a linear layer.
 
     Reference: Kim and Suh, RecSys 2019, section 3.3.
 
     Args:
-        latent_dimension: of each latent variable; the input has them side by side.
-        variables: how many there are.
+        latent_dimension: width of each latent variable; the input has them side by side.
+        variables: number of latent variables.
         width: of the hidden layers.
         n_items: number of items (without RecBole's padding item).
         dtype: see :class:`Decoder`.
@@ -137,7 +137,7 @@ class GatedDecoder(Decoder):
 
 
 class _SideBySide(nn.Module):
-    """A gated layer for each of several inputs of one width, which lie side by side, as do the results."""
+    """A gated layer for each of several inputs of equal width; inputs and results lie side by side."""
 
     def __init__(self, in_features: int, inputs: int, width: int) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class _SideBySide(nn.Module):
 
 
 class DenseDecoder(Decoder):
-    """A decoder whose hidden layers are those of :class:`~recbole_vae.nn.encoder.DenseEncoder`; logits are linear in the last.
+    """A decoder with the hidden layers of :class:`~recbole_vae.nn.encoder.DenseEncoder`, then a linear layer.
 
     Args:
         latent_dimension: width of the input.

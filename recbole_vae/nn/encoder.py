@@ -17,18 +17,18 @@ def normalise(histories: Histories, dtype: torch.dtype) -> Tensor:
     """Scale each history to unit Euclidean length (Liang et al. 2018, section 3.3).
 
     Returns:
-        The value of each entry, shape [nnz]. A history of no items stays empty, and nothing is divided by 0.
+        The value of each entry, shape [nnz]. An empty history has no entries, so nothing is divided by 0.
     """
     rows = histories.rows()
     if histories.values is None:
         return histories.lengths().double().rsqrt()[rows].to(dtype)
-    values = histories.values.double()  # whose squares neither under- nor overflow
+    values = histories.values.double()  # squares of float32 numbers neither underflow nor overflow in float64
     squares = torch.zeros(len(histories), dtype=values.dtype, device=values.device).index_add_(0, rows, values * values)
     return (values * squares.rsqrt()[rows]).to(dtype)
 
 
 def dropout_mask(entries: int, probability: float, like: Tensor) -> Tensor:
-    """Draw what each input entry is multiplied by: 0 with ``probability``, else ``1 / (1 - probability)``; shape [entries]."""
+    """Draw the factor of each input entry: 0 with ``probability``, else ``1 / (1 - probability)``; shape [entries]."""
     keep = 1.0 - probability
     return torch.empty(entries, dtype=like.dtype, device=like.device).bernoulli_(keep).div_(keep)
 
@@ -50,8 +50,8 @@ class HistoryEncoder(nn.Module):
         """Encode histories.
 
         Args:
-            histories: batch of histories; item ids from 1 up.
-            mask: what each entry of the normalised histories is multiplied by (see :func:`dropout_mask`), shape [nnz].
+            histories: batch of histories.
+            mask: factor of each entry of the normalised histories (see :func:`dropout_mask`), shape [nnz].
 
         Returns:
             Features, shape [batch, n_features].
@@ -59,17 +59,16 @@ class HistoryEncoder(nn.Module):
         return self.features(self.sums(histories, mask))
 
     def sums(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
-        """Return what the first layer gives, shape [batch, width]; arguments: those of :meth:`forward`."""
+        """Return the output of the first layer, shape [batch, width]; arguments: those of :meth:`forward`."""
         values = normalise(histories, self.input.weight.dtype)
         if mask is not None:
             values = values * mask
-        # Item 0 is RecBole's padding and has no row.
-        sums: Tensor = self.input(histories.indices - 1, values, histories.indptr)
+        sums: Tensor = self.input(histories.columns(), values, histories.indptr)
         return sums
 
     @abstractmethod
     def features(self, sums: Tensor) -> Tensor:
-        """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
+        """Return the features, shape [batch, n_features], from the output of the first layer, shape [batch, width]."""
 
 
 class MLPEncoder(HistoryEncoder):
@@ -101,15 +100,15 @@ class MLPEncoder(HistoryEncoder):
         self.layers = mlp([first, *rest], activation, activate_last=activate_last)
 
     def features(self, sums: Tensor) -> Tensor:
-        """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
+        """Return the features, shape [batch, n_features], from the output of the first layer, shape [batch, width]."""
         features: Tensor = self.layers(self.activation(sums))
         return features
 
 
 class DenseEncoder(HistoryEncoder):
-    """RecVAE's encoder: five layers, each of which sees the sum of all before it (Shenbin et al. 2020).
+    """RecVAE's encoder: five layers, each with the sum of all earlier ones as input (Shenbin et al. 2020).
 
-    The features are linear in the last hidden layer of :func:`~recbole_vae.nn.layers.dense_residual`.
+    The features are a linear function of the last hidden layer of :func:`~recbole_vae.nn.layers.dense_residual`.
 
     Args:
         n_items: number of items (without RecBole's padding item).
@@ -125,13 +124,13 @@ class DenseEncoder(HistoryEncoder):
         self.output = linear(width, n_features)
 
     def features(self, sums: Tensor) -> Tensor:
-        """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
+        """Return the features, shape [batch, n_features], from the output of the first layer, shape [batch, width]."""
         features: Tensor = self.output(dense_residual(sums, self.hidden, self.norms))
         return features
 
 
 class GatedEncoder(HistoryEncoder):
-    """The encoder of H+Vamp: gated layers to one latent variable, or to two of which the lower depends on the upper.
+    """The encoder of H+Vamp: gated layers to one latent variable, or to two, where the lower depends on the upper.
 
     With ``g`` a gated layer (:class:`~recbole_vae.nn.layers.GatedLinear`), ``q(z2 | x)`` has parameters linear in ``g(x)``, and
     ``q(z1 | x, z2)`` linear in ``g([g(x), g(z2)])`` (Kim and Suh, RecSys 2019, sections 3.2 and 3.3). The features
@@ -154,16 +153,16 @@ class GatedEncoder(HistoryEncoder):
             self.of_lower = linear(width, 2 * latent_dimension)
 
     def upper(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of ``q(z2 | x)`` from what the first layer gives, of which it sees the first half."""
+        """Return mean and log-variance of ``q(z2 | x)`` from the first half of the first layer's output."""
         return _gaussian(self.of_upper(F.glu(sums[:, : 2 * self.width], dim=1)))
 
     def lower(self, sums: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of ``q(z1 | x, z2)``, likewise, and from ``z2``, shape [batch, latent_dimension]."""
+        """Return mean and log-variance of ``q(z1 | x, z2)`` from the second half and ``z2``, shape [batch, latent_dimension]."""
         of_history = F.glu(sums[:, 2 * self.width :], dim=1)
         return _gaussian(self.of_lower(self.joint(torch.cat([of_history, self.from_upper(upper)], 1))))
 
     def features(self, sums: Tensor) -> Tensor:
-        """Return the features, shape [batch, n_features], from what the first layer gives, shape [batch, width]."""
+        """Return the features, shape [batch, n_features], from the output of the first layer, shape [batch, width]."""
         mu, logvar = self.upper(sums)
         if not self.hierarchical:
             return torch.cat([mu, logvar], 1)

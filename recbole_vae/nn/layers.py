@@ -1,4 +1,4 @@
-"""Layers that the encoders and decoders are made of."""
+"""Layers of the encoders and decoders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def init_linear(weight: Tensor, bias: Tensor) -> None:
-    """Initialise a layer as the authors of Mult-VAE do: Xavier-uniform weights, biases of N(0, 0.001^2) cut at 2 deviations."""
+    """Initialise a layer as the authors of Mult-VAE do: Xavier-uniform weights, biases from N(0, 0.001^2) within 2 deviations."""
     nn.init.xavier_uniform_(weight)
     nn.init.trunc_normal_(bias, std=0.001, a=-0.002, b=0.002)
 
@@ -54,9 +54,9 @@ class GatedLinear(nn.Module):
 
 
 class SparseLinear(nn.Module):
-    """A linear layer whose input is a batch of sparse rows, so that no dense row is ever made.
+    """A linear layer on a batch of sparse rows, ``x @ weight + bias``, which makes no dense row.
 
-    Equal to ``x @ weight + bias``; the cost is that of the entries of ``x``, not of its width.
+    Its cost grows with the number of entries of ``x``, not with its width.
 
     Args:
         in_features: width of the sparse rows.
@@ -82,7 +82,7 @@ class SparseLinear(nn.Module):
         Args:
             indices: column of each entry, int, shape [nnz].
             values: value of each entry, shape [nnz].
-            offsets: where each row's entries start and, last, ``nnz``; int of the dtype of ``indices``, shape [batch + 1].
+            offsets: where each row's entries start, and ``nnz`` at the end; dtype of ``indices``, shape [batch + 1].
 
         Returns:
             Shape [batch, out_features]. A row with no entries gives the bias.
@@ -94,9 +94,9 @@ class SparseLinear(nn.Module):
 
 
 class SparseProduct(torch.autograd.Function):
-    """The product of sparse rows and a dense matrix, whose gradient is the product of the transposed rows and a matrix.
+    """The product of sparse rows and a dense matrix, with a gradient that is a sparse product, too: of the transposed rows.
 
-    Torch's own gradient of ``embedding_bag`` adds entry by entry into a table of zeros, which takes several times as long.
+    Torch's own gradient of ``embedding_bag`` adds entry by entry to a table of zeros, which takes several times as long.
     """
 
     @staticmethod
@@ -128,8 +128,8 @@ def by_column(columns: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Te
     """Transpose the entries of a sparse matrix, each of shape [nnz].
 
     Returns:
-        The columns that occur, ascending, and in their order: row and value of each entry, and where those of each column
-        start and, last, ``nnz``.
+        The columns that occur, ascending; row and value of each entry, ordered by column; and where the entries of each column
+        start, and ``nnz`` at the end.
     """
     ordered, order = columns.sort(stable=True)
     occurring, lengths = torch.unique_consecutive(ordered, return_counts=True)
@@ -139,30 +139,32 @@ def by_column(columns: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Te
 
 
 def row_gradient(rows: Tensor, values: Tensor, length: int) -> Tensor:
-    """Return a sparse tensor of ``length`` rows of which ``rows``, ascending and none twice, have ``values``."""
+    """Return a sparse tensor of ``length`` rows, with ``values`` in ``rows`` (ascending, without repetition)."""
     shape = (length, *values.shape[1:])
     return torch.sparse_coo_tensor(rows.unsqueeze(0), values, shape, is_coalesced=True, check_invariants=False)
 
 
 class FixedWeight(nn.Module):
-    """A module whose ``weight`` follows from the training histories: no parameter, and not in ``state_dict``."""
+    """A module whose ``weight`` is computed from the training histories: no parameter, and not in ``state_dict``."""
 
     weight: Tensor
+    shared: ClassVar[tuple[str, ...]] = ("weight",)
+    """Attributes that never change; copies share them."""
 
     def fix(self, weight: Tensor) -> None:
         """Set the weight, once."""
         self.register_buffer("weight", weight, persistent=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FixedWeight:
-        """Copy all but the weight, which never changes: RecBole copies each model whole to count its operations."""
-        memo[id(self.weight)] = self.weight
+        """Copy all but the ``shared`` attributes: RecBole deep-copies each model to count its operations."""
+        memo.update({id(each): each for each in (getattr(self, name) for name in self.shared)})
         new = self.__class__.__new__(self.__class__)
         new.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return new
 
 
 _COLUMNS = 1024
-"""Outputs that a CPU makes at once: a result that stays in its cache is made a third faster."""
+"""Outputs that a CPU computes at once. A result that stays in its cache takes a third less time."""
 
 
 @cache
@@ -177,15 +179,15 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
         features: shape [batch, width].
         weight: shape [n_items, width].
         bias: shape [n_items].
-        dtype: of the products and the result, by default that of ``features``.
+        dtype: of the products and the result; by default that of ``features``.
 
     Returns:
         ``features @ weight.T + bias``, shape [batch, n_items].
     """
     features = features.to(dtype or features.dtype)
     if len(features) == 1 and features.is_cpu and weight.dtype == features.dtype == torch.float32:
-        # A single history: where torch has MKL, NumPy's OpenBLAS takes half the time and less for a matrix and a vector. One
-        # thread, for memory is what it waits for, and its own threads would fight with torch's.
+        # For the product of a matrix and a vector, NumPy's OpenBLAS takes at most half the time of torch with MKL. One thread,
+        # because it waits for memory, and its threads would compete with torch's.
         with _blas().limit(limits=1):
             product = weight.detach().numpy() @ features[0].detach().numpy()
         return torch.from_numpy(product).add_(bias)[None]
@@ -200,10 +202,10 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
 
 
 def dense_residual(sums: Tensor, layers: Iterable[nn.Module], norms: Iterable[nn.Module]) -> Tensor:
-    """Apply hidden layers each of which sees the sum of all before it (Shenbin et al. 2020).
+    """Apply hidden layers to each of which the sum of all earlier ones is added (Shenbin et al. 2020).
 
-    ``h_1 = N(swish(W_1 x))`` and ``h_k = N(swish(W_k h_(k-1) + h_1 + ... + h_(k-1)))``, where ``N`` normalises a layer (Ba et
-    al. 2016).
+    ``h_1 = N(swish(W_1 x))`` and ``h_k = N(swish(W_k h_(k-1) + h_1 + ... + h_(k-1)))``, where ``N`` is layer normalisation (Ba
+    et al. 2016).
 
     Args:
         sums: ``W_1 x``, shape [batch, width].
@@ -223,10 +225,10 @@ def dense_residual(sums: Tensor, layers: Iterable[nn.Module], norms: Iterable[nn
 
 
 def mlp(sizes: Sequence[int], activation: str, *, activate_last: bool) -> nn.Sequential:
-    """Linear layers of the given sizes with an activation between them, and after the last if ``activate_last``.
+    """Return linear layers of the given sizes with an activation between them, and after the last if ``activate_last``.
 
     Args:
-        sizes: widths, from the input's to the output's; with one width there is no layer and the result is the identity.
+        sizes: widths, from the input's to the output's; a single width gives the identity.
         activation: a name in :data:`ACTIVATIONS`.
         activate_last: whether the activation follows the last layer too.
     """

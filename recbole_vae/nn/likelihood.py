@@ -1,4 +1,4 @@
-"""Likelihoods of a history under the decoder: from its logits, or fused with its output layer.
+"""Likelihoods of a history under the decoder: computed from logits, or fused with the output layer.
 
 Reference: Dawen Liang, Rahul G. Krishnan, Matthew D. Hoffman, Tony Jebara: Variational Autoencoders for Collaborative
 Filtering. WWW 2018.
@@ -17,14 +17,16 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import wide_linear
 
 LogLikelihood = Callable[[Tensor, Histories], Tensor]
-"""Of logits, shape [batch, n_items], and histories: the log-likelihood of each history, shape [batch]."""
+"""From logits, shape [batch, n_items], and a batch of histories to the log-likelihood of each history, shape [batch]."""
 
 LOGITS_PER_CHUNK = 2**24
-"""Logits that the fused likelihood holds at once: 64 MiB in float32. Where there are more, the gradient makes them anew."""
+"""Logits that the fused likelihood holds at once: 64 MiB in float32. If there are more, the gradient computes them again.
+
+More than the scores of :mod:`recbole_vae.nn.chunks`, for it decides how fast training is, and its last digits."""
 
 
 _ROWS = 64
-"""Rows whose sum a CPU takes at once, so that they stay in its cache."""
+"""Rows that a CPU sums at once, so that they stay in its cache."""
 
 
 def multinomial_log_likelihood(logits: Tensor, histories: Histories, smoothing: float = 0.0) -> Tensor:
@@ -35,13 +37,13 @@ def multinomial_log_likelihood(logits: Tensor, histories: Histories, smoothing: 
 
     Args:
         logits: shape [batch, n_items].
-        histories: batch of histories; item ids from 1 up, item ``i`` belongs to ``logits[:, i - 1]``.
+        histories: batch of histories.
         smoothing: share of each history, in [0, 1), that is spread evenly over all items: ``(1 - smoothing) x_i + smoothing
-            (sum_j x_j) / n_items`` takes the place of ``x_i`` (Szegedy et al.: Rethinking the Inception Architecture for
+            (sum_j x_j) / n_items`` replaces ``x_i`` (label smoothing; Szegedy et al.: Rethinking the Inception Architecture for
             Computer Vision. CVPR 2016, section 7).
 
     Returns:
-        Shape [batch]; 0 for a history of no items.
+        Shape [batch]; 0 for an empty history.
     """
     rows, values, own = _entries(logits, histories)
     log_normaliser = torch.logsumexp(logits, dim=1)
@@ -52,7 +54,7 @@ def multinomial_log_likelihood(logits: Tensor, histories: Histories, smoothing: 
 
 
 def bernoulli_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
-    """Log-likelihood of which items are there, each by itself (Liang et al. 2018, equation 4, "logistic").
+    """Log-likelihood of the presence of each item, independently of the others (Liang et al. 2018, equation 4, "logistic").
 
     ``sum_i x_i log sigmoid(logits)_i + (1 - x_i) log(1 - sigmoid(logits)_i)``, where ``x_i`` is 1 for an item of the history,
     whatever its weight, and else 0; arguments and result: see :data:`LogLikelihood`.
@@ -62,7 +64,7 @@ def bernoulli_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
 
 
 def gaussian_log_likelihood(logits: Tensor, histories: Histories, confidence: float) -> Tensor:
-    """Log-likelihood of the weights as means with noise, without its constant (Liang et al. 2018, equation 3).
+    """Log-likelihood of the weights with Gaussian noise, without its constant (Liang et al. 2018, equation 3).
 
     ``-1/2 sum_i c_i (x_i - logits_i)^2``, where ``c_i`` is ``confidence`` for an item of the history and 1 for the others, whose
     ``x_i`` is 0, as in weighted matrix factorisation (Hu, Koren and Volinsky: Collaborative Filtering for Implicit Feedback
@@ -74,46 +76,46 @@ def gaussian_log_likelihood(logits: Tensor, histories: Histories, confidence: fl
 
 
 def poisson_log_likelihood(logits: Tensor, histories: Histories) -> Tensor:
-    """Log-likelihood of the weights as counts with the logarithmic rates ``logits``, without its constant.
+    """Log-likelihood of the weights as Poisson counts with log rates ``logits``, without its constant.
 
-    ``sum_i x_i logits_i - exp(logits_i)``; arguments and result: see :data:`LogLikelihood`. Given how many items there are in
-    all, it is the multinomial one.
+    ``sum_i x_i logits_i - exp(logits_i)``; arguments and result: see :data:`LogLikelihood`. Conditional on the sum of the
+    counts, it is the multinomial likelihood.
     """
     rows, values, own = _entries(logits, histories)
     return _sums(values * own, rows, logits) - logits.exp().sum(1)
 
 
 def focal_log_likelihood(logits: Tensor, histories: Histories, gamma: float, alpha: float) -> Tensor:
-    """Bernoulli log-likelihood in which what is certain already counts less.
+    """Bernoulli log-likelihood that gives less weight to items already predicted well.
 
     ``sum_i alpha x_i (1 - p_i)^gamma log p_i + (1 - x_i) p_i^gamma log(1 - p_i)`` with ``p = sigmoid(logits)`` and ``x`` as in
-    :func:`bernoulli_log_likelihood`. ``alpha`` is the weight of an item that is there against one that is not, where Lin et al.
-    (Focal Loss for Dense Object Detection. ICCV 2017, equation 5) have ``alpha`` and ``1 - alpha``. Other arguments and result:
-    see :data:`LogLikelihood`.
+    :func:`bernoulli_log_likelihood`. ``alpha`` is the weight of present relative to absent items; Lin et al. (Focal Loss for
+    Dense Object Detection. ICCV 2017, equation 5) have ``alpha`` and ``1 - alpha``. Other arguments and result: see
+    :data:`LogLikelihood`.
     """
 
     def absent(each: Tensor) -> Tensor:
         return (gamma * F.logsigmoid(each)).exp() * F.logsigmoid(-each)
 
     rows, _, own = _entries(logits, histories)
-    # An item that is there is one that is not, with the opposite logit.
+    # A present item has the term of an absent one with the opposite logit.
     return absent(logits).sum(1) + _sums(alpha * absent(-own) - absent(own), rows, logits)
 
 
 def product_logits(one: Tensor, other: Tensor) -> Tensor:
-    """Return the logits of ``sigmoid(one) * sigmoid(other)``, in the shape of the arguments; finite for all finite ones."""
+    """Return the logits of ``sigmoid(one) * sigmoid(other)``, of the same shape; finite for finite arguments."""
     # p / (1 - p) of p = 1 / ((1 + e^-a) (1 + e^-b)).
     return -torch.logaddexp(torch.logaddexp(-one, -other), -one - other)
 
 
 def _entries(logits: Tensor, histories: Histories) -> tuple[Tensor, Tensor, Tensor]:
-    """Return of each entry of the histories its row, its weight, and its logit, each of shape [nnz]."""
+    """Return row, weight and logit of each entry of the histories, each of shape [nnz]."""
     rows = histories.rows()
-    return rows, histories.entry_values().to(logits.dtype), logits[rows, histories.indices - 1]
+    return rows, histories.entry_values().to(logits.dtype), logits[rows, histories.columns()]
 
 
 def _sums(terms: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
-    """Return the sum over the entries of each history, shape [batch], of one term for each entry."""
+    """Sum the terms of the entries of each history, shape [nnz] to [batch]."""
     return logits.new_zeros(len(logits)).index_add(0, rows, terms)
 
 
@@ -126,25 +128,25 @@ def linear_multinomial_log_likelihood(
     logits_per_chunk: int = LOGITS_PER_CHUNK,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """The same as ``multinomial_log_likelihood(features @ weight.T + bias, histories, smoothing)``, in less memory and time.
+    """Compute ``multinomial_log_likelihood(features @ weight.T + bias, histories, smoothing)`` in less memory and time.
 
-    The logits are made for a chunk of the items at a time. Where one chunk holds all, its log-probabilities are kept and
-    turned into the gradient in place; where there are more, the gradient makes each chunk anew (as Wijmans et al., "Cut Your
-    Losses in Large-Vocabulary Language Models", 2025, do on a GPU). The gradient of the logits is
-    ``x - (sum_i x_i) softmax(logits)``, with the smoothed ``x``, so that nothing but matrix products is left to do.
+    The logits are computed for one chunk of the items at a time. If one chunk holds all items, its log-probabilities are kept
+    and become the gradient in place. If there are more, the gradient computes each chunk again (as Wijmans et al., "Cut Your
+    Losses in Large-Vocabulary Language Models", 2025, do on a GPU). The gradient with respect to the logits is
+    ``x - (sum_i x_i) softmax(logits)``, with the smoothed ``x``; the rest is matrix products.
 
     Args:
         features: output of the last hidden layer, shape [batch, width].
         weight: of the output layer, shape [n_items, width].
         bias: shape [n_items].
-        histories: batch of histories; item ids from 1 up.
-        dtype: of the matrix products and of the logits, by default that of ``features``; sums over items and the result
-            are in that of ``features``.
+        histories: batch of histories.
+        dtype: of the matrix products and the logits, by default that of ``features``, in which sums over items and the
+            result are.
         logits_per_chunk: how many logits are held at once.
         smoothing: see :func:`multinomial_log_likelihood`.
 
     Returns:
-        Shape [batch]; 0 for a history of no items. It has first derivatives, with respect to the first three arguments.
+        Shape [batch]; 0 for an empty history. First derivatives exist with respect to features, weight and bias.
     """
     arguments = (features, weight, bias, histories, dtype or features.dtype, logits_per_chunk, smoothing)
     result: Tensor = _LinearMultinomial.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -165,10 +167,10 @@ class _LinearMultinomial(torch.autograd.Function):
         per_chunk: int,
         smoothing: float,
     ) -> Tensor:
-        rows, columns = histories.rows(), histories.indices - 1
+        rows, columns = histories.rows(), histories.columns()
         values = histories.entry_values().to(features.dtype)
         counts = histories.totals(features.dtype)
-        # What smoothing leaves of each entry, and what it gives to each item.
+        # What smoothing leaves to each entry, and what it gives to each item.
         values, spread = (1 - smoothing) * values, smoothing / len(weight) * counts
         width = max(1, per_chunk // max(1, len(features)))
         if width >= len(weight):
@@ -191,7 +193,7 @@ class _LinearMultinomial(torch.autograd.Function):
                 if smoothing:
                     result += spread * in_full.sum(1)
                 normaliser = torch.logaddexp(normaliser, in_full[:, 0] - torch.log_softmax(in_full, 1)[:, 0])
-            # A history of no items has 0 whatever its normaliser.
+            # An empty history has 0, whatever its normaliser.
             result -= counts * normaliser
             ctx.normaliser = normaliser
         ctx.dtype, ctx.smoothing = dtype, smoothing
@@ -207,7 +209,7 @@ class _LinearMultinomial(torch.autograd.Function):
         low = features.to(ctx.dtype)
         if ctx.chunks is None:
             logs, ctx.logs = ctx.logs, None
-            if logs is None:  # turned into the gradient already
+            if logs is None:  # an earlier backward pass made them the gradient
                 logs = torch.log_softmax(wide_linear(features, weight, bias, ctx.dtype), 1)
             delta = logs.exp_().mul_(scale.to(ctx.dtype))
             if ctx.smoothing:
@@ -238,15 +240,14 @@ class _LinearMultinomial(torch.autograd.Function):
 def _products(
     delta: Tensor, low: Tensor, weight: Tensor, features: Tensor, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of features, weight and bias, as far as they are needed, from that of the logits."""
+    """Return the gradients with respect to features, weight and bias, if needed, from that with respect to the logits."""
     in_features = (delta @ weight.to(delta.dtype)).to(features.dtype) if needed[0] else None
     in_weight = (delta.t() @ low).to(weight.dtype) if needed[1] else None
     if not needed[2]:
         return in_features, in_weight, None
     if delta.is_cuda:
         return in_features, in_weight, delta.sum(0, dtype=weight.dtype)
-    # Some rows at a time: on a CPU torch's sum with another dtype converts the whole of delta first, and slower than the
-    # products.
+    # Some rows at a time: on a CPU torch's sum with another dtype first converts all of delta, which is slower than the products.
     in_bias = torch.zeros(delta.shape[1], dtype=weight.dtype, device=weight.device)
     for rows in delta.split(_ROWS):
         in_bias += rows.to(weight.dtype).sum(0)
@@ -254,7 +255,7 @@ def _products(
 
 
 def _chunks(columns: Tensor, n_items: int, width: int) -> list[tuple[int, int, Tensor]]:
-    """Divide the items into chunks; return of each its bounds, and the places of the entries that lie in it."""
+    """Divide the items into chunks; return the bounds of each, and the positions of the entries in it."""
     ordered, order = columns.sort()
     starts = list(range(0, n_items, width))
     bounds = torch.searchsorted(ordered, torch.tensor([*starts, n_items], device=columns.device)).tolist()

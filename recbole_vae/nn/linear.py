@@ -1,4 +1,4 @@
-"""Linear paths from items to items, in closed form or learned: what a narrow latent space smooths over, chiefly on sparse data.
+"""Linear item-item models, in closed form or learned. They keep details that a narrow latent space loses on sparse data.
 
 References: Harald Steck: Embarrassingly Shallow Autoencoders for Sparse Data. WWW 2019 ("EASE"). Harald Steck: Autoencoders
 that don't overfit towards the Identity. NeurIPS 2020 ("EDLAE"). Xia Ning, George Karypis: SLIM: Sparse Linear Methods for
@@ -24,26 +24,24 @@ from tqdm import tqdm
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.layers import FixedWeight, SparseProduct, bag
 
-_ENTRIES = 2**24
-"""Entries of the Gram matrix that are made at once (128 MiB with their indices)."""
-
 _THREADED = 20_000
-"""Rows of the largest table that LAPACK factorises with several threads."""
+"""LAPACK factorises matrices of more rows with one thread."""
 
 
 def one_thread_if_large(rows: int) -> AbstractContextManager[Any]:
-    """Return a context in which LAPACK factorises a table of so many rows without harm.
+    """Return a context in which LAPACK can factorise a matrix of so many rows.
 
-    With several threads OpenBLAS's Cholesky factorisation ends the process on tables of some 30,000 rows (24,000 pass).
+    OpenBLAS's Cholesky factorisation with several threads crashes the process at about 30,000 rows (24,000 work).
     """
     return threadpool_limits(1, user_api="blas") if rows > _THREADED else nullcontext()
 
 
 @dataclass(frozen=True)
 class Ridge:
-    """How a linear path is regularised, and its users and items are scaled; see :func:`item_item_weights`.
+    """Regularisation of an item-item model, and scaling of its users and items; see :func:`item_item_weights`.
 
     Attributes:
         l2: > 0.
@@ -59,12 +57,12 @@ class Ridge:
 
 
 class ItemItem(FixedWeight):
-    """Scores that are linear in the history: ``x W``, where the diagonal of ``W`` is 0, so that no item speaks for itself.
+    """Scores that are linear in the history: ``x W``. The diagonal of ``W`` is 0, so that no item predicts itself.
 
-    ``W`` is no parameter but follows from the training histories; it is not in ``state_dict``.
+    ``W`` is computed from the training histories; it is no parameter and not in ``state_dict``.
 
     Args:
-        histories: the training histories; item ids from 1 up.
+        histories: the training histories.
         n_items: number of items (without RecBole's padding item).
         ridge: see :func:`item_item_weights`.
 
@@ -80,27 +78,27 @@ class ItemItem(FixedWeight):
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""
         values = histories.entry_values().to(self.weight.dtype)
-        return bag(histories.indices - 1, values, histories.indptr.to(histories.indices.dtype), self.weight)
+        return bag(histories.columns(), values, histories.indptr.to(histories.indices.dtype), self.weight)
 
 
 def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tensor:
     """Solve ``min_B |Y - Y B|^2 + |L B|^2`` for ``B`` with a diagonal of 0, and undo the scaling of the items.
 
-    ``Y`` is the users' table ``X`` with row ``u`` divided by ``n_u ** user_power`` and column ``i`` by ``n_i ** item_power``,
-    where ``n`` is the sum of a row or a column of ``X``: without the first, users of long histories decide all, without the
-    second popular items do. ``L^2`` is diagonal: ``l2`` times the mean of the diagonal of ``G = Y^T Y`` (so that one value
-    suits data of any size), plus ``dropout / (1 - dropout)`` times that diagonal, the effect of dropping so many items of
-    the input (Steck 2020). Then ``P = (G + L^2)^-1`` and ``B_ij = -P_ij / P_jj`` off the diagonal (Steck
-    2019, equation 8). With both powers and ``dropout`` 0 this is EASE.
+    ``Y`` is the interaction matrix ``X`` with row ``u`` divided by ``n_u ** user_power`` and column ``i`` by
+    ``n_i ** item_power``, where ``n`` is the sum of a row or a column of ``X``. The first keeps users with long histories from
+    dominating, the second popular items. ``L^2`` is diagonal: ``l2`` times the mean of the diagonal of ``G = Y^T Y`` (so that
+    one value suits data of any size), plus ``dropout / (1 - dropout)`` times that diagonal, which is the effect of dropout on
+    the input (Steck 2020). Then ``P = (G + L^2)^-1``, and off the diagonal ``B_ij = -P_ij / P_jj`` (Steck 2019, equation 8).
+    With both powers and ``dropout`` 0 this is EASE.
 
     Args:
-        histories: the training histories; item ids from 1 up.
+        histories: the training histories ``X``.
         n_items: number of items (without RecBole's padding item).
-        ridge: has ``l2`` and the other names above.
+        ridge: ``l2``, ``dropout``, ``user_power`` and ``item_power``.
 
     Returns:
         ``W`` with ``W_ij = n_i ** -item_power B_ij n_j ** item_power``, float32, shape [n_items, n_items], on the CPU. An
-        item that nobody has has a row and a column of 0.
+        item without interactions has a row and a column of 0.
 
     Raises:
         DataError: the items are too many for this machine's memory.
@@ -111,10 +109,10 @@ def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tenso
         "(item_inter_num_interval).",
     )  # fmt: skip
     table, penalty, scale, occurs = _scaled(histories, n_items, ridge)
-    # In place from here on, for the table may take most of the memory. LAPACK counts columns first; the table is symmetric.
+    # In place from here on, because the matrix may take most of the memory. It is symmetric, and LAPACK wants columns first.
     gram = np.empty((n_items, n_items), dtype=np.float32, order="F")
     transposed = table.T.tocsr()
-    step = max(1, _ENTRIES // max(1, n_items))
+    step = rows_per_chunk(n_items)
     for start in range(0, n_items, step):
         gram[:, start : start + step] = (transposed[start : start + step] @ table).toarray().T
     gram[np.diag_indices(n_items)] += np.where(penalty > 0, penalty, 1.0).astype(np.float32)
@@ -129,7 +127,7 @@ def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tenso
         inverse[start:stop, stop:] = inverse[stop:, start:stop].T
         block = inverse[start:stop, start:stop]
         inverse[start:stop, start:stop] = np.tril(block) + np.tril(block, -1).T
-    weight = inverse.T  # the same, for it is symmetric, but with rows that lie together
+    weight = inverse.T  # it is symmetric; this view has contiguous rows
     weight *= (-scale * occurs / np.diag(inverse)).astype(np.float32)
     weight *= (occurs / scale).astype(np.float32)[:, None]
     weight[np.diag_indices(n_items)] = 0.0
@@ -140,9 +138,7 @@ def _scaled(
     histories: Histories, n_items: int, ridge: Ridge
 ) -> tuple[csr_matrix, NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return ``Y``, the diagonal of ``L^2``, ``n_i ** item_power`` and whether an item occurs; see item_item_weights."""
-    values = histories.entry_values().double().cpu().numpy()
-    columns, indptr = histories.indices.cpu().numpy().astype(np.int64) - 1, histories.indptr.cpu().numpy()
-    table = csr_matrix((values, columns, indptr), shape=(len(histories), n_items))
+    table = histories.to_scipy(n_items).astype(np.float64)
     of_users, of_items = (np.asarray(table.sum(axis)).ravel() for axis in (1, 0))
     occurs = of_items > 0
     scale = np.where(occurs, of_items, 1.0) ** ridge.item_power
@@ -153,7 +149,7 @@ def _scaled(
 
 
 class LocalItemItem(FixedWeight):
-    """:class:`ItemItem` for catalogues that are too large or too sparse for it: each item is predicted from a few others.
+    """:class:`ItemItem` for catalogues too large or too sparse for it: each item is predicted from a few others.
 
     Args:
         histories, n_items, ridge: see :class:`ItemItem`.
@@ -164,7 +160,7 @@ class LocalItemItem(FixedWeight):
         DataError: see :func:`local_item_item_weights`.
     """
 
-    weight: Any  # a SciPy matrix, on the CPU, for torch multiplies sparse matrices by each other on few platforms
+    weight: Any  # a SciPy matrix, on the CPU: torch multiplies two sparse matrices on few platforms only
 
     def __init__(self, histories: Histories, n_items: int, ridge: Ridge, neighbours: int, *, progress: bool) -> None:
         super().__init__()
@@ -172,35 +168,32 @@ class LocalItemItem(FixedWeight):
 
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""
-        values, columns = histories.entry_values().float().cpu().numpy(), histories.indices.cpu().numpy() - 1
-        table = csr_matrix(
-            (values, columns, histories.indptr.cpu().numpy()), shape=(len(histories), self.weight.shape[0])
-        )
+        table = histories.to_scipy(self.weight.shape[0])
         return torch.from_numpy((table @ self.weight).toarray()).to(histories.indices.device)
 
 
 def local_item_item_weights(
     histories: Histories, n_items: int, ridge: Ridge, neighbours: int, *, progress: bool = False
 ) -> csr_matrix:
-    """Solve for each column of ``W`` by itself, with weights for its item's nearest neighbours alone.
+    """Solve for each column of ``W`` separately, with weights for the nearest neighbours of its item alone.
 
-    The problem is that of :func:`item_item_weights`, whose columns are independent of each other. Here the column of item
-    ``j`` is 0 but for the ``neighbours`` items ``N`` whose columns of ``Y`` have the largest cosine with its own: ``B_Nj = (G_NN
-    + L^2_NN)^-1 G_Nj``. With all items as neighbours it is the same solution, but for items that no user has
-    together, which have no weight. On sparse data the choice is better than all, whose small weights are noise.
+    The problem is that of :func:`item_item_weights`, whose columns are independent of each other. Here column ``j`` is nonzero
+    only for the ``neighbours`` items ``N`` whose columns of ``Y`` have the largest cosine with that of ``j``: ``B_Nj = (G_NN +
+    L^2_NN)^-1 G_Nj``. With all items as neighbours the solution is the same, except that pairs of items without a common user
+    have no weight. On sparse data few neighbours do better than all, because small weights are noise.
 
     Args:
-        histories: the training histories; item ids from 1 up.
+        histories: the training histories.
         n_items: number of items (without RecBole's padding item).
         ridge: see :func:`item_item_weights`.
-        neighbours: > 0.
+        neighbours: largest number of entries in a column, > 0.
         progress: whether a progress bar is shown.
 
     Returns:
         ``W``, float32, shape [n_items, n_items], with at most ``neighbours`` entries in a column.
 
     Raises:
-        DataError: the pairs of items that users have together are too many for this machine's memory.
+        DataError: the pairs of items with a common user do not fit into memory.
     """
     pairs = min(float(histories.lengths().double().square().sum()), float(n_items) ** 2)
     _check_memory(
@@ -242,7 +235,7 @@ def _check_memory(needed: float, what: str, advice: str) -> None:
 
 
 class NeuralEASE(nn.Module):
-    """Scores that are linear in which items there are, by weights that are learned and have a diagonal of 0.
+    """Scores ``x W``, where ``x`` is the history in 0 and 1, and ``W`` is learned and has a diagonal of 0.
 
     Args:
         n_items: number of items (without RecBole's padding item).
@@ -262,7 +255,7 @@ class NeuralEASE(nn.Module):
 
     def forward(self, histories: Histories) -> Tensor:
         """Score all items for histories; shape [batch, n_items]."""
-        indices = histories.indices - 1
+        indices = histories.columns()
         ones = torch.ones_like(indices, dtype=self.weight.dtype)
         offsets = histories.indptr.to(indices.dtype)
         scores: Tensor = _ZeroDiagonalProduct.apply(  # type: ignore[no-untyped-call]
@@ -272,7 +265,7 @@ class NeuralEASE(nn.Module):
 
 
 class _ZeroDiagonalProduct(SparseProduct):
-    """A product whose gradient leaves the diagonal of the matrix as it is: it begins at 0 and stays there."""
+    """A product whose gradient is 0 on the diagonal of the matrix, which therefore stays at 0."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -283,22 +276,22 @@ class _ZeroDiagonalProduct(SparseProduct):
 
 
 def standardise(scores: Tensor, histories: Histories) -> Tensor:
-    """Shift and scale each row to mean 0 and standard deviation 1 over the items that are not in the history.
+    """Standardise each row: mean 0 and standard deviation 1 over the items that are not in the history.
 
     Args:
         scores: shape [batch, n_items]; changed in place.
-        histories: batch of histories; item ids from 1 up.
+        histories: batch of histories.
 
     Returns:
-        ``scores``; a row whose unseen items all have the same score is 0 there, and only shifted elsewhere.
+        ``scores``. If all unseen items of a row have the same score, the row is shifted but not scaled.
     """
-    rows, columns = histories.rows(), histories.indices.long() - 1
+    rows, columns = histories.rows(), histories.columns().long()
     count = (scores.shape[1] - histories.lengths()).clamp_min(1).to(scores.dtype).unsqueeze(1)
     seen, zero = scores[rows, columns], scores.new_zeros(())
     mean = scores.index_put_((rows, columns), zero).sum(1, keepdim=True) / count
     scores.sub_(mean).index_put_((rows, columns), zero)
     deviation = torch.linalg.vector_norm(scores, dim=1, keepdim=True) / count.sqrt()
-    flat = deviation <= 8 * torch.finfo(scores.dtype).eps * mean.abs()  # only rounding
+    flat = deviation <= 8 * torch.finfo(scores.dtype).eps * mean.abs()  # all the same, up to rounding
     deviation.masked_fill_(flat, 1.0)
     scores.div_(deviation).index_put_((rows, columns), (seen - mean[rows, 0]) / deviation[rows, 0])
     return scores

@@ -1,4 +1,4 @@
-"""The precision of the output layer's matrix products, which are nearly all of the work of training."""
+"""The precision of the output layer's matrix products, which take most of the time of training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 def training_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype of the output layer's products in training, or None for that of its weights.
 
-    Weights, optimiser, sums over items and all that is smaller stay in float32, whatever this is.
+    Weights, optimiser, sums over items and the other layers stay in float32.
 
     Args:
-        precision: ``float32``, ``bfloat16`` or ``auto``, which is bfloat16 where the device multiplies it faster than float32.
-        device: where the model lies.
+        precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 if the device multiplies it faster than float32.
+        device: the model's device.
     """
     if precision == "auto":
         precision = "bfloat16" if has_fast_bfloat16(device) else "float32"
@@ -23,7 +23,7 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether a device has instructions for products of bfloat16: NVIDIA's since Ampere, x86 with AMX or AVX512-BF16."""
+    """Return whether a device multiplies bfloat16 in hardware: NVIDIA since Ampere, x86 with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):

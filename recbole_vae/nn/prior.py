@@ -27,14 +27,14 @@ def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
 
 
 def with_likelihood_counted(logvar: Tensor, factor: Tensor) -> Tensor:
-    """Return the log-variance that a posterior would have if the likelihood counted ``factor`` times as much.
+    """Return the log-variance that a posterior would have if the likelihood counted ``factor`` times.
 
-    Its precision is that of the prior, N(0, 1), and what the likelihood adds, and only the latter grows. Exact where the
-    likelihood is Gaussian in each latent variable.
+    The posterior's precision is the prior's, 1, plus that of the likelihood, which alone is multiplied by ``factor``:
+    ``1 / var' = 1 + factor (1 / var - 1)``. It is exact if the likelihood is Gaussian in each latent variable.
 
     Args:
-        logvar: of the posterior, shape [batch, latent_dimension]; a variance above the prior's counts as the prior's.
-        factor: >= 0, to be broadcast to that shape.
+        logvar: of the posterior, shape [batch, latent_dimension]; a variance above 1 counts as 1.
+        factor: >= 0, broadcast to that shape.
     """
     return -(1 + factor * (-logvar).expm1().clamp_min(0)).log()
 
@@ -45,21 +45,21 @@ def log_normal(latent: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 COMPOSITE = (3 / 20, 3 / 4, 1 / 10)
-"""Weights of RecVAE's prior, of the authors' code: N(0, 1), the earlier posterior, and N(0, e^10)."""
+"""Weights of RecVAE's prior in the authors' code: of N(0, 1), the earlier posterior, and N(0, e^10)."""
 
 
 def log_composite(
     latent: Tensor, mu: Tensor, logvar: Tensor, weights: tuple[float, float, float] = COMPOSITE
 ) -> Tensor:
-    """Log-density of RecVAE's composite prior: a mixture, for each latent variable, that holds on to what was learned.
+    """Log-density of RecVAE's composite prior, which keeps the posterior near its earlier state; for each latent variable.
 
-    ``w_1 N(0, 1) + w_2 q_old(z | x) + w_3 N(0, e^10)``, where ``q_old`` is the posterior by the encoder's earlier parameters
-    (Shenbin et al. 2020; the wide third component is of the authors' code).
+    ``w_1 N(0, 1) + w_2 q_old(z | x) + w_3 N(0, e^10)``, where ``q_old`` is the posterior with the encoder's earlier parameters
+    (Shenbin et al. 2020; the third component is from the authors' code).
 
     Args:
-        latent: where, shape [batch, latent_dimension].
-        mu: means of the earlier posterior, likewise.
-        logvar: logarithms of its variances, likewise.
+        latent: ``z``, shape [batch, latent_dimension].
+        mu: means of ``q_old``, of the same shape.
+        logvar: logarithms of its variances, of the same shape.
         weights: of the three components; they sum to 1.
 
     Returns:
@@ -81,14 +81,14 @@ def log_vamp(latent: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     Reference: Jakub M. Tomczak, Max Welling: VAE with a VampPrior. AISTATS 2018, equation 9.
 
     Args:
-        latent: where, shape [batch, latent_dimension].
+        latent: ``z``, shape [batch, latent_dimension].
         mu: means of the pseudo-inputs' posteriors, shape [K, latent_dimension].
-        logvar: logarithms of their variances, likewise.
+        logvar: logarithms of their variances, of the same shape.
 
     Returns:
         Shape [batch], in the dtype of ``latent``.
     """
-    # By matrix products no table of [batch, K, latent_dimension] is made; in float64, for what they subtract is nearly equal.
+    # Matrix products need no table of [batch, K, latent_dimension]. In float64, for they subtract numbers that are nearly equal.
     z, centre, precision = latent.double(), mu.double(), (-logvar.double()).exp()
     squares = z.square() @ precision.T - 2 * z @ (centre * precision).T + (centre.square() * precision).sum(1)
     logs = -0.5 * (squares + (math.log(2 * math.pi) + logvar.double()).sum(1))
@@ -96,16 +96,16 @@ def log_vamp(latent: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 ACTIVE = 0.01
-"""Variance of its posterior mean over users from which on a latent variable is in use (Burda et al. 2016)."""
+"""A latent variable is in use if the variance of its posterior mean over users is larger (Burda et al. 2016)."""
 
 
 def active(means: Tensor) -> Tensor:
-    """Say which latent variables are in use, bool, shape [latent_dimension], from the posterior means of users.
+    """Return which latent variables are in use, bool, shape [latent_dimension].
 
-    The others have the same posterior for everybody, and say nothing (Burda, Grosse and Salakhutdinov: Importance Weighted
-    Autoencoders, ICLR 2016).
+    The others have nearly the same posterior for all users, so they carry no information (Burda, Grosse and Salakhutdinov:
+    Importance Weighted Autoencoders, ICLR 2016).
 
     Args:
-        means: shape [users, latent_dimension].
+        means: posterior means of users, shape [users, latent_dimension].
     """
     return means.var(0, correction=0) > ACTIVE

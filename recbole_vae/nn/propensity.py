@@ -1,4 +1,4 @@
-"""How likely an item is to be observed at all, judged by how often it was; and the correction of scores for it."""
+"""The propensity of an item: how likely it is to be observed, estimated from its number of interactions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 
 def log_propensity(counts: Tensor) -> Tensor:
-    """Return ``log sigmoid((log(1 + count) - mean) / standard deviation)`` of items, each over all items.
+    """Return ``log sigmoid((log(1 + count) - mean) / standard deviation)``, with mean and deviation over all items.
 
     A sigmoid of the log frequency (Onishi, Hayashi and Kamigaito: Accurate and Diverse Recommendations via
-    Propensity-Weighted Linear Autoencoders, SIGIR-AP 2025) is nearly the same for all popular items, where a power of the
-    frequency goes on rising. Standardising leaves nothing to be set.
+    Propensity-Weighted Linear Autoencoders, SIGIR-AP 2025) levels off for popular items, where a power of the frequency
+    keeps rising. Since it is standardised, it has no parameter to tune.
 
     Args:
         counts: number of training interactions of each item, shape [items].

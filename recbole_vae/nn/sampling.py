@@ -1,4 +1,4 @@
-"""Sampled softmax: the multinomial likelihood where the items are too many to score them all in each step."""
+"""Sampled softmax: the multinomial likelihood for catalogues too large to score all items in each step."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import bag, by_column, row_gradient
 
-# What is used of it below is tested against dense tables.
+# The tests compare what is used of it below with dense tables.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """Items that stand for all that a user does not have.
+    """A sample of items that stands for all items that a user does not have.
 
     Attributes:
         items: from 0 up, ascending, none twice; int64, shape [n].
-        log_weights: logarithm of how many items each stands for, shape [n]; added to its logit ("logQ correction").
+        log_weights: logarithm of the number of items that each stands for, shape [n]; added to its logit ("logQ correction").
     """
 
     items: Tensor
@@ -30,39 +30,39 @@ class Negatives:
 
 
 class NegativeSampler:
-    """Draws different items, each with a probability in proportion to how often it occurs (plus 1), but at most 1.
+    """Draws distinct items, each with a probability proportional to its number of interactions plus 1, capped at 1.
 
-    The most frequent items are thus always there, and add no noise. The draw is systematic (Madow, "On the Theory of
-    Systematic Sampling", 1949): the probabilities lie side by side on a line, and a comb of unit spacing falls on it.
+    So the most frequent items are always drawn and add no noise. The draw is systematic (Madow, "On the Theory of Systematic
+    Sampling", 1949): the probabilities lie side by side on a line, and points at unit distance, with a random start, pick items.
 
     Args:
-        histories: the training histories; item ids from 1 up.
+        histories: the training histories.
         n_items: number of items (without RecBole's padding item).
-        n_negatives: how many are drawn; at least 1.
+        n_negatives: how many items are drawn; at least 1.
     """
 
     def __init__(self, histories: Histories, n_items: int, n_negatives: int) -> None:
-        sizes = torch.bincount(histories.indices.long() - 1, minlength=n_items).double() + 1
+        sizes = histories.counts(n_items).double() + 1
         self.n_negatives = min(n_negatives, n_items)
         self.probabilities = _inclusion_probabilities(sizes, self.n_negatives)
-        # A draw looks up numbers here, at a cost that hardly grows with the number of items.
+        # A draw searches here, so its cost hardly grows with the number of items.
         self.cumulated = self.probabilities.cumsum(0)
 
     def draw(self) -> Negatives:
         """Draw ``n_negatives`` items; one that is drawn with probability ``p`` stands for ``1 / p`` items."""
         comb = torch.arange(self.n_negatives, device=self.cumulated.device)
         comb = comb + torch.rand((), dtype=torch.float64, device=comb.device)
-        # The last tooth may fall beyond the end, by a rounding of the sum.
+        # Rounding of the sum may put the last point beyond the end.
         items = torch.searchsorted(self.cumulated, comb, right=True).clamp_(max=len(self.cumulated) - 1)
         items = torch.unique_consecutive(items)
         return Negatives(items, -self.probabilities[items].log())
 
 
 def _inclusion_probabilities(sizes: Tensor, number: int) -> Tensor:
-    """Return probabilities in proportion to ``sizes``, cut at 1, that sum to ``number``; float64, shape [n]."""
+    """Return probabilities proportional to ``sizes``, capped at 1, that sum to ``number``; float64, shape [n]."""
     ordered, order = sizes.sort(descending=True)
-    # With the first k at 1, the next has (number - k) * size / (sum of the sizes from it on): take the least k for which that
-    # is at most 1.
+    # If the k largest have probability 1, the next has (number - k) * size / (sum of the sizes from it on). Take the smallest k
+    # for which that is at most 1.
     rest = ordered.flip(0).cumsum(0).flip(0)
     certain = int((torch.arange(number, 0, -1, device=sizes.device) * ordered[:number] > rest[:number]).sum())
     probabilities = torch.ones_like(sizes)
@@ -74,22 +74,22 @@ def _inclusion_probabilities(sizes: Tensor, number: int) -> Tensor:
 def sampled_multinomial_log_likelihood(
     features: Tensor, weight: Tensor, bias: Tensor, histories: Histories, negatives: Negatives
 ) -> Tensor:
-    """Estimate the multinomial log-likelihood under a linear output layer from the items of the histories and a sample.
+    """Estimate the multinomial log-likelihood under a linear output layer from the histories' own items and a sample.
 
-    The normaliser of a history is the sum of ``exp(logit)`` over its own items, all of them, and over the negatives that are
-    not among them, each times its weight (Bengio and Senecal, "Adaptive Importance Sampling to Accelerate Training of a
-    Neural Probabilistic Language Model", 2008): an unbiased estimate of the whole sum. Where every item is a negative of
-    weight 1 the result is :func:`~recbole_vae.nn.likelihood.multinomial_log_likelihood`.
+    The normaliser of a history is the sum of ``exp(logit)`` over all its own items, plus that over the negatives that are not
+    among them, each multiplied by its weight (Bengio and Senecal, "Adaptive Importance Sampling to Accelerate Training of a
+    Neural Probabilistic Language Model", 2008). It is an unbiased estimate of the sum over all items. If every item is a
+    negative of weight 1, the result is :func:`~recbole_vae.nn.likelihood.multinomial_log_likelihood`.
 
     Args:
         features: output of the last hidden layer, shape [batch, width].
         weight: of the output layer, shape [n_items, width].
-        bias: shape [n_items].
-        histories: batch of histories; item ids from 1 up.
+        bias: of the output layer, shape [n_items].
+        histories: batch of histories.
         negatives: a sample of the items, the same for all histories.
 
     Returns:
-        Shape [batch]; 0 for a history of no items. Its gradients with respect to ``weight`` and ``bias`` are sparse, with the
+        Shape [batch]; 0 for an empty history. The gradients with respect to ``weight`` and ``bias`` are sparse: they have the
         rows of the items that occur.
     """
     arguments = (features, weight, bias, histories, negatives)
@@ -104,7 +104,7 @@ class _SampledMultinomial(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, histories: Histories, negatives: Negatives
     ) -> Tensor:
-        rows, columns = histories.rows(), histories.indices.long() - 1
+        rows, columns = histories.rows(), histories.columns().long()
         values = histories.entry_values().to(features.dtype)
         # The logits of the entries alone.
         places = torch.sparse_csr_tensor(
@@ -117,7 +117,7 @@ class _SampledMultinomial(torch.autograd.Function):
         counted = negatives.items[places] == columns  # in ``own``
         others[rows[counted], places[counted]] = -torch.inf
         largest = others.amax(1).scatter_reduce(0, rows, own, "amax")
-        # From here on the terms of the normaliser.
+        # From here on, ``own_terms`` and ``other_terms`` are the terms of the normaliser.
         own_terms = (own - largest[rows]).exp_()
         other_terms = others.sub_(largest.unsqueeze(1)).exp_()
         total = other_terms.sum(1).index_add(0, rows, own_terms)

@@ -1,6 +1,6 @@
-"""How certain a ranking is, by samples from the posterior of a history's latent variables; and rankings drawn from it.
+"""Samples from the posterior of a history's latent variables: the uncertainty of rankings, and diversified rankings.
 
-A model with a posterior has the methods ``comparable_posterior`` and ``score_latent`` of :class:`~recbole_vae.model.vae.VAE`.
+A model with a posterior declares ``has_posterior`` and has the methods of :class:`~recbole_vae.model.vae.VAE`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.base import SCORES_PER_CHUNK, HistoryRecommender
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.options.fields import LARGEST
 
 LEVEL = 0.9
-"""Share of the samples whose ranks lie within the interval."""
+"""Share of the samples within the interval of an item's rank."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Sampling:
 
 def check_posterior(model: HistoryRecommender) -> None:
     """Raise a ConfigError unless a model has a posterior to sample from."""
-    if not (hasattr(model, "comparable_posterior") and hasattr(model, "score_latent")):
+    if not model.has_posterior:
         raise ConfigError(
-            f"{type(model).__name__} has no posterior: it makes a single code of each history, so that there is nothing to "
+            f"{type(model).__name__} has no posterior: it makes a single code of each history, so there is nothing to "
             "sample. Set samples: 0 and no diversify, or take a model with a posterior, such as MultVAE."
         )
 
@@ -69,20 +70,20 @@ def check_posterior(model: HistoryRecommender) -> None:
 def sampled_scores(
     model: Any, histories: Histories, samples: int, *, seed: int = 0, temperature: float = 1.0
 ) -> Iterator[Tensor]:
-    """Score all items at ``z = mu + temperature * sigma * noise``, with noise of N(0, I), one sample after the other.
+    """Score all items at samples ``z = mu + temperature * sigma * noise``, with noise from N(0, I), one after the other.
 
-    ``mu`` and ``sigma`` are those of ``comparable_posterior``, because the samples' spread is compared between users. The
-    noise of a history depends only on its items and the seed, not on the batch or the number of samples.
+    ``mu`` and ``sigma`` are those of ``comparable_posterior``, because users are compared by the spread of their samples.
+    The noise of a history depends only on its items and the seed, not on the batch or the number of samples.
 
     Args:
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
         samples: number of samples.
-        seed: seed of the noise.
+        seed: of the noise.
         temperature: factor of the posterior's standard deviation.
 
     Yields:
-        Scores of one sample, float32, shape [batch, n_items]; the caller may change them.
+        A new float32 tensor of scores, shape [batch, n_items].
 
     Raises:
         ConfigError: the model has no posterior.
@@ -91,7 +92,7 @@ def sampled_scores(
     mu, logvar = model.comparable_posterior(histories)
     deviation = temperature * (0.5 * logvar).exp()
     generators = [_generator(row.numpy(), seed) for row in histories.indices.cpu().split(histories.lengths().tolist())]
-    together = max(1, SCORES_PER_CHUNK // (len(histories) * model.n_items))
+    together = rows_per_chunk(len(histories) * model.n_items)
     for first in range(0, samples, together):
         count = min(together, samples - first)
         drawn = [[each.standard_normal(mu.shape[1], np.float32) for each in generators] for _ in range(count)]
@@ -109,15 +110,15 @@ def _generator(items: np.ndarray[Any, Any], seed: int) -> np.random.Generator:
 def sampled_ranks(
     model: Any, histories: Histories, items: Tensor, excluded: Tensor, samples: int, *, seed: int = 0
 ) -> Tensor:
-    """Rank some items in each sample: one more than the number of items that score higher.
+    """Return the rank of some items in each sample: 1 plus the number of items with a higher score.
 
     Args:
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
         items: internal item ids, int64, shape [batch, k].
-        excluded: which items are not ranked, bool, shape [batch, n_items].
+        excluded: items that are left out of the rankings, bool, shape [batch, n_items].
         samples: number of samples.
-        seed: seed of the noise.
+        seed: of the noise.
 
     Returns:
         int32, shape [batch, samples, k].
@@ -134,7 +135,7 @@ def sampled_ranks(
 
 
 def interval(ranks: Tensor) -> Tensor:
-    """Return the 90 % interval of each item's rank over the samples: 5 % of them, rounded down, lie outside at either end.
+    """Return the 90 % interval of each item's rank: without the lowest and highest 5 % of the samples, rounded down.
 
     Args:
         ranks: int, shape [batch, samples, k].
@@ -148,20 +149,20 @@ def interval(ranks: Tensor) -> Tensor:
 
 
 def stability(ranks: Tensor) -> Tensor:
-    """Return the average overlap of a list with the first k of a sample, as a mean over the samples.
+    """Return the average overlap of a list with the top k of each sample, as a mean over the samples.
 
-    The overlap at depth ``d`` is the share of the first ``d`` items that both lists have. It is averaged over the depths from 1
-    to k (Fagin, Kumar and Sivakumar: Comparing Top k Lists. SODA 2003), so the first places count most.
+    The overlap at depth ``d`` is the share of common items among the first ``d`` of both lists. Its average over depths 1 to k
+    (Fagin, Kumar and Sivakumar: Comparing Top k Lists. SODA 2003) gives the first places the most weight.
 
     Args:
-        ranks: ranks of the list's items in each sample, best first, int, shape [batch, samples, k].
+        ranks: ranks of the list's items in each sample, best item first, int, shape [batch, samples, k].
 
     Returns:
         In [0, 1]; 1 if all samples have the same list. float32, shape [batch].
     """
     k = ranks.shape[2]
     places = torch.arange(1, k + 1, dtype=ranks.dtype, device=ranks.device)
-    # An item at place j and rank r is in both lists from depth max(j, r) on: there it adds 1 / depth.
+    # An item at place j of the list and rank r in the sample is in both from depth max(j, r) on, where it adds 1 / depth.
     added = torch.zeros(k + 1, device=ranks.device)
     added[:k] = (1 / places).flip(0).cumsum(0).flip(0)
     depths = torch.maximum(ranks, places).clamp_max(k + 1)
@@ -169,15 +170,15 @@ def stability(ranks: Tensor) -> Tensor:
 
 
 def expected_ndcg(scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
-    """Estimate each ranking's NDCG@k from the model's own probabilities alone.
+    """Estimate the NDCG@k of each ranking from the model's own probabilities.
 
-    If a user's next ``n`` items were drawn from the softmax ``p`` of the scores, item ``i`` would be among them with
-    probability ``1 - (1 - p_i)^n``. These probabilities replace the hits of NDCG@k; the ideal is the gain of ``min(n, k)``
-    hits. ``n`` is :data:`TO_COME` times the history's length. Use the values to compare users, not as a forecast of NDCG:
-    the softmax is fitted to the training items and is flatter than what comes.
+    If the user's next ``n`` items were drawn from the softmax ``p`` of the scores, item ``i`` would be among them with
+    probability ``1 - (1 - p_i)^n``. These probabilities replace the hits in NDCG@k, whose ideal is that of ``min(n, k)`` hits.
+    ``n`` is :data:`TO_COME` times the length of the history. Use the values to compare users, not to forecast NDCG: the
+    softmax is fitted to the training histories, and flatter than the distribution of the next items.
 
     Args:
-        scores: scores without popularity correction, ``-inf`` for items that are not ranked, shape [batch, n_items].
+        scores: without popularity correction, ``-inf`` for excluded items, shape [batch, n_items].
         items: the rankings, best first, int64, shape [batch, k].
         lengths: lengths of the histories, int, shape [batch].
 
@@ -194,24 +195,24 @@ def expected_ndcg(scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
 
 
 TO_COME = 0.125
-"""Number of next items, as a share of the history: the test part of RecBole's default split, 8:1:1."""
+"""Number of next items relative to the length of the history: that of a test part, if RecBole splits 8:1:1."""
 
 
 def thompson(model: Any, histories: Histories, scores: Tensor, k: int, *, temperature: float, seed: int = 0) -> Tensor:
-    """Fill each place of a list with the best remaining item of a posterior sample of its own (Thompson, 1933).
+    """Fill each place of a list with the best remaining item of its own posterior sample (Thompson, 1933).
 
-    The first place is the plain list's. If it were sampled too, the same diversity would cost more accuracy.
+    The first place keeps the best item at the posterior mean. If it is sampled, too, the same diversity costs more accuracy.
 
     Args:
         model: in evaluation mode.
         histories: batch of histories, on the model's device.
-        scores: scores at the posterior mean, ``-inf`` for excluded items, shape [batch, n_items].
+        scores: at the posterior mean, ``-inf`` for excluded items, shape [batch, n_items].
         k: length of the lists, at most n_items.
-        temperature: factor of the posterior's standard deviation; at 0 the list is the plain one.
-        seed: seed of the noise.
+        temperature: factor of the posterior's standard deviation; 0 gives the plain list.
+        seed: of the noise.
 
     Returns:
-        Internal item ids, int64, shape [batch, k]; excluded items once no other is left.
+        Internal item ids, int64, shape [batch, k]. If no item remains, a place gets an excluded one.
 
     Raises:
         ConfigError: the model has no posterior.

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, DataError
-from recbole_vae.model.base import SCORES_PER_CHUNK
 from recbole_vae.model.registry import model_class
+from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.serving import posterior
 from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.ranking import Ranking
@@ -110,7 +111,7 @@ class Recommender:
                 favoured, below 0, popular ones.
 
         Raises:
-            ConfigError: ``popularity_correction`` is no number from -1e6 to 1e6.
+            ConfigError: ``popularity_correction`` is no number from -1000 to 1000.
             CheckpointError: it is no checkpoint, or of a model that is not registered here.
         """
         state = checkpoint.load(path)
@@ -194,8 +195,9 @@ class Recommender:
             self._user_ids = {name: number for number, name in enumerate(self.users) if number}
         row = self._user_ids.get(str(user))
         if row is None:
+            known = padding.real(len(self.users))
             raise DataError(
-                f"user '{user}' is not among the {len(self.users) - 1} users of the training data; give a history instead."
+                f"user '{user}' is not among the {known} users of the training data; give a history instead."
             )
         table = self.model.histories
         start, stop = table.indptr[row : row + 2].tolist()
@@ -217,7 +219,7 @@ class Recommender:
         sampling.check(self.model)
         barred = self._barred(candidates)
         pairs = iter(histories)
-        size = max(1, SCORES_PER_CHUNK // max(len(self.items), sampling.samples * k))
+        size = rows_per_chunk(max(len(self.items), sampling.samples * k))
         while batch := list(islice(pairs, size)):
             rows = [self.known(history) for _, history in batch]
             for (key, _), ranking in zip(batch, self._rank(rows, k, exclude_seen, barred, sampling), strict=True):

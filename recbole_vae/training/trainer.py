@@ -193,7 +193,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._active_unknown = False
         if self.model.found():
             self.logger.info(f"{self.model.found()} for these parameters.")
-        if not self.model.scores_by_latent or not hasattr(self.model, "posterior"):
+        if not (self.model.has_posterior and self.model.scores_by_latent):
             return
         self.model.eval()
         with torch.no_grad():

@@ -38,6 +38,7 @@ from recbole_vae.analysis.perturbation import at_random, by_cosine, by_influence
 from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.model.capabilities import Capabilities
 from tests.conftest import Builder, Run, write_inter
 
 
@@ -54,7 +55,7 @@ def history_of(items: Iterable[int], values: list[float] | None = None) -> Histo
     return one if values is None else Histories(one.indptr, one.indices, torch.tensor(values))
 
 
-class OnlyScores(torch.nn.Module):
+class OnlyScores(Capabilities, torch.nn.Module):
     """A model of which nothing is known but its scores."""
 
     def __init__(self, model: Any) -> None:
@@ -123,7 +124,7 @@ def test_a_method_that_is_not_there(run: Run) -> None:
     with pytest.raises(ConfigError, match="^method: 'exakt' is not allowed; it must be exact or gradient"):
         influences(run.model, history_of([1, 2]), torch.tensor([3]), "exakt")
     with pytest.raises(
-        ConfigError, match="gradient is for models with a HistoryEncoder.* OnlyScores is none; use method"
+        ConfigError, match="a linear layer of the history, .*OnlyScores does not declare that .*Use method: exact"
     ):
         influences(OnlyScores(run.model), history_of([1, 2]), torch.tensor([3]), "gradient")  # type: ignore[arg-type]
 
@@ -149,7 +150,7 @@ def test_ranks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         for row in removed.tolist()
     ]
     assert ranks(run.model, history_of(items), removed, torch.tensor(wanted)).tolist() == expected
-    monkeypatch.setattr(explain, "SCORES_PER_CHUNK", 1)
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 1)
     assert ranks(run.model, history_of(items), removed, torch.tensor(wanted)).tolist() == expected
 
 

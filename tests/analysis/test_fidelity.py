@@ -173,7 +173,7 @@ def test_the_nearest_are_looked_for_of_the_first_synthetic_users(monkeypatch: py
     made[:5], made[10:] = real.toarray()[:5], real.toarray()[5:55]
     report = fidelity.truth(real, csr_matrix(made))
     assert (report.searched, report.rows["synthetic"].copies) == (10, 0.5)
-    monkeypatch.setattr(fidelity, "SCORES_PER_CHUNK", 160)
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 160)
     assert fidelity.truth(real, csr_matrix(made)) == report
 
 

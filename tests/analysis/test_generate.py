@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,17 @@ from recbole_vae.cli.main import main
 from recbole_vae.data.held_out import SplitFile
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
+from recbole_vae.model.capabilities import Capabilities
 from tests.conftest import Builder, random_rows, write_inter
 
 
-class Known:
+class Known(Capabilities):
     """A model whose latent variable is the history's length, and whose logits are known."""
 
     n_items = 6
     by_softmax = True
+    has_posterior = True
+    standard_prior = True
 
     def __init__(self, histories: Histories, deviation: float = 0.0, slope: float = 0.0) -> None:
         self.histories, self.deviation, self.slope = histories, deviation, slope
@@ -92,7 +94,7 @@ def test_around_some_histories_each_has_its_turn() -> None:
 def test_what_is_drawn_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Known(Histories.from_lists([[1], [1, 2, 3]]), deviation=1.0, slope=0.3)
     first = [each.tolist() for each in generate.synthesise(model, None, 50, seed=3)]
-    monkeypatch.setattr(generate, "SCORES_PER_CHUNK", 35)
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 35)
     assert [each.tolist() for each in generate.synthesise(model, None, 50, seed=3)] == first
     assert [each.tolist() for each in generate.synthesise(model, None, 20, seed=3)] == first[:20]
     assert [each.tolist() for each in generate.synthesise(model, None, 50, seed=4)] != first
@@ -118,8 +120,8 @@ def test_an_unknown_source_is_refused() -> None:
 
 
 def test_a_model_without_a_posterior_is_refused() -> None:
-    with pytest.raises(ConfigError, match="SimpleNamespace has no latent variables with a distribution"):
-        next(generate.synthesise(SimpleNamespace(), None, 3))
+    with pytest.raises(ConfigError, match="Capabilities has no latent variables with a distribution"):
+        next(generate.synthesise(Capabilities(), None, 3))
 
 
 @pytest.fixture

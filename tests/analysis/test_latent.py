@@ -8,7 +8,6 @@ import re
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -25,6 +24,7 @@ from recbole_vae.analysis.explain import ItemText
 from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.model.capabilities import Capabilities
 from recbole_vae.nn.decoder import MLPDecoder
 from recbole_vae.nn.prior import active
 from tests.conftest import Builder, random_rows, write_inter
@@ -54,13 +54,14 @@ def texts(loaded: Recommender) -> dict[str, ItemText]:
     return {item: ItemText(f"Film {item}", kind) for item, kind in zip(loaded.items[1:], kinds, strict=True)}
 
 
-class Known(nn.Module):
+class Known(Capabilities, nn.Module):
     """A model whose codes and decoder are known: a code is the mean of its items' vectors. The last latent variable is collapsed.
 
     Its items have the details of ``DETAILS``; one has 9 users, one 10.
     """
 
     n_items, device = 41, torch.device("cpu")
+    has_code = True
 
     def __init__(self, by_softmax: bool, has_posterior: bool) -> None:
         super().__init__()
@@ -81,9 +82,8 @@ class Known(nn.Module):
         with torch.no_grad():
             for parameter, values in zip(self.decoder.parameters(), self.weights, strict=True):
                 parameter.copy_(torch.from_numpy(values))
-        if has_posterior:
-            self.posterior = lambda histories: self.encoder(histories).chunk(2, dim=1)
-            self.standard_prior = True
+        self.has_posterior = self.standard_prior = has_posterior
+        self.posterior = lambda histories: self.encoder(histories).chunk(2, dim=1)
 
     def features(self, histories: Histories) -> Floats:
         rows = [histories.slice(row, row + 1).indices.long().numpy() for row in range(len(histories))]
@@ -95,8 +95,8 @@ class Known(nn.Module):
     def code(self, features: Tensor) -> Tensor:
         return features[:, :4]
 
-    def with_padding(self, logits: Tensor) -> Tensor:
-        return torch.cat((torch.full((len(logits), 1), -torch.inf), logits), 1)
+    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
+        return torch.cat((torch.full((len(latent), 1), -torch.inf), self.decoder(latent)), 1)
 
     def logits(self, codes: Floats) -> Floats:
         one, shift, two, last = self.weights
@@ -341,8 +341,8 @@ def test_latent_variables_in_use_are_those_of_the_epoch_that_is_kept(
 
 
 def test_a_model_without_a_code_is_refused() -> None:
-    with pytest.raises(ConfigError, match="SimpleNamespace has no latent variables"):
-        latent.check_has_latents(SimpleNamespace())
+    with pytest.raises(ConfigError, match="Capabilities has no latent variables"):
+        latent.check_has_latents(Capabilities())
 
 
 class _Page(HTMLParser):

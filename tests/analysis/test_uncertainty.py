@@ -28,6 +28,7 @@ from recbole_vae.cli.main import main
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
+from recbole_vae.model.capabilities import Capabilities
 from recbole_vae.serving import posterior
 from recbole_vae.serving.recommender import Recommender
 from tests.conftest import Builder, Run, random_rows, write_inter
@@ -55,10 +56,11 @@ def without_noise(recommender: Recommender) -> Recommender:
     return recommender
 
 
-class TwoLatents:
+class TwoLatents(Capabilities):
     """Item 1 has score 0, item 2 the first latent variable, item 3 the second; independent, of deviation 1."""
 
     n_items, mu = 4, (0.4, -0.7)
+    has_posterior = True
 
     def comparable_posterior(self, histories: Histories) -> tuple[Tensor, Tensor]:
         mu = torch.tensor(self.mu).repeat(len(histories), 1)
@@ -166,8 +168,7 @@ def test_the_noise_is_of_the_user_and_the_seed_alone(run: Run, monkeypatch: pyte
         items_of(each) for each in recommender.recommend_users(users, k=6, diversify=1.5, seed=6)
     ]
     for chunk in (1, 200):
-        monkeypatch.setattr("recbole_vae.serving.recommender.SCORES_PER_CHUNK", chunk)
-        monkeypatch.setattr("recbole_vae.serving.posterior.SCORES_PER_CHUNK", chunk)
+        monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", chunk)
         again = recommender.recommend_users(users[::-1], k=6, samples=9, seed=5)[::-1]
         for one, other in zip(found, again, strict=True):
             assert (one.intervals, one.stability) == (other.intervals, other.stability)
@@ -303,7 +304,7 @@ def test_diversity_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None
         ]
         expected.append(1 - np.mean(cosines))
     assert uncertainty.intra_list_diversity(lists, histories, 7) == pytest.approx(expected)
-    monkeypatch.setattr(uncertainty, "SCORES_PER_CHUNK", 1)
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 1)
     assert uncertainty.intra_list_diversity(lists, histories, 7) == pytest.approx(expected)
 
 
@@ -407,7 +408,7 @@ def test_a_report_is_what_its_definitions_say(
         torch.nn.init.normal_(parameter, std=0.7)
     run.fit()
     path, loader = run.trainer.saved_model_file, getattr(run, part)
-    monkeypatch.setattr(uncertainty, "SCORES_PER_CHUNK", 250)  # batches of 8 users
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 250)  # batches of 8 users
     there = sorted(Path().rglob("*"))
     for file in Path("saved").glob("*.split.csv.gz"):
         file.unlink()

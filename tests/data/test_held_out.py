@@ -387,7 +387,9 @@ def test_a_saved_split_of_other_data_is_refused(build: Builder, held_out: bool) 
     feat = (split.test if held_out else split.train)._dataset.inter_feat
     missing = tokens(split, feat)[0]
     message = (
-        f"has not user '{missing[0]}' with item '{missing[1]}' .1 such" if held_out else "in this file has SHA-256"
+        f"has no interaction of user '{missing[0]}' with item '{missing[1]}' .missing pairs of the split: 1"
+        if held_out
+        else "in this file has SHA-256"
     )
     with pytest.raises(DataError, match=message):
         build(

@@ -7,6 +7,7 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -73,6 +74,19 @@ def test_from_lists_equals_from_interactions(lists: list[list[int]]) -> None:
     assert as_lists(Histories.from_lists(lists)) == as_lists(
         Histories.from_interactions(users, items, None, len(lists))
     )
+
+
+@given(rows=interactions, weighted=st.booleans(), padded=st.booleans())
+def test_tables_and_counts_equal_dense_ones(rows: list[tuple[int, int, float]], weighted: bool, padded: bool) -> None:
+    histories = table(rows, weighted)
+    dense = np.zeros((N_USERS, 10), dtype=np.float32)
+    for user, row in enumerate(as_lists(histories)):
+        for item, value in row.items():
+            dense[user, item] = value
+    found = histories.to_scipy(9, padded=padded)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.toarray(), dense if padded else dense[:, 1:])
+    assert histories.counts(9).tolist() == (dense[:, 1:] > 0).sum(0).tolist()
 
 
 def test_a_copy_shares_the_histories() -> None:

@@ -189,7 +189,7 @@ def test_what_else_there_is_for_vaes(build: Builder) -> None:
         found = explain.influences(model, history, torch.tensor([1, 2]))
         whole, without = explain.scores_without(model, history, torch.tensor([1, 2]))
     torch.testing.assert_close(found, whole - without)
-    with pytest.raises(ConfigError, match="VASP is none; use method: exact"):
+    with pytest.raises(ConfigError, match="VASP does not declare that .*Use method: exact"):
         explain.influences(model, history, torch.tensor([1]), "gradient")
     assert latent.describe(recommender).effect == "logit"
     with pytest.raises(ConfigError, match="^this VASP was not trained to draw"):

@@ -18,6 +18,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 from recbole_vae.nn import kernel as kernel_module
 from recbole_vae.nn import linear as linear_module
+from recbole_vae.nn.encoder import normalise
 from recbole_vae.nn.kernel import UserKernel, tangent_kernel
 from recbole_vae.nn.linear import Ridge, item_item_weights
 
@@ -48,7 +49,7 @@ def some_histories() -> Histories:
 @pytest.mark.parametrize("power", [0.0, 0.5])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_scores_equal_numpy(pairs: int, power: float, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_module, "_PAIRS", pairs)
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", pairs)
     histories = some_histories()
     if weighted:
         values = torch.arange(1.0, 1.0 + len(histories.indices))
@@ -69,7 +70,22 @@ def test_scores_equal_numpy(pairs: int, power: float, weighted: bool, monkeypatc
     expected = kernel(new, table) @ inverse @ (table / table.sum(1, keepdims=True) ** power)
     np.testing.assert_allclose(path(Histories.from_lists([[2, 6], [8]])).numpy(), expected, rtol=1e-5, atol=1e-5)
     assert path.state_dict() == {}
-    assert copy.deepcopy(path).weight is path.weight
+    copied = copy.deepcopy(path)
+    assert copied.weight is path.weight
+    assert copied._training is path._training
+
+
+def test_only_the_histories_of_a_batch_are_normalised(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rows = UserKernel(some_histories(), 9, l2=3.0), []
+
+    def counted(given: Histories, dtype: torch.dtype) -> torch.Tensor:
+        rows.append(len(given))
+        return normalise(given, dtype)
+
+    monkeypatch.setattr(kernel_module, "normalise", counted)
+    for batch in ([[2, 6], [8]], [[], [1], [2]]):
+        path(Histories.from_lists(batch))
+    assert rows == [2, 3]
 
 
 @pytest.mark.parametrize("path", ["kernel", "linear"])

@@ -51,7 +51,7 @@ def test_without_scaling_it_is_ease(table: np.ndarray) -> None:
 def test_all_options_equal_numpy(
     table: np.ndarray, weighted: bool, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recbole_vae.nn.linear._ENTRIES", entries)  # the whole at once, two items at a time
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", entries)  # the whole at once, two items at a time
     if weighted:
         table = table * np.random.default_rng(1).uniform(0.5, 3, table.shape)
     of_items = table.sum(0)

@@ -71,7 +71,7 @@ def test_a_known_user_is_ranked_as_the_history_is(run: Run, monkeypatch: pytest.
     recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
     users = recommender.users[1:]
     by_id = recommender.recommend_users(users, k=7)
-    monkeypatch.setattr("recbole_vae.serving.recommender.SCORES_PER_CHUNK", 1)  # one by one
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 1)  # one by one
     for user, ranking in zip(users, by_id, strict=True):
         assert close(ranking, recommender.recommend([recommender.history(user)], k=7)[0])
         assert not {item for item, _ in ranking} & set(recommender.history(user))

@@ -1,0 +1,43 @@
+"""What the autoencoders share: a code between an encoder and a decoder."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.nn.decoder import Decoder
+from recbole_vae.nn.encoder import HistoryEncoder
+
+
+class Autoencoder(HistoryRecommender):
+    """A recommender that encodes a history and decodes the code into scores. A subclass adds both parts and the loss.
+
+    Attributes:
+        encoder: from a history to features. A class with an encoder of another kind declares
+            ``begins_with_linear_layer = False``.
+        decoder: from a code to the logits of all items. A class with a decoder of another kind declares that, too, and
+            ``has_code = False``.
+    """
+
+    encoder: HistoryEncoder
+    decoder: Decoder
+    has_code = True
+    begins_with_linear_layer = True
+
+    @abstractmethod
+    def code(self, features: Tensor) -> Tensor:
+        """Return the code, shape [batch, latent_dimension], from the encoder's features, shape [batch, n_features]."""
+
+    def score(self, histories: Histories) -> Tensor:
+        """Score all items by the decoder's logits at the code; arguments and result: see the base class."""
+        return self.score_latent(histories, self.code(self.encoder(histories)))
+
+    def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
+        """Score all items for histories whose codes are given, shape [batch, latent_dimension].
+
+        Shape and meaning of the result are those of :meth:`score`, which passes the codes from the encoder.
+        """
+        return self.with_padding(self.decoder(latent))
