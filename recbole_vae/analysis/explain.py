@@ -1,17 +1,14 @@
 """Why an item is recommended: the influence of each item of the history on it, and what would have to be missing.
 
-The influence of an item of the history on a recommendation is by how much the recommendation's score falls when the history
-lacks that item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on
-the normalised history (:class:`~recbole_vae.model.capabilities.Capabilities`), all of these share that layer's sum, and only the
+The influence of a history's item on a recommendation is the drop of the recommendation's score when the history lacks that
+item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on the
+normalised history (:class:`~recbole_vae.model.capabilities.Capabilities`), all of these share that layer's sum, and only the
 logits of the recommended items are made.
-
-How good explanations are is measured by perturbation, as in Barkan et al.: A Counterfactual Framework for Learning and
-Evaluating Explanations for Recommender Systems. WWW 2024.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +17,20 @@ from torch import Tensor
 
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
-from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.serving.recommender import History, Recommender
 
 METHODS = ("exact", "gradient")
-"""How influences are computed: by leaving each item out, or by the first-order change of the score."""
+"""How influences are computed: by leaving out each item, or by the first-order change of the score."""
 
 REMOVALS = 20
-"""The most items that a counterfactual takes from a history."""
+"""A counterfactual removes at most this many items from a history."""
 
 _RIVALS = 100
-"""Items below the first k that the greedy search compares a recommendation with; its result is checked against all."""
+"""The greedy search compares a recommendation with this many items below the first k; its result is checked against all."""
 
 
 def influences(model: HistoryRecommender, history: Histories, items: Tensor, method: str = "exact") -> Tensor:
@@ -80,11 +77,11 @@ def scores_without(model: HistoryRecommender, history: Histories, items: Tensor)
     """Score items for a history, shape [items], and for it without each of its entries, shape [nnz, items]; for any model."""
     length = len(history.indices)
     removed = torch.eye(length + 1, dtype=torch.bool, device=items.device)[:, :length]  # the last row: nothing
-    scores = torch.cat([part[:, items] for part in _score(model, history, removed)])
+    scores = torch.cat([part[:, items] for part in score_copies(model, history, removed)])
     return scores[-1], scores[:-1]
 
 
-def _score(model: HistoryRecommender, history: Histories, removed: Tensor) -> Iterable[Tensor]:
+def score_copies(model: HistoryRecommender, history: Histories, removed: Tensor) -> Iterable[Tensor]:
     """Score all items for copies of a history that lack some entries (see Histories.without), some copies at a time."""
     for part in _in_parts(model, removed):
         yield model.score(history.without(part)).float()
@@ -96,21 +93,21 @@ def _in_parts(model: HistoryRecommender, removed: Tensor) -> Sequence[Tensor]:
 
 
 def _first_sums(encoder: HistoryEncoder, history: Histories) -> Tensor:
-    """Return what the encoder's first layer gives without each entry and, last, for the whole; shape [nnz + 1, width].
+    """Return the output of the encoder's first layer without each entry and, last, for all; shape [nnz + 1, width].
 
-    Without entry j the sum lacks a term, and the length that it is divided by lacks one too:
-    ``(s - x_j W_j) / sqrt(||x||^2 - x_j^2)``. Both are sums of what stands before and after j: nothing is subtracted.
+    Without entry j, both the sum and the norm that divides it lack a term: ``(s - x_j W_j) / sqrt(||x||^2 - x_j^2)``. Both
+    are computed as sums over the entries before and after j, because a subtraction would lose digits.
     """
     values = history.entry_values().double()
     terms = values.to(encoder.input.weight.dtype).unsqueeze(1) * encoder.input.weight[history.columns()]
     squares = _sums_of_others((values * values).unsqueeze(1))
-    # Of an empty history the sum is 0, and so is the quotient.
+    # For an empty history the sum is 0, and so is the quotient.
     lengths = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
     return (_sums_of_others(terms) / lengths).to(terms.dtype) + encoder.input.bias
 
 
 def _sums_of_others(terms: Tensor) -> Tensor:
-    """Return for each row the sum of the other rows and, last, of all; shape [rows + 1, width]."""
+    """Return for each row the sum of the other rows and, last, the sum of all; shape [rows + 1, width]."""
     nothing = terms.new_zeros(1, terms.shape[1])
     before = torch.cat((nothing, terms.cumsum(0)))  # row j: the sum of rows 0 to j - 1
     after = torch.cat((terms.flip(0).cumsum(0).flip(0)[1:], nothing, nothing))  # row j: of rows j + 1 to the last
@@ -129,15 +126,15 @@ def _gradients(model: Any, history: Histories, items: Tensor) -> Tensor:
         logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), padding.columns(items))
         own = logits.diagonal().sum()
         slopes: Tensor = torch.autograd.grad(own, sums)[0]
-    # The derivative of x W / ||x|| has two parts, for x_j is in the length as well.
+    # The derivative of x W / ||x|| has two parts, because x_j is also in the norm.
     changes: Tensor = parts - (values / length).square().unsqueeze(1) * mean
     return changes @ slopes.t()
 
 
 def ranks(model: HistoryRecommender, history: Histories, removed: Tensor, items: Tensor) -> Tensor:
-    """Rank items, from 1, for copies of a history that lack some entries; none of the whole history is in the ranking.
+    """Rank items, from 1, for copies of a history that lack some entries. Items of the whole history are not ranked.
 
-    A copy that lacks all entries has the ranking that is recommended then, by popularity.
+    A copy that lacks all entries has the ranking of an empty history, by popularity.
 
     Args:
         model: in evaluation mode.
@@ -162,16 +159,16 @@ def counterfactual(
 ) -> Tensor | None:
     """Look for a small set of entries without which an item is not among the first k recommendations.
 
-    The search is greedy: it removes the entry without which the item stands lowest against the k-th best of its rivals, and
-    again, until the item is out of the first k; then it puts back whatever need not be missing. So each entry of the
-    result is needed, and a full ranking without them has shown that they suffice; a smaller set may exist.
+    The search is greedy: it removes the entry without which the item scores lowest against the k-th best of its rivals, again
+    and again, until the item is out of the first k. Then it puts back every entry that need not be missing. So each entry of
+    the result is needed, and a full ranking has shown that they suffice. A smaller set may exist.
 
     Args:
         model: in evaluation mode.
         history: a single history, on the model's device.
         item: internal id, not in the history.
         k: length of the ranking.
-        most: how many entries may be removed.
+        most: how many entries may be removed at most.
 
     Returns:
         Positions in the history, int64, ascending; None if none was found.
@@ -179,7 +176,7 @@ def counterfactual(
     removed = torch.zeros(1, len(history.indices), dtype=torch.bool, device=history.indices.device)
     wanted = torch.tensor([item], device=removed.device)
     with torch.no_grad():
-        (scores,) = _score(model, history, removed)
+        (scores,) = score_copies(model, history, removed)
         scores[0, history.indices.long()] = -torch.inf
         scores[0, item] = -torch.inf
         rivals = scores[0].topk(min(k + _RIVALS, int(scores.isfinite().sum()))).indices
@@ -192,7 +189,7 @@ def counterfactual(
             _, left = _scores_without(model, history.without(removed), torch.cat((wanted, rivals)))
             margins = left[:, 0] - left[:, 1:].topk(k).values[:, -1]
             removed[0, rest[margins.argmin()]] = True
-            # What is left without the last entry is ranked by popularity, of which the margins know nothing.
+            # Without its last entry the history is ranked by popularity, which the margins do not see.
             if (margins.min() < 0 or len(rest) == 1) and ranks(model, history, removed, wanted)[0, 0] > k:
                 break
         while int(removed.sum()) > 1:
@@ -220,9 +217,8 @@ class Influence:
 
     Attributes:
         item_id: the data set's own id; ``name``: what people call it, or the id.
-        influence: by how much the recommendation's score by the model is higher than without this item.
-        rank_without: rank of the recommendation without this item (by popularity, if that leaves none); None where it was not
-            computed.
+        influence: the recommendation's score minus its score without this item.
+        rank_without: rank of the recommendation without this item (by popularity, if no item is left); None if not computed.
     """
 
     item_id: str
@@ -233,13 +229,13 @@ class Influence:
 
 @dataclass(frozen=True)
 class Explained:
-    """A recommendation and what it rests on.
+    """A recommendation and its reasons.
 
     Attributes:
         rank: from 1; ``item_id``, ``name``: as of :class:`Influence`; ``details``: such as genres; ``score``: the model's.
-        influences: of all items of the history, the most supporting first.
-        counterfactual: ids of items of the history without which this is no longer among the first k, found greedily and
-            checked; in the order of their influence; None if none was found or looked for.
+        influences: influences of all items of the history, the most supporting first.
+        counterfactual: ids of items without which this is no longer among the first k, in the order of their influence; found
+            greedily and checked. None if none was found or looked for.
     """
 
     rank: int
@@ -259,7 +255,7 @@ class Explanation:
         user: the id that was given; ``model``, ``dataset``: names; ``method``: one of :data:`METHODS`.
         k: length of the ranking; ``searched``: whether counterfactuals were looked for.
         history: ids of the items that the model knows.
-        recommendations: best first; without influences where the history is empty, for then they are the most popular items.
+        recommendations: best first; without influences if the history is empty, because they are the most popular items then.
     """
 
     user: str
@@ -277,7 +273,7 @@ class Explainer:
 
     Args:
         recommender: the model, from a checkpoint.
-        texts: what people call the items, by id; an item that is missing is called by its id.
+        texts: names of the items by id; a missing item is called by its id.
     """
 
     def __init__(self, recommender: Recommender, texts: Mapping[str, ItemText] | None = None) -> None:
@@ -296,11 +292,11 @@ class Explainer:
         """Explain the first k recommendations for a history.
 
         Args:
-            user: what the result calls the owner of the history.
-            history: item ids, or a mapping of them to weights; unknown ones are left out (and counted by the recommender).
-            k: how many recommendations.
+            user: name of the history's owner in the result.
+            history: item ids, or a mapping of them to weights; unknown items are skipped (and counted by the recommender).
+            k: number of recommendations.
             method: see :func:`influences`.
-            reasons: for how many of the most supporting items the rank without them is computed.
+            reasons: number of the most supporting items for which to compute the rank without them.
             search: whether to look for counterfactuals.
 
         Raises:
@@ -354,100 +350,3 @@ class Explainer:
             ]
             for place, (order, values) in enumerate(zip(orders.tolist(), table.tolist(), strict=True))
         ]  # fmt: skip
-
-
-Order = Callable[[HistoryRecommender, Histories, int], Tensor]
-"""Gives the entries of a history a value each, shape [nnz]: how much they explain a recommended item, by some account."""
-
-
-def by_influence(method: str = "exact") -> Order:
-    """Value entries by their influence; ``method``: see :func:`influences`."""
-    return lambda model, history, item: influences(
-        model, history, torch.tensor([item], device=history.indices.device), method
-    )[:, 0]
-
-
-def by_popularity(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
-    """Value entries by the share of the training users who have them."""
-    return model.popularity[history.indices]
-
-
-def by_cosine(model: HistoryRecommender, history: Histories, item: int) -> Tensor:
-    """Value entries by the cosine of their training users with those of the recommended item."""
-    table = model.histories
-    rows, indices = table.rows(), table.indices.long()
-    theirs = torch.zeros(len(table), device=indices.device).index_fill_(0, rows[indices == item], 1.0)
-    together = torch.zeros(model.n_items, device=indices.device).index_add_(0, indices, theirs[rows])
-    counts = torch.bincount(indices, minlength=model.n_items)
-    return (together / (counts * counts[item]).clamp_min(1).sqrt())[history.indices]
-
-
-def at_random(seed: int) -> Order:
-    """Value entries by drawn numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda model, history, item: torch.rand(len(history.indices), generator=generator).to(history.indices.device)
-
-
-@torch.no_grad()
-def perturbation(
-    model: HistoryRecommender, histories: Histories, order: Order, k: int = 10, steps: int = 10
-) -> dict[str, float]:
-    """Measure how well an order of the history's items explains each history's first recommendation (Barkan et al. 2024).
-
-    Items are taken from the history, or put into an empty one, in ``steps`` equal shares, rounded up; the last, which takes
-    all, is not counted, and of short histories an item always stays. Each value is a mean over the shares and the histories.
-
-    Args:
-        model: in evaluation mode.
-        histories: on the model's device; those of fewer than two items are left out.
-        order: gives each entry a value; the highest is the most explaining.
-        k: length of the ranking.
-        steps: number of shares, at least 2.
-
-    Returns:
-        ``POS@k``: how often the item is still among the first k when the most explaining items are removed (lower is better);
-        ``NEG@k``: the same when the least explaining are removed (higher is better); ``DEL``: its softmax probability
-        without the most explaining items, relative to that with all (lower is better); ``INS``: the same with the most
-        explaining items alone (higher is better).
-
-    Raises:
-        ConfigError: the model's likelihood has no softmax, or there are fewer than 2 shares.
-        DataError: no history has two items.
-    """
-    if steps < 2:
-        raise ConfigError(f"steps: {steps!r} is not allowed; it must be an integer >= 2.")
-    if not model.by_softmax:
-        raise ConfigError(
-            f"perturbation: DEL and INS are of the softmax of the scores, and this {type(model).__name__} was trained with a "
-            "likelihood that has none; take a checkpoint of likelihood: multinomial or poisson."
-        )
-    values = []
-    for place in range(len(histories)):
-        history = histories.slice(place, place + 1)
-        length = len(history.indices)
-        if length < 2:
-            continue
-        nothing = torch.zeros(1, length, dtype=torch.bool, device=history.indices.device)
-        (scores,) = _score(model, history, nothing)
-        probability = model.uncorrected(scores)[0].softmax(0)
-        scores[0, history.indices.long()] = -torch.inf
-        item = int(scores[0].argmax())
-        best_first = order(model, history, item).argsort(descending=True, stable=True)
-        position = torch.empty_like(best_first)
-        position[best_first] = torch.arange(length, device=position.device)
-        counts = (
-            (torch.arange(1, steps, device=position.device) * length / steps).ceil().clamp_max(length - 1).unsqueeze(1)
-        )
-        most, least = position < counts, position >= length - counts
-        wanted = torch.tensor([item], device=position.device)
-        curves = [
-            torch.cat([model.uncorrected(part).softmax(1)[:, item] for part in _score(model, history, removed)])
-            / probability[item]
-            for removed in (most, ~most)
-        ]
-        stays = [(ranks(model, history, removed, wanted)[:, 0] <= k).float() for removed in (most, least)]
-        values.append(torch.stack([each.mean() for each in (*stays, *curves)]))
-    if not values:
-        raise DataError("histories: none has two items, and with fewer there is nothing to explain.")
-    means = torch.stack(values).mean(0).tolist()
-    return dict(zip((f"POS@{k}", f"NEG@{k}", "DEL", "INS"), means, strict=True))

@@ -1,12 +1,12 @@
 """What the latent variables of a model stand for: the items that each raises and lowers, and their genres.
 
-The effect of a latent variable on an item is by how much the item's log-probability ``log softmax(f(z))`` grows when the
-variable grows by one standard deviation (over the users), the others staying as they are: half the difference between one
-deviation above and one below, mean over a sample of users. Where the decoder is linear, only the normaliser depends on the user.
-Where the likelihood has no softmax, ``f(z)`` itself takes its place: log-odds (Bernoulli) or means (Gaussian).
+The effect of a latent variable on an item is the growth of the item's log-probability ``log softmax(f(z))`` when the variable
+grows by one standard deviation over the users and the others stay. It is half the difference between one deviation above and
+one below, averaged over a sample of users. If the decoder is linear, only the normaliser depends on the user. If the likelihood
+has no softmax, ``f(z)`` itself takes its place: log-odds (Bernoulli) or means (Gaussian).
 
-A model may spread one trait over many latent variables. So directions are described, too: the principal ones, along which the
-effects are largest (the left singular vectors of the table of all latent variables' effects, in units of their deviations).
+A model may spread one trait over many latent variables. So there are also principal directions, along which the effects are
+largest: the left singular vectors of the table of all effects, in units of the variables' deviations.
 """
 
 from __future__ import annotations
@@ -26,25 +26,26 @@ from recbole_vae.analysis.explain import ItemText
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.evaluation.holm import holm
 from recbole_vae.nn.prior import active, kl_standard_normal
 from recbole_vae.serving.recommender import Recommender
 
 AXES = ("principal", "latents")
 NAMES = {"principal": "Direction", "latents": "Latent"}
 STEPS = (-3, -2, -1, 0, 1, 2, 3)
-"""Where a traversal stops, in standard deviations from the user's own place."""
+"""The stops of a traversal, in standard deviations from the user's own code."""
 
 _MOST = 100_000
-"""The most users who are looked at, drawn by chance where there are more."""
+"""At most this many users are used; if there are more, they are drawn at random."""
 _USERS = 32
-"""Users over whom effects are averaged."""
+"""Number of users over whom effects are averaged."""
 _LEAST = 10
-"""Users that an item needs to be named: what a model says of rarer ones is noise."""
+"""Only items with at least this many users are named; what a model says of rarer ones is noise."""
 _OF_GENRE = 5
-"""Items that a genre needs to be tested."""
+"""Only genres with at least this many items are tested."""
 _ALPHA = 0.01
 _DRAWN = 500
-"""The most items, and users, on the map."""
+"""At most this many items, and as many users, are on the map."""
 
 
 @dataclass
@@ -52,9 +53,9 @@ class Genre:
     """A genre that a latent variable raises or lowers.
 
     Attributes:
-        name: of the genre; ``items``: how many have it.
-        auc: chance that an item of the genre is raised more than one without it; .5: no difference.
-        p: of Mann and Whitney's test, two-sided, by Holm's correction over all latent variables and genres tested.
+        name: name of the genre; ``items``: number of items that have it.
+        auc: probability that an item of the genre is raised more than an item without it; .5 is no difference.
+        p: two-sided p-value of Mann and Whitney's test, by Holm's correction over all latent variables and genres tested.
     """
 
     name: str
@@ -68,13 +69,13 @@ class Latent:
     """A latent variable, or a principal direction.
 
     Attributes:
-        number: which: of the latent variables from 0, of the directions from 1, the strongest.
+        number: of a latent variable its index from 0; of a direction its rank from 1, the strongest.
         strength: root mean square of its effects.
         deviation: standard deviation of a latent variable over the users; of a direction, in units of its variables' deviations.
-        kl: mean divergence of a latent variable from its prior N(0, 1), in nats; None of a direction, without a posterior, or
-            where the prior is another.
-        raised: items with the largest effects, as (id, name, details, effect); ``lowered``: those with the smallest.
-        genres: those that differ significantly, most different first.
+        kl: mean divergence of a latent variable from its prior N(0, 1), in nats; None for a direction, without a posterior, or
+            with another prior.
+        raised: items with the largest effects, as (id, name, details, effect); ``lowered``: items with the smallest.
+        genres: genres that differ significantly, most different first.
     """
 
     number: int
@@ -106,18 +107,18 @@ class Traversal:
 
 @dataclass
 class Described:
-    """What is known of a model's latent space.
+    """A description of a model's latent space.
 
     Attributes:
-        model, dataset: their names; ``users``: how many were looked at.
-        dimension: number of latent variables; ``active``: how many of them are in use.
+        model, dataset: names; ``users``: number of users it is based on.
+        dimension: number of latent variables; ``active``: number of active ones.
         axes: one of :data:`AXES`: what ``latents`` are.
-        latents: the strongest, strongest first.
-        items, map_users: places on the map, whose axes are the first two principal components of the output layer's rows.
-        user: whose recommendations are traversed, or None; ``traversals``: one for each of ``latents``; ``user_place``: on the
-            map.
-        effect: what of an item grows with a latent variable: its log-probability, or, without a softmax, its logit.
-        alone: whether the model's scores are the decoder's, without another path beside it.
+        latents: the strongest latent variables or directions, strongest first.
+        items, map_users: points on the map, whose axes are the first two principal components of the output layer's rows.
+        user: the user whose recommendations are traversed, or None; ``traversals``: one for each of ``latents``;
+            ``user_place``: the user's point on the map.
+        effect: what an effect changes: an item's log-probability or, without a softmax, its logit.
+        alone: whether the decoder alone makes the model's scores, without another path.
     """
 
     model: str
@@ -156,21 +157,21 @@ def describe(
     seed: int = 0,
     show_progress: bool = False,
 ) -> Described:
-    """Describe the latent space of a model. Of a HybridVAE or VASP the VAE alone is described; a user's lists are the whole's.
+    """Describe the latent space of a model. Of a HybridVAE or VASP, only the VAE is described; traversals use the whole model.
 
     Args:
         recommender: the model.
         texts: names and genres of items by their ids.
         axes: ``principal`` for directions, or ``latents`` for latent variables.
-        latents: how many of them, the strongest ones.
-        k: how many items each names, and length of the lists of a traversal.
-        user: a user of the training data whose recommendations are traversed.
-        seed: of the sample of users.
-        show_progress: whether a progress bar is shown.
+        latents: number of the strongest ones to describe.
+        k: number of items named for each, and length of a traversal's lists.
+        user: a training user whose recommendations are traversed.
+        seed: seed of the sample of users.
+        show_progress: whether to show a progress bar.
 
     Raises:
         ConfigError: the model has no latent variables, or ``axes`` is unknown.
-        DataError: there is no such user.
+        DataError: the user is unknown.
     """
     model = recommender.model
     check_has_latents(model)
@@ -194,7 +195,7 @@ def describe(
             effects = _effects(model, codes[:_USERS], steps, show_progress)
             deviations = ((codes / deviations.clamp_min(1e-12)) @ left).std(0, correction=0)
     strengths = effects.square().mean(1).sqrt()
-    if axes == "principal":  # numbered by what is said of them; the singular values are of centred effects elsewhere
+    if axes == "principal":  # numbered by strength; the singular values order centred effects
         order = strengths.argsort(descending=True, stable=True)
         strengths, effects, steps, deviations = (each[order] for each in (strengths, effects, steps, deviations))
     strongest = strengths.argsort(descending=True, stable=True)[:latents].tolist()
@@ -247,7 +248,7 @@ def words(text: ItemText) -> list[str]:
 def _codes(model: Any, users: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the codes of users, shape [users, latent_dimension], and each variable's mean divergence from N(0, 1).
 
-    The latter is None where that is not the prior.
+    The divergences are None if that is not the prior.
     """
     codes, divergences = [], []
     for rows in users.split(4096):
@@ -286,14 +287,11 @@ def _genres(labels: Sequence[ItemText], known: NDArray[Any], effects: NDArray[An
     for row in effects:
         for genre in tested:
             inside = np.array([genre in each for each in of_items])
-            test = mannwhitneyu(row[known][inside], row[known][~inside])
-            auc = float(test.statistic) / (inside.sum() * (~inside).sum())
-            found.append(Genre(genre, counts[genre], auc, float(test.pvalue)))
-    order = sorted(range(len(found)), key=lambda place: found[place].p)
-    largest = 0.0
-    for rank, place in enumerate(order):  # Holm
-        largest = max(largest, min(1.0, found[place].p * (len(found) - rank)))
-        found[place].p = largest
+            result = mannwhitneyu(row[known][inside], row[known][~inside])
+            auc = float(result.statistic) / (inside.sum() * (~inside).sum())
+            found.append(Genre(genre, counts[genre], auc, float(result.pvalue)))
+    for test, corrected in zip(found, holm([each.p for each in found]).tolist(), strict=True):
+        test.p = corrected
     per_row = [found[start : start + len(tested)] for start in range(0, len(found), len(tested) or 1)] or [[]] * len(
         effects
     )
@@ -301,9 +299,9 @@ def _genres(labels: Sequence[ItemText], known: NDArray[Any], effects: NDArray[An
 
 
 def _map(model: Any, codes: Tensor, own: Tensor, popular: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return places of items and users in the plane of the first two principal components of the output layer's rows.
+    """Return points of items and users in the plane of the first two principal components of the output layer's rows.
 
-    The users are those of ``codes``, by which the scale is made, then those of ``own``.
+    The users are those of ``codes``, which set the scale, then those of ``own``.
     """
     layers = model.decoder.layers
     output = layers[-1]
@@ -314,7 +312,7 @@ def _map(model: Any, codes: Tensor, own: Tensor, popular: NDArray[Any]) -> tuple
     rows = rows[torch.from_numpy(popular)]
     rows, features = rows - rows.mean(0), features - features[: len(codes)].mean(0)
     axes = torch.linalg.svd(rows, full_matrices=False).Vh[:2]
-    # An axis may point either way: to where its largest entry is positive.
+    # The sign of an axis is arbitrary: make its largest entry positive.
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
     places = []
     for each, number in ((rows @ axes.T, len(rows)), (features @ axes.T, len(codes))):
@@ -346,14 +344,14 @@ ALONE = (
 
 
 def label(latent: Latent, most: int = 3) -> str:
-    """Return the genres that a latent variable raises and lowers in a few words; empty where nothing is significant."""
+    """Return the genres that a latent variable raises and lowers, as a short label; empty if none is significant."""
     raised = [each.name for each in latent.genres if each.auc > 0.5][:most]
     lowered = [each.name for each in latent.genres if each.auc < 0.5][:most]
     return " ".join([*(f"+{name}" for name in raised), *(f"-{name}" for name in lowered)])
 
 
 def lines(found: Described, latents: int = 5, k: int = 5) -> Iterator[str]:
-    """Say it in a terminal."""
+    """Yield the description as lines of text for a terminal."""
     yield (
         f"{found.model} on {found.dataset}: {found.active} of {found.dimension} latent variables are in use (variance over "
         f"{found.users:,} users above 0.01)"

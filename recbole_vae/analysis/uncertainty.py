@@ -1,7 +1,7 @@
-"""How well a model knows for which users its recommendations are good; and what diversified ones gain and cost.
+"""How well a model knows for which users its recommendations are good, and what diversified recommendations gain and cost.
 
-Users are sorted by an uncertainty, the surest first. Risk-coverage curves (El-Yaniv and Wiener: On the Foundations of Noise-free
-Selective Classification. JMLR 2010) show the mean of 1 - NDCG of those that come before a place in that order.
+Users are sorted by an uncertainty, the most certain first. A risk-coverage curve (El-Yaniv and Wiener: On the Foundations of
+Noise-free Selective Classification. JMLR 2010) shows the mean of 1 - NDCG over the first 1 %, 2 %, ... of the users.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from tqdm import tqdm
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.evaluation.metrics import ndcg
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.serving import posterior
-from recbole_vae.serving.recommender import Recommender, Sampling
+from recbole_vae.serving.posterior import Sampling
+from recbole_vae.serving.recommender import Recommender
 
 Floats = NDArray[np.float64]
 
@@ -40,13 +42,13 @@ class Order:
     """How well an uncertainty sorts the users.
 
     Attributes:
-        name: of the uncertainty.
-        spearman: rank correlation of uncertainty and NDCG over users, the lower, the better; None where one of them is constant.
-        p_value: of ``spearman``, two-sided.
-        partial: the same correlation with the lengths of histories and the numbers of relevant items held fixed, both as ranks.
-        area: under the risk-coverage curve: its mean, the lower, the better.
-        tenths: mean NDCG of each tenth of the users, the surest first.
-        risks: mean of 1 - NDCG of the surest 1 %, 2 %, ... 100 % of the users.
+        name: name of the uncertainty.
+        spearman: rank correlation of uncertainty and NDCG over users; lower is better. None if one of them is constant.
+        p_value: two-sided p-value of ``spearman``.
+        partial: the partial rank correlation, controlling for the history's length and the number of relevant items.
+        area: area under the risk-coverage curve, as its mean; lower is better.
+        tenths: mean NDCG of each decile of the users, the most certain first.
+        risks: mean of 1 - NDCG over the most certain 1 %, 2 %, ... 100 % of the users.
     """
 
     name: str
@@ -102,7 +104,7 @@ class Report:
 
 
 def surest_first(uncertainty: Floats, quality: Floats) -> Floats:
-    """Return the users' quality in the order of their uncertainty; users who tie have the mean of their qualities.
+    """Return the users' quality, the most certain first; users with equal uncertainty share their mean quality.
 
     Args:
         uncertainty: shape [users].
@@ -114,17 +116,19 @@ def surest_first(uncertainty: Floats, quality: Floats) -> Floats:
 
 
 def risk_coverage(uncertainty: Floats, quality: Floats) -> Floats:
-    """Return 1 - mean quality of the surest user, the surest two, ... and all, shape [users]."""
+    """Return 1 - mean quality of the most certain user, the most certain two, ... and all, shape [users]."""
     ordered = surest_first(uncertainty, quality)
     risks: Floats = 1 - ordered.cumsum() / np.arange(1, len(ordered) + 1)
     return risks
 
 
 def partial_spearman(a: Floats, b: Floats, given: Sequence[Floats]) -> float | None:
-    """Return the correlation of what a linear fit by the ranks of ``given`` leaves of the ranks of ``a`` and ``b``.
+    """Return the partial rank correlation of ``a`` and ``b``, controlling for ``given``.
+
+    It is the correlation of the residuals of a linear fit of their ranks by the ranks of ``given``.
 
     Returns:
-        In [-1, 1]; None where nothing is left of one of them.
+        In [-1, 1]; None if the fit leaves no residual of ``a`` or ``b``.
     """
     known = np.column_stack([np.ones(len(a)), *map(stats.rankdata, given)])
     ranks = np.column_stack([stats.rankdata(a), stats.rankdata(b)])
@@ -135,18 +139,25 @@ def partial_spearman(a: Floats, b: Floats, given: Sequence[Floats]) -> float | N
     return float(rest[:, 0] @ rest[:, 1] / lengths.prod())
 
 
-def order_by(name: str, uncertainty: Floats, ndcg: Floats, given: Sequence[Floats] = ()) -> Order:
-    """Say how well an uncertainty sorts the users; arguments of shape [users], result: see :class:`Order`."""
-    constant = any(np.ptp(each) == 0 for each in (uncertainty, ndcg))
-    found = None if constant else stats.spearmanr(uncertainty, ndcg)
-    risks = risk_coverage(uncertainty, ndcg)
-    places = np.ceil(np.arange(1, 101) * len(ndcg) / 100).astype(int) - 1
-    tenths = [float(part.mean()) for part in np.array_split(surest_first(uncertainty, ndcg), TENTHS) if len(part)]
+def order_by(name: str, values: Floats, quality: Floats, given: Sequence[Floats] = ()) -> Order:
+    """Measure how well an uncertainty sorts the users.
+
+    Args:
+        name: name of the uncertainty.
+        values: the users' uncertainties, shape [users].
+        quality: the users' NDCG, shape [users].
+        given: variables to control for in the partial correlation, each of shape [users].
+    """
+    constant = any(np.ptp(each) == 0 for each in (values, quality))
+    found = None if constant else stats.spearmanr(values, quality)
+    risks = risk_coverage(values, quality)
+    places = np.ceil(np.arange(1, 101) * len(quality) / 100).astype(int) - 1
+    tenths = [float(part.mean()) for part in np.array_split(surest_first(values, quality), TENTHS) if len(part)]
     return Order(
         name,
         None if found is None else float(found.statistic),
         None if found is None else float(found.pvalue),
-        None if constant else partial_spearman(uncertainty, ndcg, given),
+        None if constant else partial_spearman(values, quality, given),
         float(risks.mean()),
         tenths,
         risks[places].tolist(),
@@ -154,15 +165,15 @@ def order_by(name: str, uncertainty: Floats, ndcg: Floats, given: Sequence[Float
 
 
 def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> Floats:
-    """Return 1 - mean cosine over the pairs of items of each list, where an item is the vector of the users who have it.
+    """Return 1 - mean cosine over the pairs of items in each list; an item's vector are the users who have it.
 
     Args:
         items: internal item ids, int64, shape [lists, k]; k is at least 2.
         histories: rows are the users.
-        n_items: with RecBole's padding item.
+        n_items: number of items, with RecBole's padding item.
 
     Returns:
-        In [0, 1], shape [lists]. An item that nobody has is different from all.
+        In [0, 1], shape [lists]. An item that nobody has is unlike all others.
     """
     k = items.shape[1]
     table = Histories(histories.indptr, histories.indices).to_scipy(padding.real(n_items), padded=True)
@@ -179,28 +190,26 @@ def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> F
     return np.concatenate(found)
 
 
-def ndcg(items: Tensor, relevant: Histories, n_items: int) -> Tensor:
-    """Return NDCG@k of lists, as RecBole defines it; float64, shape [lists].
+def _ndcg(items: Tensor, relevant: Histories, n_items: int) -> Tensor:
+    """Return the NDCG@k of lists, float64, shape [lists].
 
     Args:
         items: internal item ids, int64, shape [lists, k].
-        relevant: what is to be found, a row of at least one item for each list.
-        n_items: with RecBole's padding item.
+        relevant: the relevant items, a row of at least one item for each list.
+        n_items: number of items, with RecBole's padding item.
     """
     wanted = torch.zeros(len(items), n_items, dtype=torch.bool, device=items.device)
     wanted[relevant.rows(), relevant.indices.long()] = True
-    gains = 1 / torch.arange(2, items.shape[1] + 2, dtype=torch.float64, device=items.device).log2()
-    ideal = gains.cumsum(0)[relevant.lengths().clamp_max(len(gains)) - 1]
-    return wanted.gather(1, items).double() @ gains / ideal
+    return torch.from_numpy(ndcg(wanted.gather(1, items).numpy(), relevant.lengths().numpy())[:, -1])
 
 
 @dataclass
 class _Batch:
-    """Users of the part that is evaluated.
+    """A batch of users of the evaluated part.
 
     Attributes:
-        histories: what the model is given; ``relevant``: what is to be found.
-        scores: at the posterior mean, ``-inf`` for what they have seen, shape [users, n_items].
+        histories: what the model is given; ``relevant``: the items to be found.
+        scores: scores at the posterior mean, ``-inf`` for seen items, shape [users, n_items].
     """
 
     histories: Histories
@@ -225,18 +234,18 @@ def evaluate(
     Args:
         path: the checkpoint.
         k: length of the lists.
-        samples: of the posterior, for the stability; 0 to do without, as for a model that has no posterior.
-        seed: of the samples.
+        samples: number of posterior samples for the stability; 0 for none, as for a model without a posterior.
+        seed: seed of the samples.
         part: ``valid`` or ``test``.
-        diversify: spreads of the posterior for which lists are drawn by :func:`~recbole_vae.serving.posterior.thompson`.
-        data_path: the folder that has the data set's folder; None for where it was at training.
+        diversify: temperatures of the posterior at which lists are drawn by :func:`~recbole_vae.serving.posterior.thompson`.
+        data_path: folder that holds the data set's folder; None for the one used in training.
         popularity_correction: see :meth:`~recbole_vae.serving.recommender.Recommender.load`.
-        show_progress: whether there is a progress bar.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: a value is not allowed, or the model has no posterior and samples are wanted.
-        CheckpointError: it is no checkpoint, or the data are not those it was trained on.
-        DataError: the data are not there, or nothing is to be found in the part.
+        ConfigError: a value is not allowed, or samples are asked for and the model has no posterior.
+        CheckpointError: the file is no checkpoint, or the data are not those it was trained on.
+        DataError: the data are missing, or the part has no relevant items.
     """
     if part not in PARTS:
         raise ConfigError(f"part: {part!r} is not allowed; it must be {' or '.join(PARTS)}.")
@@ -265,7 +274,7 @@ def evaluate(
                 if spread:
                     items = posterior.thompson(model, batch.histories, batch.scores, k, temperature=spread, seed=seed)
                 lists[spread].append(items)
-                qualities[spread].append(ndcg(items, batch.relevant, model.n_items))
+                qualities[spread].append(_ndcg(items, batch.relevant, model.n_items))
             bar.update(len(users))
     values: dict[str, Floats] = {name: torch.cat(each).numpy() for name, each in columns.items()}
     quality, given = values.pop(_NDCG), (-values[_LENGTH], values.pop(_RELEVANT))
@@ -321,13 +330,13 @@ _NDCG, _LENGTH, _RELEVANT = "NDCG", "length of the history", "relevant"
 
 
 def _columns(model: HistoryRecommender, batch: _Batch, k: int, samples: int, seed: int) -> dict[str, Tensor]:
-    """Return for the users of a batch their NDCG@k, their number of relevant items, and each uncertainty; shape [users].
+    """Return NDCG@k, the number of relevant items and each uncertainty for the users of a batch; each of shape [users].
 
-    Where the likelihood has no softmax, there are no uncertainties by its probabilities.
+    If the likelihood has no softmax, the uncertainties that need its probabilities are missing.
     """
     items, lengths = batch.scores.topk(k).indices, batch.histories.lengths()
     found = {
-        _NDCG: ndcg(items, batch.relevant, model.n_items),
+        _NDCG: _ndcg(items, batch.relevant, model.n_items),
         _RELEVANT: batch.relevant.lengths(),
         _LENGTH: -lengths,
     }

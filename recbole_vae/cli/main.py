@@ -13,10 +13,9 @@ import socket
 import sys
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -26,6 +25,9 @@ from recbole_vae.options.limits import LARGEST
 from recbole_vae.options.names import near
 from recbole_vae.options.recbole import options_in, recbole_defaults, recbole_model_names
 from recbole_vae.storage.files import opened, silence, standard_output, written_whole
+
+if TYPE_CHECKING:
+    from recbole_vae.serving.recommender import Unknown
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
@@ -94,7 +96,7 @@ bench    Measure speed and memory beside RecBole's MultiVAE, on generated data.
   --train_batch_size=N[,N...]  users in a training step, for all (default 500)
   --mlp_hidden_size=[N]  hidden layers of all autoencoders (default [600]; []: none), --latent_dimension=N (default 200)
   --n_negatives=N        measure the models with a sampled softmax, too
-  --memory_limit=GB      of each process on a CPU (default: what is free now)
+  --memory_limit=GB      of each process on a CPU, not on Windows (default: what is free now)
   --threads=N            of torch in each process (default: torch's own)
   --json=FILE            write all that was measured; - is standard output, in place of the text
   --plot=FILE            draw time and memory of a training step against the numbers of --items
@@ -182,7 +184,7 @@ def _main(arguments: list[str]) -> int:
         print(" ".join(f"{name} {number}" for name, number in versions().items()))
         return 0
     if not arguments or {"-h", "--help"} & set(arguments):
-        from recbole_vae.bench.measure import SHAPES
+        from recbole_vae.bench.shapes import SHAPES
         from recbole_vae.compare import FIRST_SEED
         from recbole_vae.data.prepare import SOURCES
 
@@ -368,6 +370,7 @@ def _prepare(options: dict[str, str]) -> None:
 
 
 def _recommend(options: dict[str, str]) -> None:
+    from recbole_vae.serving import history_file, posterior, ranking
     from recbole_vae.serving import recommender as recommend
 
     _check_options("recommend", options, _RECOMMEND_OPTIONS)
@@ -380,7 +383,7 @@ def _recommend(options: dict[str, str]) -> None:
         )
     keep_seen = _true_or_false(options, "keep_seen", False)
     k = _number(options, "k", 10)
-    sampling = recommend.Sampling(
+    sampling = posterior.Sampling(
         _number(options, "samples", 0, minimum=0),
         _real(options, "diversify", 0) or 0.0,
         _number(options, "seed", 0, minimum=0),
@@ -391,7 +394,7 @@ def _recommend(options: dict[str, str]) -> None:
     )
     candidates = None
     if "candidates" in options:
-        with recommend.open_text(options["candidates"]) as file:
+        with history_file.open_text(options["candidates"]) as file:
             try:
                 candidates = [line.strip() for line in file if line.strip()]
             except UnicodeDecodeError:
@@ -408,7 +411,7 @@ def _recommend(options: dict[str, str]) -> None:
     bar = tqdm(pairs, total=total, unit=" users", ncols=100, disable=None if out else True)
     rankings = model.stream(bar, k, not keep_seen, candidates, sampling)
     with opened(out) as file:
-        count = recommend.write_rankings(rankings, file, sampled=sampling.samples > 0)
+        count = ranking.write_rankings(rankings, file, sampled=sampling.samples > 0)
     if out:
         print(f"{out}: {count} users", file=sys.stderr)
     _report_unknown(model.unknown)
@@ -428,23 +431,24 @@ def _recommend(options: dict[str, str]) -> None:
 
 def _histories(name: str, model: Any) -> Iterator[tuple[str, Iterable[str]]]:
     """Read a file of histories, or standard input for ``-``, and say so where there are none."""
-    from recbole_vae.serving import recommender as recommend
+    from recbole_vae.serving import history_file
 
     called, pair = "standard input" if name == "-" else name, None
     fields = model.USER_ID, model.ITEM_ID, model.options.value_field
-    for pair in recommend.read_histories(recommend.open_text(name), called, *fields):
+    for pair in history_file.read_histories(history_file.open_text(name), called, *fields):
         yield pair
     if pair is None:
         print(f"{called}: has no histories, only the line with the names of the columns.", file=sys.stderr)
 
 
-def _report_unknown(unknown: Counter[str], what: str = "histories") -> None:
-    if unknown:
-        (item, _), *_ = unknown.most_common(1)
+def _report_unknown(unknown: Unknown, what: str = "histories") -> None:
+    if unknown.times:
+        (item, _), *_ = unknown.examples.most_common(1)
         example = f"'{item}'" if item else "an empty cell"
+        least = "at least " * (unknown.examples.total() < unknown.times)  # it remembers only so many
         print(
-            f"Left out of {what}: {sum(unknown.values())} times an item that is not in the training data "
-            f"({len(unknown)} different, such as {example}).",
+            f"Left out of {what}: {unknown.times} times an item that is not in the training data "
+            f"({least}{len(unknown.examples)} different, such as {example}).",
             file=sys.stderr,
         )
 
@@ -472,10 +476,12 @@ def _compare(options: dict[str, str]) -> int:
 
 
 def _bench(options: dict[str, str]) -> None:
-    from recbole_vae.bench import measure as bench
+    from recbole_vae.bench import report
+    from recbole_vae.bench import run as bench
+    from recbole_vae.bench.shapes import shapes_of
 
     _check_options("bench", options, _BENCH_OPTIONS)
-    shapes = bench.shapes_of(options)
+    shapes = shapes_of(options)
     models = _names(options.get("models", "MultVAE,MultDAE"))
     for model in models:
         _check_model(model)
@@ -487,7 +493,7 @@ def _bench(options: dict[str, str]) -> None:
     files = _outputs(options, "json", "plot")
     picture, only_json = files.get("plot"), options.get("json") == "-"
     if picture:
-        bench.pyplot(picture)
+        report.pyplot(picture)
     threads = _number(options, "threads", 0, minimum=1)
     if threads:
         import torch
@@ -516,14 +522,14 @@ def _bench(options: dict[str, str]) -> None:
         )
         interrupted = reports[-1]["interrupted"]
         if not only_json:
-            print(bench.table(reports[-1]), end="\n\n" if len(shapes) > 1 else "\n")
+            print(report.table(reports[-1]), end="\n\n" if len(shapes) > 1 else "\n")
         if "json" in files and (not only_json or interrupted or len(reports) == len(shapes)):
             with opened(files["json"]) as file:
                 file.write(json.dumps(reports if len(shapes) > 1 else reports[0], indent=1) + "\n")
         if interrupted:
             raise KeyboardInterrupt
     if picture:
-        bench.plot(reports, picture)
+        report.plot(reports, picture)
 
 
 _EXPLAIN_OPTIONS = (
@@ -622,7 +628,7 @@ def _generate(options: dict[str, str]) -> None:
     files = _outputs(options, "json")
     if "json" in files and files["json"] is not None and files["json"].resolve() == out.resolve():
         raise ConfigError("--out and --json (command line) cannot be the same; name a folder and a file.")
-    from recbole_vae.analysis import generate
+    from recbole_vae.analysis import fidelity, generate
     from recbole_vae.data.held_out import SplitFile
     from recbole_vae.serving import recommender as recommend
 
@@ -655,8 +661,8 @@ def _generate(options: dict[str, str]) -> None:
 
     judges = None
     if "unseen" in options:
-        unseen, seen, unknown = generate.judges(loaded, read(options["unseen"]))
-        judges = generate.table_of(unseen, model.n_items)
+        unseen, seen, unknown = fidelity.judges(loaded, read(options["unseen"]))
+        judges = fidelity.table_of(unseen, model.n_items)
         for left_out, who in (
             (seen, "users of the training data, whom the model has seen"),
             (unknown, "users without an item of the training data"),
@@ -666,17 +672,17 @@ def _generate(options: dict[str, str]) -> None:
     around = generate.known_histories(loaded, read(options["histories"])) if "histories" in options else None
     if "around" in options:
         around = generate.known_histories(loaded, ((user, loaded.history(user)) for user in _names(options["around"])))
-    real = generate.table_of(model.histories, model.n_items)
+    real = fidelity.table_of(model.histories, model.n_items)
     number = users or (real.shape[0] if around is None else len(around))
     not_compared = "what is drawn around some is not meant to be like all." if own else ""
     try:
         if not own:
-            generate.check_measurable(real, number, judges, seed=seed)
+            fidelity.check_measurable(real, number, judges, seed=seed)
     except DataError as error:
         if {"unseen", "json"} & set(options):  # to measure was asked for
             raise DataError(f"{error} Without --unseen and --json they are drawn, but not measured.") from None
         not_compared = str(error)
-    drawn = generate.Kept(
+    drawn = fidelity.Tee(
         generate.synthesise(model, around, number, source=source, seed=seed), model.n_items, 0 if own else real.shape[0]
     )
     _report_unknown(loaded.unknown)
@@ -698,8 +704,8 @@ def _generate(options: dict[str, str]) -> None:
     if not_compared:
         print(f"Not compared with real users: {not_compared}")
         return
-    report = generate.truth(real, drawn.table(), judges, seed=seed)
-    _put(files, generate.text(report), json=lambda: json.dumps(report.plain(), indent=1))
+    report = fidelity.truth(real, drawn.table(), judges, seed=seed)
+    _put(files, fidelity.text(report), json=lambda: json.dumps(report.plain(), indent=1))
 
 
 _UNCERTAINTY_OPTIONS = (

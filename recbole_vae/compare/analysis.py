@@ -1,4 +1,4 @@
-"""From the runs of a comparison to tables of means and tests: one table for each data set and protocol."""
+"""Means and tests of a comparison's runs: one table for each data set and protocol."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from recbole_vae.compare import statistics
 from recbole_vae.compare.results import DONE, Comparison, Run
 from recbole_vae.compare.statistics import Floats
 from recbole_vae.errors import DataError
+from recbole_vae.evaluation.holm import holm
 
 Key = TypeVar("Key", bound=tuple[str, ...])
 
@@ -25,7 +26,7 @@ BEYOND = {
     "novelty": None,
     "shannonentropy": None,
 }
-"""Metrics beyond accuracy, and whether more is better; None where that depends on what is wanted."""
+"""Metrics beyond accuracy, and whether more is better; None where that depends on the purpose."""
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Row:
 
     Attributes:
         runs: by seed, done or not.
-        done: those that are.
+        done: the runs that are done.
     """
 
     label: str
@@ -42,16 +43,16 @@ class Row:
 
     @property
     def done(self) -> list[Run]:
-        """Those that are done."""
+        """The runs that are done."""
         return [run for run in self.runs if run.status == DONE]
 
     def over_seeds(self, metric: str) -> tuple[float, float | None] | None:
-        """Return mean and standard deviation of a test metric over seeds; None where no run has it."""
+        """Return mean and standard deviation of a test metric over seeds; None if no run has it."""
         values = [run.test[metric] for run in self.done if metric in run.test]
         return statistics.over_seeds(values) if values else None
 
     def mean(self, name: str) -> float | None:
-        """Return the mean over seeds of an attribute of the runs (``training_seconds``); None where it is not known."""
+        """Return the mean over seeds of an attribute of the runs (``training_seconds``); None if it is unknown."""
         values = [getattr(run, name) for run in self.done if getattr(run, name) is not None]
         return float(np.mean(values)) if values else None
 
@@ -64,8 +65,8 @@ class Test:
         label: the row; ``against``: the other one.
         users: number of pairs.
         difference: the row's mean minus the other's, and the ends of its interval; ``relative`` and ``standardised`` likewise.
-        p: of the randomisation test; ``p_wilcoxon``: of the signed-rank test.
-        holm: ``p`` corrected in its family; ``holm_wilcoxon`` likewise.
+        p: p-value of the randomisation test; ``p_wilcoxon``: of the signed-rank test.
+        holm: ``p`` by Holm's correction over its family; ``holm_wilcoxon`` likewise.
     """
 
     label: str
@@ -87,20 +88,20 @@ class Table:
 
     Attributes:
         rows: in the order of the plan.
-        seeds: of all runs.
-        metrics: the columns; ``tested``: those of which each run that is done has a value for each user.
-        beyond: names of what was measured beyond accuracy.
-        primary: that ranks.
+        seeds: seeds of all runs.
+        metrics: the columns; ``tested``: those for which every run that is done has a value for each user.
+        beyond: names of the metrics beyond accuracy.
+        primary: the metric that ranks the rows.
         alpha: level of the tests.
-        reference: label of the reference row, None where it is not (yet) done.
-        best: for each metric, the labels from the best one.
-        against_reference: tests of all rows in all metrics, a family; by label and metric.
+        reference: label of the reference row; None if it is not done (yet).
+        best: for each metric, the labels, best first.
+        against_reference: tests of all rows in all metrics, one family; by label and metric.
         against_best: tests against the best row of each metric; by label and metric.
-        pairs: tests of all pairs of rows in the primary metric; by both labels. These and those against the best are of one
-            family, all pairs in all metrics.
-        compared: how many tests that family has.
-        samples: sign flips that were drawn for each test.
-        users: number of test users of each run, least and most.
+        pairs: tests of all pairs of rows in the primary metric; by both labels. They share a family with those against the
+            best: all pairs in all metrics.
+        compared: number of tests in that family.
+        samples: number of sign flips drawn for each test.
+        users: smallest and largest number of test users in a run.
     """
 
     dataset: str
@@ -147,15 +148,15 @@ def base(metric: str) -> str:
 
 
 def higher_is_better(metric: str) -> bool | None:
-    """Return whether more of a metric is better; None where that is no matter of course."""
+    """Return whether more of a metric is better; None where that depends on the purpose."""
     return BEYOND.get(base(metric), True)
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """Compute the tables of a comparison, of the runs that are there.
+    """Compute the tables of a comparison from the runs there are.
 
     Raises:
-        DataError: a run has a metric that is no number, or not the metrics of the table.
+        DataError: a run lacks a metric of the table, or has one that is not a finite number.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in comparison.runs:
@@ -188,7 +189,7 @@ def _table(comparison: Comparison, runs: list[Run]) -> Table:
         sorted({run.seed for run in runs}),
         metrics,
         tested,
-        # Those at other ks than the table's would only repeat what it says.
+        # Those at other ks than the table's would say nothing new.
         [name for name in measured if name.partition("@")[2] in ("", at)] or list(measured),
         comparison.primary,
         comparison.alpha,
@@ -216,11 +217,11 @@ def _check(run: Run, metrics: Sequence[str]) -> None:
     users = {} if run.users is None else run.users.metrics
     for name in metrics:
         if not np.isfinite(run.test[name]) or (name in users and not np.isfinite(users[name]).all()):
-            raise DataError(f"{where}: {name} is no finite number, so nothing can be compared; look at its log.")
+            raise DataError(f"{where}: {name} is not a finite number, so nothing can be compared; look at its log.")
 
 
 def cubes(rows: Sequence[Row], seeds: Sequence[int], metrics: Sequence[str]) -> Iterable[tuple[str, Floats]]:
-    """Yield for each metric (or ``history_length``) the values of all users, [rows, seeds, users]; NaN where there is none."""
+    """Yield for each metric (or ``history_length``) the users' values, shape [rows, seeds, users]; NaN where there is none."""
     known: dict[str, int] = {}
     last: dict[int, tuple[NDArray[np.str_], NDArray[np.int64]]] = {}
     places: list[tuple[int, int, NDArray[np.int64], Run]] = []
@@ -228,7 +229,7 @@ def cubes(rows: Sequence[Row], seeds: Sequence[int], metrics: Sequence[str]) -> 
         for run in row.done:
             assert run.users is not None
             ids = run.users.ids
-            # With one seed, all models have the same users, as a rule in the same order.
+            # With one seed, all models have the same users, usually in the same order.
             if run.seed not in last or not np.array_equal(last[run.seed][0], ids):
                 last[run.seed] = ids, np.array([known.setdefault(user, len(known)) for user in ids.tolist()], np.int64)
             places.append((r, list(seeds).index(run.seed), last[run.seed][1], run))
@@ -247,7 +248,7 @@ def _test(table: Table, rows: list[Row]) -> None:
     reference = table.reference
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
     table.compared = len(pairs) * len(table.tested)
-    # Enough for the smallest p to survive the correction ten times over, unless alpha is tiny.
+    # So many that the smallest p, after the correction, is a tenth of alpha, unless alpha is tiny.
     table.samples = max(10_000, min(1_000_000, int(10 * table.compared / table.alpha)))
     all_pairs: dict[tuple[str, str, str], Test] = {}
     for metric, cube in cubes(rows, table.seeds, table.tested):
@@ -259,7 +260,7 @@ def _test(table: Table, rows: list[Row]) -> None:
         table.against_reference.update({(a, metric): found[a, b] for a, b in against_reference if (a, b) in found})
         all_pairs.update({(*each, metric): found[each] for each in pairs if each in found})
     table.against_reference = _corrected(table.against_reference)
-    # The best row was chosen on the same users: only a correction over all pairs keeps what it promises then.
+    # The best row was chosen on the same users, so only a correction over all pairs holds its level.
     all_pairs = _corrected(all_pairs)
     table.pairs = {(a, b): test for (a, b, metric), test in all_pairs.items() if metric == table.primary}
     for (label, metric), test in table.against_best.items():
@@ -268,10 +269,10 @@ def _test(table: Table, rows: list[Row]) -> None:
 
 
 def _corrected(family: dict[Key, Test]) -> dict[Key, Test]:
-    """Return copies of tests with Holm's correction over all of them; a test may belong to several families."""
+    """Return copies of the tests with Holm's correction over this family; a test may belong to several families."""
     tests = [Test(**vars(test)) for test in family.values()]
-    corrected = statistics.holm(np.array([test.p for test in tests]))
-    wilcoxon = statistics.holm(np.array([test.p_wilcoxon for test in tests]))
+    corrected = holm([test.p for test in tests])
+    wilcoxon = holm([test.p_wilcoxon for test in tests])
     for test, p, other in zip(tests, corrected, wilcoxon, strict=True):
         test.holm, test.holm_wilcoxon = float(p), float(other)
     return dict(zip(family, tests, strict=True))
@@ -280,7 +281,7 @@ def _corrected(family: dict[Key, Test]) -> dict[Key, Test]:
 def _pairs(
     metric: str, pairs: Sequence[tuple[str, str]], values: dict[str, Floats], samples: int
 ) -> dict[tuple[str, str], Test]:
-    """Test pairs of rows; those who share their users at once. A pair without a common user is left out."""
+    """Test pairs of rows, those with the same users together. A pair without common users is left out."""
     groups: dict[bytes, list[tuple[tuple[str, str], Floats, Floats]]] = {}
     for a, b in pairs:
         difference, other = statistics.pair(values[a], values[b])

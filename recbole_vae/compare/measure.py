@@ -1,10 +1,9 @@
-"""One run of a comparison, in this process: a model by RecBole's own steps, and everything that is measured of it."""
+"""One run of a comparison, in this process: train a model by RecBole's own steps, then measure it."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
+from recbole_vae.bench.memory import peak_memory
 from recbole_vae.compare.results import DONE, REFUSED, Run, Users
 from recbole_vae.data import padding
 from recbole_vae.errors import ConfigError, DataError
@@ -28,37 +28,36 @@ from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.storage import checkpoint
 
 SHARE = 0.2
-"""Share of the training interactions in each bin of items by popularity; the first bin is the tail."""
-
+"""Share of the training interactions in each popularity bin of the items; the first bin is the tail."""
 
 CORRECTIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-"""Values of ``popularity_correction`` that a trained model is evaluated with."""
+"""Values of ``popularity_correction`` with which a trained model is evaluated."""
 
 PRETRAINING = ("actor_pretrain", "critic_pretrain")
 """Values of ``train_stage`` for which RecBole trains its RaCT without validation, before ``finetune``."""
 
 
 class PrunedError(Exception):
-    """A tuning trial was stopped because it is worse than the others were."""
+    """A tuning trial was stopped because it did worse than earlier trials."""
 
 
 def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = None) -> Run:
-    """Train and evaluate what a job says (see ``Plan.job``).
+    """Train and evaluate the model of a job (see ``Plan.job``).
 
     Args:
-        job: also ``trial``, whether only the validation part is measured.
-        report: called with the number of each evaluation and the validation's score; True stops the run.
+        job: the job; with a true ``trial``, only the validation part is measured.
+        report: called after each validation with its number and score; the run stops if it returns True.
 
     Raises:
-        PrunedError: ``report`` stopped it.
-        Exception: what RecBole or the model raises.
+        PrunedError: ``report`` stopped the run.
+        Exception: whatever RecBole or the model raises.
     """
     started = time.perf_counter()
     sys.argv = sys.argv[:1]
     run = Run(job["dataset"], "", job["model"], job["model"], job["seed"])
     run.settings, run.versions = dict(job["settings"]), checkpoint.versions()
     model_class = get_model(job["model"])
-    torch.autograd.set_detect_anomaly(False)  # RecBole's SINE turns it on for the whole process, by being imported
+    torch.autograd.set_detect_anomaly(False)  # importing RecBole's SINE turns it on for the whole process
     if model_class.type not in (ModelType.GENERAL, ModelType.TRADITIONAL):
         run.status, run.reason = (
             REFUSED,
@@ -121,15 +120,14 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
         if isinstance(net, HistoryRecommender):
             run.frontier = _frontier(config, trainer, train, test, job, run.test)
     on_gpu = config["device"].type == "cuda"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run.peak_memory = torch.cuda.max_memory_allocated() if on_gpu else peak * (1 if sys.platform == "darwin" else 1024)
+    run.peak_memory = peak_memory(on_gpu)
     run.device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     run.status, run.seconds = DONE, time.perf_counter() - started
     return run
 
 
 def _mend(net: Any, training: Any, run: Run) -> None:
-    """Mend what RecBole's models without parameters get wrong."""
+    """Correct the faults of RecBole's models without parameters."""
     if run.model == "Pop":
         items = training.inter_feat[training.iid_field]
         net.item_cnt = torch.bincount(items, minlength=net.n_items).unsqueeze(1).to(net.item_cnt.device)
@@ -140,15 +138,15 @@ def _mend(net: Any, training: Any, run: Run) -> None:
 
 
 def _pretrained(config: Any, model_class: Any, train: Any, run: Run) -> Any:
-    """Do the stages that in RecBole are runs of their own, and return the config of the last one.
+    """Run the stages of pretraining, which in RecBole are separate runs, and return the config of the last stage.
 
     Raises:
-        ConfigError: a stage would end without a model.
+        ConfigError: a stage would end without saving a model.
     """
     if not 1 <= int(config["save_step"]) <= int(config["pretrain_epochs"]):
         raise ConfigError(
-            f"save_step: {config['save_step']} must be from 1 to pretrain_epochs: {config['pretrain_epochs']}, or nothing is "
-            "left of a stage of training."
+            f"save_step: {config['save_step']} must be from 1 to pretrain_epochs: {config['pretrain_epochs']}; else a "
+            "stage of training saves no model."
         )
     start, path = time.perf_counter(), ""
     for stage in PRETRAINING:
@@ -167,7 +165,7 @@ def _pretrained(config: Any, model_class: Any, train: Any, run: Run) -> Any:
 
 
 def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int, float], bool] | None) -> None:
-    """Train by RecBole's ``fit`` and load the best epoch, keeping the curve."""
+    """Train by RecBole's ``fit`` and record the training curve in ``run``."""
     train_epoch, valid_epoch, save = trainer._train_epoch, trainer._valid_epoch, trainer._save_checkpoint
 
     def timed_epoch(train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -176,7 +174,7 @@ def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int
         seconds = time.perf_counter() - start
         run.training_seconds += seconds
         total = float(sum(loss) if isinstance(loss, tuple) else loss)
-        # RecBole's is a sum over batches.
+        # RecBole's loss is a sum over batches.
         terms = getattr(trainer, "loss_terms", None) or {"loss": total / max(1, len(train_data))}
         run.curve.append({"epoch": epoch_idx + 1, "seconds": seconds, **{k: float(v) for k, v in terms.items()}})
         return loss
@@ -206,16 +204,16 @@ def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int
         raise DataError("no epoch was saved: each validation score was worse than none (nan?).")
 
 
-class _Kept:
-    """Takes the place of an evaluator, and gives back what was collected."""
+class _NoEvaluator:
+    """Stands in for an evaluator and returns the collected lists."""
 
     def evaluate(self, collected: Any) -> Any:
         return collected
 
 
 @dataclass
-class _Found:
-    """What the lists of one part are worth; the attributes are those of :class:`Run`."""
+class _Part:
+    """The results on one part of the data; the attributes are those of :class:`Run`."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     over_k: dict[str, list[float]] = field(default_factory=dict)
@@ -232,17 +230,17 @@ def _with(config: Any, **values: Any) -> Any:
 
 def _lists(
     config: Any, trainer: Any, train: Any, loader: Any, job: dict[str, Any], *, whole: bool, best: bool = False
-) -> _Found:
+) -> _Part:
     """Evaluate a part once, at the largest k, and compute everything from the lists.
 
     Args:
-        config: RecBole's.
-        trainer: has the model.
-        train: dataloader of training.
-        loader: dataloader of the part.
-        job: names metrics and k.
-        whole: whether curves, bins and users are wanted, too.
-        best: whether the best epoch is loaded first.
+        config: RecBole's config.
+        trainer: the trainer of the model.
+        train: dataloader of the training part.
+        loader: dataloader of the part to evaluate.
+        job: names the metrics and k.
+        whole: whether to compute curves, popularity bins and the users' values as well.
+        best: whether to load the best epoch first.
     """
     n_items = loader._dataset.item_num
     max_k = min(job["max_k"], padding.real(n_items)) if whole else max(job["topk"])
@@ -251,13 +249,13 @@ def _lists(
     measured = _with(config, metrics=names, topk=topk, metric_decimal_place=10)
     collector, before = FastCollector(measured), (trainer.eval_collector, trainer.evaluator)
     collector.data_collect(train)
-    trainer.eval_collector, trainer.evaluator = collector, _Kept()
+    trainer.eval_collector, trainer.evaluator = collector, _NoEvaluator()
     try:
         lists = trainer.evaluate(loader, load_best_model=best, show_progress=False)
     finally:
         trainer.eval_collector, trainer.evaluator = before
     result = FastEvaluator(measured).evaluate(lists)
-    found = _Found()
+    found = _Part()
     table = [f"{name}@{k}" for name in names for k in job["topk"]]
     found.metrics = {name: float(result[name]) for name in table}
     per_user = {name: values for name, values in result.per_user.items() if name in table}
@@ -316,7 +314,7 @@ def _lists(
 def _frontier(
     config: Any, trainer: Any, train: Any, test: Any, job: dict[str, Any], own: dict[str, float]
 ) -> list[dict[str, float]]:
-    """Return the test metrics for each of ``CORRECTIONS``, of which ``own`` are those for the model's."""
+    """Return the test metrics for each of ``CORRECTIONS``; ``own`` are those at the model's own correction."""
     net = trainer.model
     found = []
     try:
@@ -332,12 +330,12 @@ def _frontier(
 
 
 def popularity_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Divide items by popularity into bins that each have a fifth of the training interactions.
+    """Divide items by popularity into bins that each hold a fifth of the training interactions.
 
-    The first bin is the tail: the least popular items that together have at most 20 % of the interactions (at least one item).
+    The first bin is the tail: the least popular items, which together have at most 20 % of the interactions (at least one item).
 
     Args:
-        counts: training interactions of each item, shape [n_items]; the first is RecBole's padding.
+        counts: training interactions of each item, shape [n_items]; the first item is RecBole's padding.
 
     Returns:
         The bin of each item, int64, shape [n_items], from 0 without gaps; -1 for the padding.
@@ -352,7 +350,7 @@ def popularity_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def split_hash(*parts: Any) -> str:
-    """Return a SHA-256 of the interactions of each part, by the data set's own ids, whatever their order.
+    """Return the SHA-256 of each part's interactions by the data set's own ids; their order does not matter.
 
     Args:
         parts: RecBole's data sets for training, validation and test.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class _Parts(DataStruct):  # type: ignore[misc]
-    """RecBole's ``DataStruct``, which keeps the parts of a tensor until all are there instead of copying all for each."""
+    """RecBole's ``DataStruct``, but it collects a tensor's parts in a list instead of copying the whole for each part."""
 
     def update_tensor(self, name: str, value: Tensor) -> None:
         """Append to the tensor of this name."""
@@ -20,10 +20,10 @@ class _Parts(DataStruct):  # type: ignore[misc]
 
 
 class FastCollector(Collector):  # type: ignore[misc]
-    """RecBole's ``Collector`` with one search for the best items, and without a table of all users and items.
+    """RecBole's ``Collector`` with one top-k search, and without a table of users by items.
 
-    RecBole searches twice, marks the relevant items in an integer for each user and item, copies all that it has with each
-    batch and at the end, and fails for the metrics that need the items' counts. The results are the same, bit for bit.
+    RecBole's own searches twice, marks relevant items in an integer for each user and item, copies everything with each batch
+    and at the end, and fails for metrics that need the items' counts. The results are the same, bit for bit.
     """
 
     register: Any
@@ -66,7 +66,7 @@ class FastCollector(Collector):  # type: ignore[misc]
             self.register = register
 
     def get_data_struct(self) -> DataStruct:
-        """Return what was collected, on the CPU, and forget what is of this evaluation only."""
+        """Return what was collected, on the CPU, and forget what belongs to this evaluation only."""
         result = DataStruct()
         for name, value in list(self.data_struct._data_dict.items()):
             if isinstance(value, list):

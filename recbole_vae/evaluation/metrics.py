@@ -1,4 +1,4 @@
-"""RecBole's metrics that loop over users or items in Python, without the loops; equal to them, bit for bit."""
+"""RecBole's metrics without their Python loops over users or items; the results are equal, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,17 +16,33 @@ Table = NDArray[Any]
 
 
 def _up_to(table: Table, lengths: Table) -> Table:
-    """Return a table whose rows go on with the value at ``lengths - 1`` from there on; ``table`` is one row or many."""
+    """Repeat the value at column ``lengths - 1`` in the columns after it; ``table`` has one row for all, or one for each."""
     k = table.shape[-1]
     ranks = np.minimum(np.arange(k), (np.minimum(lengths, k) - 1)[:, None])
     return table[ranks] if table.ndim == 1 else np.take_along_axis(table, ranks, axis=1)
+
+
+def ndcg(hits: Table, relevant: Table) -> Table:
+    """NDCG at each rank with binary relevance (Järvelin and Kekäläinen, TOIS 2002), as in RecBole and Liang et al. (2018).
+
+    The gain of a hit at rank ``r`` is ``1 / log2(r + 1)``; the ideal list has all relevant items first.
+
+    Args:
+        hits: whether the item at each rank is relevant, bool, shape [users, k].
+        relevant: number of relevant items of each user, at least 1, int, shape [users].
+
+    Returns:
+        float64, shape [users, k].
+    """
+    gains = 1.0 / np.log2(np.arange(1.0, hits.shape[1] + 1) + 1)
+    return np.cumsum(np.where(hits, gains, 0), axis=1) / _up_to(np.cumsum(gains), relevant)
 
 
 class MRR(metrics.MRR):  # type: ignore[misc]
     """Mean reciprocal rank."""
 
     def metric_info(self, pos_index: Table) -> Table:
-        """Return 1 / rank of the first hit from its rank on, shape [users, k]."""
+        """Return the reciprocal rank at each rank, shape [users, k]: 0 before the first hit, then 1 / its rank."""
         first = pos_index.argmax(axis=1)
         hit = np.take_along_axis(pos_index, first[:, None], axis=1)
         found = hit & (np.arange(pos_index.shape[1]) >= first[:, None])
@@ -47,9 +63,8 @@ class NDCG(metrics.NDCG):  # type: ignore[misc]
     """Normalised discounted cumulative gain."""
 
     def metric_info(self, pos_index: Table, pos_len: Table) -> Table:
-        """Return the gain at each rank, shape [users, k]."""
-        gains = 1.0 / np.log2(np.arange(1.0, pos_index.shape[1] + 1) + 1)
-        return np.cumsum(np.where(pos_index, gains, 0), axis=1) / _up_to(np.cumsum(gains), pos_len)
+        """Return the NDCG at each rank, shape [users, k]."""
+        return ndcg(pos_index, pos_len)
 
 
 class AveragePopularity(metrics.AveragePopularity):  # type: ignore[misc]
@@ -88,7 +103,7 @@ class TailPercentage(metrics.TailPercentage):  # type: ignore[misc]
     """Share of the recommended items that are among the least popular."""
 
     def get_tail(self, item_matrix: Table, count_items: dict[int, int]) -> Table:
-        """Return 1 where a recommended item is of the tail, shape [users, k]."""
+        """Return 1 where a recommended item belongs to the tail, shape [users, k]."""
         if self.tail > 1:
             tail = [item for item, count in count_items.items() if count <= self.tail]
         else:
@@ -101,12 +116,12 @@ _FAST = (MRR, MAP, NDCG, AveragePopularity, ShannonEntropy, GiniIndex, TailPerce
 
 
 class Result(OrderedDict[str, float]):
-    """The metrics, each a mean over users, as RecBole gives them; and what they are the means of.
+    """RecBole's result, the mean of each metric over users, with the users' own values.
 
     Attributes:
-        per_user: values of the users in the order of evaluation (``uid_list`` of the dataloader), float64, shape [users], by
-            the name of the metric; of those that are means over users.
-        split_hash: where users are held out, the SHA-256 of the split; else None.
+        per_user: values by the name of the metric, if it is a mean over users; float64, shape [users], in the order of
+            evaluation (the dataloader's ``uid_list``).
+        split_hash: SHA-256 of the split, if users are held out; else None.
     """
 
     per_user: dict[str, Table]
@@ -115,7 +130,7 @@ class Result(OrderedDict[str, float]):
     _errors: dict[str, float] | None = None
 
     def __reduce__(self) -> Any:
-        """Send the standard errors to another process, without the users: RecBole's pipe to its parent takes 64 KiB."""
+        """Send another process the standard errors in place of the users: RecBole's pipe to its parent holds 64 KiB."""
         return Result, (dict(self),), {"per_user": {}, "split_hash": self.split_hash, "_errors": self.standard_errors()}
 
     def standard_errors(self) -> dict[str, float]:
@@ -129,7 +144,7 @@ class Result(OrderedDict[str, float]):
 
 
 class FastEvaluator(Evaluator):  # type: ignore[misc]
-    """RecBole's ``Evaluator`` with the metrics above in the place of its own; the result is a :class:`Result`."""
+    """RecBole's ``Evaluator`` with the metrics above in place of RecBole's; it returns a :class:`Result`."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -147,7 +162,7 @@ class FastEvaluator(Evaluator):  # type: ignore[misc]
         return average(metric, value)
 
     def evaluate(self, dataobject: Any) -> Result:
-        """Compute all metrics from what was collected."""
+        """Compute all metrics from the collected lists."""
         self._per_user = {}
         result = Result(super().evaluate(dataobject))
         result.per_user = self._per_user

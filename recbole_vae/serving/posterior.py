@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,43 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.chunks import rows_per_chunk
+from recbole_vae.options.fields import LARGEST
 
 LEVEL = 0.9
 """Share of the samples within the interval of an item's rank."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the posterior is sampled for a ranking.
+
+    Attributes:
+        samples: number of samples from which a ranking's certainty is estimated; 0 for none.
+        diversify: above 0, each place but the first is filled from a sample of its own, with the posterior's standard deviation
+            multiplied by this (see :func:`thompson`).
+        seed: seed of the noise.
+    """
+
+    samples: int = 0
+    diversify: float = 0.0
+    seed: int = 0
+
+    def check(self, model: Any) -> None:
+        """Raise a ConfigError if a value is not allowed, or if the model has no posterior to sample from."""
+        for name in ("samples", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigError(f"{name}: {value!r} is not allowed; it must be an integer >= 0.")
+        if not 0 <= self.diversify <= LARGEST:
+            raise ConfigError(
+                f"diversify: {self.diversify!r} is not allowed; it must be a number >= 0 and <= {LARGEST:.0f}."
+            )
+        if self.samples and self.diversify:
+            raise ConfigError(
+                "samples and diversify cannot be given together: intervals and stability describe the plain ranking."
+            )
+        if self.samples or self.diversify:
+            check_posterior(model)
 
 
 def check_posterior(model: HistoryRecommender) -> None:

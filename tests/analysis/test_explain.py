@@ -30,11 +30,11 @@ from recbole_vae.analysis.explain import (
     ItemText,
     counterfactual,
     influences,
-    perturbation,
     ranks,
     scores_without,
 )
 from recbole_vae.analysis.explain_report import because, lost_without, read_item_texts, write
+from recbole_vae.analysis.perturbation import at_random, by_cosine, by_influence, by_popularity, perturbation
 from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
@@ -224,7 +224,7 @@ def test_an_explanation_is_of_what_recommend_recommends(run: Run) -> None:
     explainer = Explainer(recommender, {"i1": ItemText("One", "Drama")})
     history = ["i1", "i5", "never heard of", "i8", "i5"]
     result = explainer.explain("me", history, k=4, reasons=2)
-    assert recommender.unknown == {"never heard of": 1}
+    assert recommender.unknown.examples == {"never heard of": 1}
     (ranking,) = recommender.recommend([["i1", "i5", "i8"]], k=4)
     assert [(each.item_id, each.score) for each in result.recommendations] == ranking
     model, ids = recommender.model, {item: number for number, item in enumerate(recommender.items)}
@@ -293,8 +293,8 @@ def test_influences_explain_better_than_chance_popularity_and_cosine(build: Buil
     model = run.model.eval()
     histories = model.histories[torch.arange(1, 61)]
     orders = {
-        "exact": explain.by_influence(), "gradient": explain.by_influence("gradient"), "random": explain.at_random(0),
-        "popularity": explain.by_popularity, "cosine": explain.by_cosine,
+        "exact": by_influence(), "gradient": by_influence("gradient"), "random": at_random(0),
+        "popularity": by_popularity, "cosine": by_cosine,
     }  # fmt: skip
     measured = {name: perturbation(model, histories, order) for name, order in orders.items()}
     for other in ("random", "popularity", "cosine"):
@@ -383,11 +383,11 @@ def test_the_orders(trained: Any) -> None:
         for item in (12, 21):
             without = [scores[item] - scores_of(trained, [i for i in items if i != each])[item] for each in items]
             for order, expected in (
-                (explain.by_popularity, has.sum(0)[items] / 60), (explain.by_cosine, cosines[item, items]),
-                (explain.by_influence(), without),
+                (by_popularity, has.sum(0)[items] / 60), (by_cosine, cosines[item, items]),
+                (by_influence(), without),
             ):  # fmt: skip
                 assert order(trained, history, item).tolist() == pytest.approx(list(expected), abs=1e-5)
-    drawn = [order(trained, history_of(range(1, 21)), 21).tolist() for order in map(explain.at_random, (0, 0, 1))]
+    drawn = [order(trained, history_of(range(1, 21)), 21).tolist() for order in map(at_random, (0, 0, 1))]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len({*drawn[0]}) == 20
 

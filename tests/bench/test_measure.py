@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
-from recbole_vae.bench import measure as bench
-from recbole_vae.bench.measure import first_batches, generate, plot, ratios, shapes_of, sides, table
+from recbole_vae.bench import run as bench
+from recbole_vae.bench.data import generate
+from recbole_vae.bench.measure import first_batches
+from recbole_vae.bench.memory import limit_memory, peak_memory
+from recbole_vae.bench.report import plot, ratios, table
+from recbole_vae.bench.run import sides
+from recbole_vae.bench.shapes import shapes_of
 from recbole_vae.cli.main import main
 from tests.conftest import Builder
 
@@ -83,11 +90,35 @@ def test_ratios_compare_the_same_repeat() -> None:
     assert "25 by 5, 40 by 9; 10 by 9" in text  # medians of A
 
 
-def test_a_plot_is_drawn_of_what_could_be_measured() -> None:
-    path = Path("steps.svg")
-    plot([report_of(10), report_of(100)], path)
-    text = path.read_text()
-    assert "<svg" in text
+def test_a_plot_shows_what_could_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Any] = []
+    original = Figure.savefig
+
+    def savefig(figure: Any, *args: Any, **kwargs: Any) -> None:
+        saved.append(figure)
+        original(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    plot([report_of(10), report_of(100)], Path("steps.svg"))
+    # Seconds of a step of 5 users, by the median rate; and memory. B failed, and C does not train.
+    peer, a = {"RecBole's MultiVAE": (5 / 15, 3.0), "A": (5 / 25, 1.25)}.items()
+    for part, axis in enumerate(saved[0].axes):
+        lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+        assert lines == {name: [[10, values[part]], [100, values[part]]] for name, values in (peer, a)}
+        assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    assert [text.get_text() for text in saved[0].axes[0].get_legend().get_texts()] == [peer[0], a[0]]
+    assert "<!-- RecBole's MultiVAE -->" in Path("steps.svg").read_text()  # the legend, in the file itself
+
+
+def test_without_the_module_resource_memory_is_measured_and_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = peak_memory()
+    assert psutil.Process().memory_info().rss / 2 < known < 100e9
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert known / 20 < peak_memory() < 2 * known
+    assert not limit_memory(1e-3)
+    for module in ("bench.measure", "bench.run", "compare.measure"):
+        code = f"import sys; sys.modules['resource'] = None; import recbole_vae.{module}"
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_models_are_measured_with_the_same_architecture() -> None:
@@ -164,7 +195,7 @@ def test_too_little_memory_is_a_result() -> None:
     limit = 0.2
     report = bench.run(sides(["Pop"], []), (60, 80, 600), repeats=1, seconds=1, batch_sizes=[16], memory_limit=limit)
     assert [repeated[0]["error"] for repeated in report["measured"].values()] == ["out of memory"] * 2
-    assert "nothing to compare" in bench.table(report)
+    assert "nothing to compare" in table(report)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

@@ -260,7 +260,7 @@ def test_what_is_no_number_is_refused(small: Comparison) -> None:
     run = make_run("EASE", "p", 1, 20, 0.3, False, 1)
     assert run.users is not None
     run.users.metrics["mrr@10"][3] = np.nan
-    with pytest.raises(DataError, match=r"EASE on ml-100k \(p\), seed 1: mrr@10 is no finite number"):
+    with pytest.raises(DataError, match=r"EASE on ml-100k \(p\), seed 1: mrr@10 is not a finite number"):
         analyse(replace(small, runs=[run]))
     run = make_run("EASE", "p", 1, 20, 0.3, False, 1)
     del run.test["hit@10"]

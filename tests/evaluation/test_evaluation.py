@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections import Counter
 from typing import Any
@@ -18,7 +19,7 @@ from recbole.evaluator.collector import DataStruct
 
 from recbole_vae.data.evaluation import FullSortDataLoader
 from recbole_vae.evaluation.collector import FastCollector
-from recbole_vae.evaluation.metrics import FastEvaluator, Result
+from recbole_vae.evaluation.metrics import FastEvaluator, Result, ndcg
 from tests.conftest import Builder
 
 TOPK = ["Hit", "MRR", "MAP", "Recall", "NDCG", "Precision", "ShannonEntropy", "GAUC"]
@@ -100,6 +101,20 @@ def test_what_is_collected_of_one_evaluation_is_not_there_in_the_next() -> None:
     first = FastEvaluator(config).evaluate(collect(collector, 1))
     collect(collector, 2)
     assert FastEvaluator(config).evaluate(collect(collector, 1)) == first
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), k=st.integers(1, 12))
+def test_ndcg_is_that_of_its_definition(data: st.DataObject, k: int) -> None:
+    hits = np.array(data.draw(st.lists(st.lists(st.booleans(), min_size=k, max_size=k), min_size=1, max_size=5)))
+    relevant = np.array([data.draw(st.integers(max(1, int(row.sum())), 20)) for row in hits])
+    found = ndcg(hits, relevant)
+    assert found.dtype == np.float64
+    for row, number, values in zip(hits.tolist(), relevant.tolist(), found.tolist(), strict=True):
+        for at in range(1, k + 1):
+            gain = sum(1 / math.log2(rank + 1) for rank in range(1, at + 1) if row[rank - 1])
+            ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(at, number) + 1))
+            assert values[at - 1] == pytest.approx(gain / ideal, rel=1e-12)
 
 
 @pytest.mark.parametrize("model", ["MultVAE", "MultDAE", "BPR", "EASE", "ItemKNN", "MultiVAE"])

@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Normal, Poisson
 
 from recbole_vae import Recommender
 from recbole_vae.analysis import generate, latent, uncertainty
-from recbole_vae.analysis.explain import by_influence, perturbation
+from recbole_vae.analysis.perturbation import by_influence, perturbation
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.nn.likelihood import (
@@ -194,7 +194,7 @@ def test_nothing_takes_the_softmax_of_a_model_without_one(
         ConfigError, match="^this MultVAE was not trained to draw .* likelihood: multinomial or poisson"
     ):
         next(generate.synthesise(model, None, 3))
-    with pytest.raises(ConfigError, match="^perturbation: DEL and INS are of the softmax"):
+    with pytest.raises(ConfigError, match="^perturbation: DEL and INS need the softmax"):
         perturbation(model, model.histories, by_influence())
     (ranking,) = recommender.recommend_users(["u3"], k=3, samples=5)
     assert ranking.expected_ndcg is None

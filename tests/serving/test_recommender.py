@@ -8,6 +8,7 @@ import math
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from recbole_vae.analysis.explain import Explainer
 from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, DataError
-from recbole_vae.options.fields import LARGEST
-from recbole_vae.serving.recommender import Ranking, Recommender, read_histories, write_rankings
+from recbole_vae.options.limits import LARGEST
+from recbole_vae.serving.history_file import read_histories
+from recbole_vae.serving.ranking import Ranking, write_rankings
+from recbole_vae.serving.recommender import Recommender, Unknown
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 
@@ -106,7 +109,7 @@ def test_what_may_be_recommended(run: Run) -> None:
         recommender.recommend([history], k="5")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="'i1' is a string"):
         recommender.recommend(["i1"])
-    with pytest.raises(DataError, match="^users must be a collection of ids, and 'u1' is a string"):
+    with pytest.raises(DataError, match="^users must be a collection of ids; 'u1' is a string"):
         recommender.recommend_users("u1")
 
 
@@ -118,7 +121,7 @@ def test_a_history_of_nothing_known_gets_the_popular_and_unknown_items_are_count
     shares = (counts / 40).sort(descending=True).values[:4].tolist()
     assert [score for _, score in empty] == pytest.approx(shares)
     assert close(some, expected(run, ["i0"], 4))
-    assert recommender.unknown == {"x": 3, "y": 1}
+    assert recommender.unknown == Unknown(4, Counter(x=3, y=1))
     assert recommender.without_known == 2
     (everything,) = recommender.recommend([[]], k=10_000)
     assert sorted(item for item, _ in everything) == sorted(run.dataset.field2id_token["item_id"][1:])
@@ -323,7 +326,19 @@ def test_unknown_candidates_are_counted(build: Builder) -> None:
     recommender = Recommender.load(run.trainer.saved_model_file)
     (ranking,) = recommender.recommend([["i1"]], 5, candidates=["i2", "nobody", "i3"])
     assert {item for item, _ in ranking} == {"i2", "i3"}
-    assert (recommender.unknown, recommender.unknown_candidates) == ({}, {"nobody": 1})
+    assert (recommender.unknown, recommender.unknown_candidates) == (Unknown(), Unknown(1, Counter(nobody=1)))
+
+
+def test_what_is_kept_of_unknown_ids_is_bounded(build: Builder) -> None:
+    run = build()
+    run.fit()
+    recommender = Recommender.load(run.trainer.saved_model_file)
+    sent = [f"{number:06d}{'x' * 1000}" for number in range(3000)] * 2
+    for start in range(0, len(sent), 500):
+        recommender.recommend([["i1", *sent[start : start + 500]]], k=1, candidates=["i2", *sent[start : start + 500]])
+    for unknown in (recommender.unknown, recommender.unknown_candidates):
+        assert unknown.times == 6000
+        assert unknown.examples == {each[:100]: 2 for each in sent[:1000]}
 
 
 def test_weights_of_histories_count_for_known_users_and_new_ones(build: Builder, model_name: str) -> None:
@@ -358,7 +373,7 @@ def test_weights_of_histories_count_for_known_users_and_new_ones(build: Builder,
 def test_weights_are_refused_by_a_model_that_knows_none(build: Builder) -> None:
     run = build()
     run.fit()
-    with pytest.raises(DataError, match="has weights, and the model was trained without value_field"):
+    with pytest.raises(DataError, match="has weights, but the model was trained without value_field"):
         Recommender.load(run.trainer.saved_model_file).recommend([{"i1": 2.0}])
 
 
