@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
 import itertools
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, NoReturn
 import yaml
 
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.registry import model_class, model_names
+from recbole_vae.model.registry import import_models, is_history_model, model_class, model_names
 from recbole_vae.options.data import check_data_options
 from recbole_vae.options.evaluation import check_eval_args, check_metrics
 from recbole_vae.options.names import Where, near
@@ -244,14 +242,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
         values.pop("dataset", None)
     reader = _Reader(values, where)
     imports = reader.words("imports", [])
-    for module in imports:
-        sys.path.append(str(Path.cwd()))
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            raise ConfigError(f"imports ({where('imports')}): cannot import {module} ({error}).") from None
-        finally:
-            sys.path.pop()
+    import_models(imports, where("imports"))
     settings = _settings({**TRAINING, **reader.mapping("settings")}, "settings", where)
     of_command = _settings({name: value for name, value in given.items() if name not in _OWN}, "command line", where)
     datasets = {name: _settings(each, name, where) for name, each in _named_settings(values, where).items()}
@@ -429,8 +420,9 @@ def known_options() -> set[str]:
     known = options_in("*", "model/*", "dataset/*", "quick_start_config/*") | RUN_OPTIONS
     for name in model_names():
         found = model_class(name)
-        if found is not None:
-            known |= set(found.config_class.names()) | set(getattr(found, "defaults", {}))
+        known |= set(getattr(found, "defaults", {}))
+        if is_history_model(found):
+            known |= set(found.config_class.names())
     return known | {"shrink"}  # of ItemKNN; in none of RecBole's files of older versions
 
 
@@ -481,7 +473,7 @@ def _check_kind(name: str, value: Any, where: Where) -> None:
 def _check_values(model: str, settings: Mapping[str, Any], where: Where) -> None:
     """Refuse, before the first run is started, each value that a model of recbole_vae would refuse by itself."""
     found = model_class(model)
-    for name, allowed in found.config_class.allowed().items() if found is not None else ():
+    for name, allowed in found.config_class.allowed().items() if is_history_model(found) else ():
         if name in settings:
             try:
                 allowed.convert(_as_recbole_reads(settings[name]))
