@@ -56,6 +56,7 @@ def load_recboles(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]
             ) from None
         # RecBole unpickles data that it finds there, and here a file would say where.
         config.final_config_dict.update(dataset_save_path=None, dataloaders_save_path=None, checkpoint_dir="saved")
+        config.final_config_dict["loaded_from"] = str(path)
     return state
 
 
