@@ -19,10 +19,15 @@ from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.serving.recommender import Recommender
 from tests.conftest import Builder, Run, random_rows, write_inter
 
-OWN = {
+OWN: dict[str, dict[str, Any]] = {
     "EASE": {"reg_weight": 10.0}, "ItemKNN": {"k": 5, "shrink": 0.0}, "Pop": {}, "NCEPLRec": {"rank": 5},
     "MultiVAE": {"latent_dimension": 8},
 }  # fmt: skip
+
+
+def states() -> Any:
+    legacy: Any = np.random.get_state()
+    return random.getstate(), legacy[1].tolist(), torch.get_rng_state().tolist()
 
 
 def trained(build: Builder, model: str, **options: Any) -> Run:
@@ -38,9 +43,9 @@ def test_known_users_are_ranked_as_recbole_does_and_as_new_ones(build: Builder, 
 
     run = trained(build, model)
     file = run.trainer.saved_model_file
-    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    state = states()
     recommender = recbole_vae.Recommender.load(file)
-    assert state == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert states() == state
     config, net, dataset, _, valid, _ = load_data_and_model(file)
     users = np.array([3, 1, 40])
     # With the dataloader of the validation part RecBole leaves out the training items, as the recommender does.
