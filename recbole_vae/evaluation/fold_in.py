@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.model.capabilities import Capabilities
 
 
 def score_histories(model: Any, histories: Histories) -> Tensor:
@@ -77,27 +77,26 @@ def why_not(model: str, knn_method: str | None = None) -> str | None:
     )
 
 
-class HistoryScorer:
-    """One of RecBole's models, used as this package's are: histories in, scores out.
+class HistoryScorer(Capabilities):
+    """One of RecBole's models, used as this package's are: histories in, scores out. It declares no capability.
 
     Args:
         model: a trained model for which :func:`why_not` is None.
         histories: the training histories; row = RecBole's internal user id.
 
     Attributes:
-        by_softmax, options, histories, popularity: see :class:`~recbole_vae.model.base.HistoryRecommender`. The models are not
-            all probabilistic, and read no weights.
+        options, histories, popularity: see :class:`~recbole_vae.model.base.HistoryRecommender`; there are no weights.
     """
 
-    by_softmax = False
     options = SimpleNamespace(value_field=None)
 
     def __init__(self, model: Any, histories: Histories) -> None:
         self.model, self.device, self.n_items = model.eval(), model.device, model.n_items
         self.USER_ID, self.ITEM_ID = model.USER_ID, model.ITEM_ID
+        self.n_real_items = padding.real(self.n_items)
         self.histories = histories.to(model.device)
-        counts = torch.bincount(self.histories.indices.long(), minlength=self.n_items)[1:]
-        self.popularity = F.pad(counts / max(1, len(histories) - 1), (1, 0), value=-torch.inf)
+        shares = self.histories.counts(self.n_real_items) / max(1, padding.real(len(histories)))
+        self.popularity = padding.with_padding(shares)
 
     def eval(self) -> HistoryScorer:
         """Return the model, which is in evaluation mode."""
@@ -106,7 +105,7 @@ class HistoryScorer:
     def score(self, histories: Histories) -> Tensor:
         """Score all items for histories, float32, shape [batch, n_items]; item 0, RecBole's padding, has ``-inf``."""
         scores = score_histories(self.model, histories).float().to(self.device)
-        return F.pad(scores[:, 1:], (1, 0), value=-torch.inf)
+        return padding.with_padding(scores[:, padding.REAL])
 
     ranking_scores = HistoryRecommender.ranking_scores
 
