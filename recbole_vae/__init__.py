@@ -1,7 +1,8 @@
 """Variational-autoencoder recommenders as RecBole models.
 
-Importing this package registers its models, so that RecBole knows them by name, and mends what RecBole needs on today's
-libraries. It imports neither RecBole nor torch by itself; the changes are made when RecBole is imported.
+Importing this package registers its models, so that RecBole finds them by name, and mends RecBole for today's libraries:
+:mod:`recbole_vae.plugin.register` lists all that changes. The import loads neither RecBole nor torch; each change is made when
+the module that it is for is imported.
 """
 
 from importlib import import_module
@@ -16,11 +17,9 @@ from recbole_vae.errors import (
     TrainingError,
 )
 from recbole_vae.model.registry import model_names
-from recbole_vae.plugin import compat
 from recbole_vae.plugin.register import register
 from recbole_vae.version import __version__
 
-compat.mend()
 register()
 
 if TYPE_CHECKING:

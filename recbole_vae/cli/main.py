@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from recbole_vae.errors import ConfigError, DataError, RecBoleVAEError, is_out_of_memory
-from recbole_vae.model.registry import model_names
+from recbole_vae.model.registry import is_history_model, model_names
+from recbole_vae.options.fields import ModelConfig
 from recbole_vae.options.limits import LARGEST
 from recbole_vae.options.names import near
 from recbole_vae.options.recbole import options_in, recbole_defaults, recbole_model_names
@@ -876,7 +877,7 @@ def _in_files(config_files: Sequence[str]) -> dict[str, str]:
 def _summarise(config: Any, result: dict[str, Any] | None, seconds: float, options: dict[str, str]) -> None:
     """Print what came out of a run."""
     model, dataset = config["model"], config["dataset"]
-    ours = model in model_names()
+    ours = is_history_model(config.model_class)
     newest = (config["resume"] if ours else None) or _written(config, seconds)
     validated = int(config["eval_step"]) > 0 and (result or {}).get("best_valid_result") is not None
     best = f"best epoch by {config['valid_metric']}" if validated else "last epoch"
@@ -938,9 +939,7 @@ def _command() -> str:
 
 def _own(config: Any) -> set[str]:
     """Return the options that are of one model or run alone: not of the data, the split or the evaluation."""
-    if config["model"] in model_names():
-        from recbole_vae.options.fields import ModelConfig
-
+    if is_history_model(config.model_class):
         own = set(config.model_class.config_class.names()) - set(ModelConfig.names())
     else:
         own = options_in(f"model/{config['model']}")

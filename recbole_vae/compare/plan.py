@@ -6,10 +6,8 @@ RecBole is not imported here, but for the names of its metrics.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import itertools
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,7 @@ from recbole_vae.compare import FIRST_SEED
 from recbole_vae.compare.plan_file import convert, load
 from recbole_vae.compare.settings import check_values, of_the_data, read_settings
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.registry import model_names
+from recbole_vae.model.registry import import_models, model_names
 from recbole_vae.options.data import check_data_options
 from recbole_vae.options.evaluation import check_eval_args, check_metrics
 from recbole_vae.options.fields import Strict
@@ -218,7 +216,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     values = _above(content, {name: given[name] for name in given if name in KEYS}, where)
     if "imports" in values:
         values["imports"] = _words(values["imports"], "imports", where)
-        _import(values["imports"], where)
+        import_models(values["imports"], where("imports"))
     for key in ("settings", "protocols", "spaces"):
         if not isinstance(values.get(key, {}), dict):
             refuse(key, values[key], where, "a mapping, lines 'name: value'")
@@ -258,17 +256,6 @@ def _above(content: Mapping[str, Any], own: Mapping[str, Any], where: Where) -> 
         values["datasets"] = {name: kept.get(name, {}) for name in chosen}
         values.pop("dataset", None)
     return values
-
-
-def _import(modules: Sequence[str], where: Where) -> None:
-    for module in modules:
-        sys.path.append(str(Path.cwd()))
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            raise ConfigError(f"imports ({where('imports')}): cannot import {module} ({error}).") from None
-        finally:
-            sys.path.pop()
 
 
 def _words(value: Any, key: str, where: Where) -> list[str]:

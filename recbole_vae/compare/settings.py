@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole_vae.compare.plan_file import plain
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.registry import model_class, model_names
+from recbole_vae.model.registry import is_history_model, model_class, model_names
 from recbole_vae.options.names import Where, near, refuse
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_defaults
 
@@ -30,7 +30,8 @@ def known_options() -> set[str]:
     known = options_in("*", "model/*", "dataset/*", "quick_start_config/*") | RUN_OPTIONS
     for name in model_names():
         found = model_class(name)
-        if found is not None:
+        known |= set(getattr(found, "defaults", {}))
+        if is_history_model(found):
             known |= set(found.config_class.names())
     return known | {"shrink"}  # of ItemKNN; in none of RecBole's files of older versions
 
@@ -98,7 +99,7 @@ def _check_kind(name: str, value: Any, where: Where) -> None:
 def check_values(model: str, settings: Mapping[str, Any], where: Where) -> None:
     """Refuse, before the first run is started, each value that a model of recbole_vae would refuse by itself."""
     found = model_class(model)
-    if found is not None:
+    if is_history_model(found):
         found.config_class.check_each({name: _as_recbole_reads(value) for name, value in settings.items()}, where)
 
 

@@ -15,7 +15,7 @@ from recbole_vae.data import padding
 from recbole_vae.data.atomic import read_columns, read_header
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
-from recbole_vae.storage import checkpoint
+from recbole_vae.storage import checkpoint, recbole_checkpoint
 
 
 class HistoryDataset(Dataset):  # type: ignore[misc]
@@ -177,7 +177,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                 f"data set '{self.dataset_name}': the split leaves no interaction for training; see eval_args: {{split: ...}}."
             )
         path = self.config["resume"] or self.config["loaded_from"]
-        if path:
+        if path and recbole_checkpoint.is_ours(path):  # RecBole's hold nothing to compare with
             state = checkpoint.load(path)
             checkpoint.check_vocabulary(state, path, self)
             checkpoint.check_histories(state, path, Histories.from_dataset(parts[0], self.config["value_field"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,17 +14,18 @@ from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.model.capabilities import Capabilities
 
 
 def score_histories(model: Any, histories: Histories) -> Tensor:
     """Score all items for histories of any users.
 
-    RecBole's models do the work by their own ``full_sort_predict``, with the histories in the place of their training data.
+    RecBole's models score by their own ``full_sort_predict``, with the histories in the place of their training data.
 
     Args:
         model: a trained model.
-        histories: batch of histories; item ids of the model's vocabulary. Their weights count for this package's models only,
-            as in RecBole's training.
+        histories: batch of histories, of the model's internal item ids. Only this package's models see their weights, as in
+            training.
 
     Returns:
         Shape [batch, n_items].
@@ -70,9 +72,47 @@ def why_not(model: str, knn_method: str | None = None) -> str | None:
     if model in _ADAPTERS:
         return None
     return (
-        f"{model} cannot score users who were not in the training data: it learns a vector or a list for each training user. "
+        f"{model} cannot score users who were not in the training data: RecBole's interface has scores for training users only. "
         f"Of RecBole's models, these can: {', '.join(_ADAPTERS)}. Choose one, or another split in eval_args."
     )
+
+
+class HistoryScorer(Capabilities):
+    """One of RecBole's models, used as this package's are: histories in, scores out. It declares no capability.
+
+    Args:
+        model: a trained model for which :func:`why_not` is None.
+        histories: the training histories; row = RecBole's internal user id.
+
+    Attributes:
+        options, histories, popularity: see :class:`~recbole_vae.model.base.HistoryRecommender`; there are no weights.
+    """
+
+    options = SimpleNamespace(value_field=None)
+
+    def __init__(self, model: Any, histories: Histories) -> None:
+        self.model, self.device, self.n_items = model.eval(), model.device, model.n_items
+        self.USER_ID, self.ITEM_ID = model.USER_ID, model.ITEM_ID
+        self.n_real_items = padding.real(self.n_items)
+        self.histories = histories.to(model.device)
+        shares = self.histories.counts(self.n_real_items) / max(1, padding.real(len(histories)))
+        self.popularity = padding.with_padding(shares)
+
+    def eval(self) -> HistoryScorer:
+        """Return the model, which is in evaluation mode."""
+        return self
+
+    def score(self, histories: Histories) -> Tensor:
+        """Score all items for histories, float32, shape [batch, n_items]; item 0, RecBole's padding, has ``-inf``."""
+        scores = score_histories(self.model, histories).float().to(self.device)
+        return padding.with_padding(scores[:, padding.REAL])
+
+    ranking_scores = HistoryRecommender.ranking_scores
+
+
+def as_history_model(model: Any, histories: Histories) -> Any:
+    """Return a :class:`HistoryScorer` of a class called like the model's, for errors and reports name models by their class."""
+    return type(type(model).__name__, (HistoryScorer,), {})(model, histories)
 
 
 @contextlib.contextmanager
@@ -106,7 +146,7 @@ def _by_neighbours(model: Any, histories: Histories) -> Any:
 
 
 def _by_projection(model: Any, histories: Histories) -> Any:
-    # Kept when the model was made; see register.py.
+    # Kept when the model was made; see plugin/nceplrec.py.
     embeddings = torch.from_numpy(_matrix(model, histories) @ model.item_projection).to(model.device)
     return _replaced(model, user_embeddings=embeddings)
 

@@ -1,25 +1,73 @@
-"""The registered models, by name; those of this package are imported when they are first asked for."""
+"""The registered models, by name. Those of this package are imported when they are first asked for."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.errors import ConfigError
 
 BUILT_IN = ("MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP")
 places: dict[str, str | type] = {name.lower(): f"recbole_vae.model.{name.lower()}" for name in BUILT_IN}
-"""Lower-case name of each model: the class, or the module that has it (imported when it is first asked for)."""
+"""Lower-case name of each model: its class, or the module of this package that defines it."""
+
+
+def registered_classes() -> list[type]:
+    """Return the registered classes that are not this package's own."""
+    return [place for place in places.values() if isinstance(place, type)]
 
 
 def model_names() -> list[str]:
-    """Return the names of the models that recbole_vae has registered."""
-    return [*BUILT_IN, *(place.__name__ for place in places.values() if isinstance(place, type))]
+    """Return the names of all registered models."""
+    return [*BUILT_IN, *(model.__name__ for model in registered_classes())]
 
 
-def model_class(name: str) -> type[HistoryRecommender] | None:
+def model_class(name: str) -> Any:
     """Return the class of a registered model, or None if there is no such model."""
     place = places.get(name.lower())
     found = getattr(import_module(place), name, None) if isinstance(place, str) else place
     return found if found is not None and found.__name__ == name else None
+
+
+def is_history_model(model: type | None) -> bool:
+    """Tell whether a class is a HistoryRecommender, with options, data set, trainer and checkpoints of this package."""
+    from recbole_vae.model.base import HistoryRecommender
+
+    return model is not None and issubclass(model, HistoryRecommender)
+
+
+def recbole_name(model: type) -> str:
+    """Return the name by which RecBole chooses defaults, trainer and dataloader for a model.
+
+    RecBole goes by the name of its own model. A subclass of one is to get what that one gets, so this is the name of the
+    nearest class that RecBole defines; else the model's own.
+    """
+    own = (
+        each.__name__
+        for each in model.__mro__
+        if each.__module__.startswith("recbole.model.") and not each.__module__.endswith(".abstract_recommender")
+    )
+    return next(own, model.__name__)
+
+
+def import_models(modules: Iterable[str], place: str = "") -> None:
+    """Import modules that register models; they may lie in the working directory.
+
+    Args:
+        modules: names of modules.
+        place: where the user named them, for the message.
+
+    Raises:
+        ConfigError: a module cannot be imported.
+    """
+    for module in modules:
+        sys.path.append(str(Path.cwd()))
+        try:
+            import_module(module)
+        except Exception as error:
+            raise ConfigError(f"imports{place and f' ({place})'}: cannot import {module} ({error}).") from None
+        finally:
+            sys.path.pop()

@@ -1,36 +1,23 @@
 """What RecBole 1.2 needs on today's libraries: one function for each fault, named after it.
 
 RecBole 1.2.1 was written for setuptools < 82, numpy < 2, torch < 2.6, scipy < 1.13 and pandas < 3. Each function here
-mends one thing that has changed since, where it has changed, for RecBole alone; on an older library it does nothing.
+mends one thing that has changed since; on an older library it does nothing. ``torch.load`` and ``Series.agg`` are replaced for
+the whole process, but act otherwise only when RecBole calls them. The old names in numpy and ``dok_matrix._update`` are
+additions that the whole process sees. :mod:`recbole_vae.plugin.register` says when each function is called.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import pickle
 import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
-from recbole_vae.errors import CheckpointError
-from recbole_vae.plugin.import_hooks import after_import, during_import, module_exists
-
-
-@functools.cache
-def mend() -> None:
-    """Mend all faults, once, each as soon as the module of RecBole that has it is imported."""
-    during_import("recbole.quick_start.quick_start", ray_cannot_be_imported)
-    after_import("recbole.config.configurator", numpy_lost_aliases)
-    after_import("recbole.utils.utils", torch_load_refuses_recboles_checkpoints)
-    after_import("recbole.utils.utils", scipy_dok_matrix_lost_update)
-    after_import("recbole.data.dataset.dataset", pandas_fills_a_copy)
-    after_import("recbole.data.dataset.dataset", pandas_strings_are_not_objects)
-    after_import("recbole.data.dataset.dataset", pandas_agg_does_not_map)
+from recbole_vae.plugin.import_hooks import module_exists
 
 
 def _called_by_recbole() -> bool:
@@ -83,10 +70,10 @@ def numpy_lost_aliases(configurator: ModuleType) -> None:
 
 
 def torch_load_refuses_recboles_checkpoints(utils: ModuleType) -> None:
-    """``torch.load`` reads tensors and plain values only, since torch 2.6; RecBole's checkpoints hold its ``Config``.
+    """Since torch 2.6 ``torch.load`` reads only tensors and plain values; RecBole's checkpoints hold its ``Config``.
 
-    Calls from RecBole read RecBole's checkpoints all the same, but only what these hold: anything else in a file is refused
-    and not run. And ``load_data_and_model``, which is given a file of either kind, gets a ``Config`` from ours too.
+    Calls from RecBole still read them, by :mod:`recbole_vae.storage.recbole_checkpoint`, which runs no code of the file.
+    ``load_data_and_model`` gets a ``Config`` from checkpoints of recbole_vae, too.
     """
     import torch
 
@@ -101,124 +88,19 @@ def torch_load_refuses_recboles_checkpoints(utils: ModuleType) -> None:
         # Where RecBole names no device, tensors are for the one that they were on, as the model is; without a GPU for the CPU.
         default = None if torch.cuda.is_available() else "cpu"
         map_location = args[0] if args else kwargs.get("map_location", default)
-        return _load_for_recbole(original, f, map_location)
+        return _load_for_recbole(f, map_location)
 
     torch.load = load
 
 
-def _load_for_recbole(torch_load: Callable[..., Any], file: str | Path, map_location: Any) -> Any:
-    from recbole_vae.storage import checkpoint
+def _load_for_recbole(file: str | Path, map_location: Any) -> Any:
+    from recbole_vae.storage import checkpoint, recbole_checkpoint
+    from recbole_vae.training import restore
 
-    checkpoint.check_archive(file)
-    try:
-        state = checkpoint.load(file, map_location)
-    except CheckpointError:
-        state = _load_recboles(torch_load, file, map_location)
-        if state.get("format") == checkpoint.FORMAT:
-            raise  # ours, and damaged
-        return state
-    from recbole_vae.training.restore import config_of_checkpoint
-
-    return {**state, "config": config_of_checkpoint(file), "other_parameter": None}
-
-
-def _load_recboles(torch_load: Callable[..., Any], file: str | Path, map_location: Any) -> Any:
-    try:
-        state = torch_load(file, map_location=map_location, weights_only=False, pickle_module=_RESTRICTED)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file}: not a checkpoint of RecBole, or a malicious one ({error}).") from None
-    except Exception as error:  # a damaged archive or pickle fails anywhere
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file}: truncated or not a checkpoint ({reason}).") from None
-    if not isinstance(state, dict) or "state_dict" not in state:
-        raise CheckpointError(f"{file}: not a checkpoint of RecBole or recbole_vae.")
-    if type(state.get("config")).__name__ == "Config":
-        import yaml
-        from recbole.config import Config
-        from recbole.utils import get_model
-
-        # The stand-in has all that the Config had but its classes.
-        config = state["config"]
-        config.__class__ = Config
-        config.yaml_loader, config.model_class = yaml.FullLoader, get_model(config.model)
-        # RecBole unpickles data that it finds there, and here a file would say where.
-        config.final_config_dict.update(dataset_save_path=None, dataloaders_save_path=None, checkpoint_dir="saved")
-    return state
-
-
-# All that RecBole's checkpoints hold, by the names that the releases of numpy, scipy and Python gave it.
-_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
-_SPARSE = ("csr", "csc", "coo", "dok", "lil")
-_BUILTINS = ("object", "set", "frozenset", "complex", "int", "float", "str", "list", "dict", "tuple", "bool")
-_DATA = {
-    *(("builtins", name) for name in _BUILTINS),
-    ("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter"),
-    ("copyreg", "_reconstructor"), ("_codecs", "encode"),
-    ("torch", "device"), ("torch", "Size"), ("torch.serialization", "_get_layout"),
-    ("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
-    ("torch._utils", "_rebuild_sparse_tensor"),
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy", "matrix"), ("numpy.matrixlib.defmatrix", "matrix"),
-    ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"),
-    *((module, name) for module in _MULTIARRAY for name in ("_reconstruct", "scalar")),
-    *((f"scipy.sparse._{kind}", f"{kind}_{what}") for kind in _SPARSE for what in ("matrix", "array")),
-}  # fmt: skip
-
-
-def _never_called(self: Any, *args: Any, **kwargs: Any) -> None:
-    raise pickle.UnpicklingError(f"it calls {type(self).__name__}, which was not run")
-
-
-def _enum_member(enumeration: Any, name: str) -> Any:
-    """Stand in for ``getattr``, by which some releases of Python 3.11 pickle members of enumerations."""
-    from enum import EnumMeta
-
-    if not isinstance(enumeration, EnumMeta):
-        raise pickle.UnpicklingError("it calls getattr, which was not run")
-    return enumeration[name]
-
-
-_PythonUnpickler: Any = pickle._Unpickler
-
-
-class _RestrictedUnpickler(_PythonUnpickler):  # type: ignore[misc]
-    """Reads containers, tensors, arrays, sparse matrices, and RecBole's enumerations; refuses everything else.
-
-    RecBole's ``Config``, which evaluates strings, and its models come as empty stand-ins, and nothing is imported for
-    them. Pickle's own class in Python, not in C, because BUILD, which sets attributes, must be kept from classes.
-    """
-
-    dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
-
-    def load_build(self) -> None:
-        """Refuse to change a class or a function; otherwise as ever."""
-        target = self.stack[-2]
-        if isinstance(target, type | types.FunctionType | types.BuiltinFunctionType | ModuleType):
-            raise pickle.UnpicklingError(f"it changes {target!r}, which was not done")
-        super().load_build()
-
-    dispatch[pickle.BUILD[0]] = load_build
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what a global of the file stands for."""
-        if (module, name) in _DATA:
-            return super().find_class(module, name)
-        if (module, name) == ("builtins", "getattr"):
-            return _enum_member
-        if module == "recbole.utils.enum_type" and name in ("ModelType", "InputType", "EvaluatorType"):
-            return super().find_class(module, name)
-        if (
-            module.startswith("recbole.model.")
-            or (module, name) == ("recbole.config.configurator", "Config")
-            or (module, name) == ("yaml.loader", "FullLoader")
-        ):
-            return type(name, (), {"__init__": _never_called, "__module__": module})
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which was not run")
-
-
-# What torch.load asks of a pickle module.
-_RESTRICTED = types.SimpleNamespace(
-    Unpickler=_RestrictedUnpickler, UnpicklingError=pickle.UnpicklingError, __name__="pickle"
-)
+    if not recbole_checkpoint.is_ours(file):
+        return restore.load_recboles(file, map_location)
+    state = checkpoint.load(file, map_location)
+    return {**state, "config": restore.config_of_checkpoint(file), "other_parameter": None}
 
 
 def scipy_dok_matrix_lost_update(utils: ModuleType) -> None:

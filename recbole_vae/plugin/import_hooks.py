@@ -1,11 +1,12 @@
-"""Run functions when other modules are imported.
+"""Change other modules when they are imported.
 
-RecBole takes seconds to import, and a plugin that changes it would have to import it first. Instead, what is to be
-changed in a module is changed when somebody imports that module, or at once if somebody already has.
+RecBole takes seconds to import. So recbole_vae does not import it in order to change it: a module is changed as soon as
+somebody imports it, or at once if somebody already has.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,10 @@ from contextlib import AbstractContextManager, ExitStack
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
+
+from recbole_vae.errors import RecBoleVersionError
+from recbole_vae.version import __version__
 
 _after: dict[str, list[Callable[[ModuleType], None]]] = {}
 _during: dict[str, list[Callable[[], AbstractContextManager[None]]]] = {}
@@ -35,13 +40,28 @@ def during_import(module: str, context: Callable[[], AbstractContextManager[None
         _install()
 
 
+def replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    """Replace an attribute of a module or a class of RecBole by ``wrap(original)``.
+
+    Raises:
+        RecBoleVersionError: there is no such attribute.
+    """
+    original = getattr(owner, name, None)
+    if original is None:
+        recbole = importlib.import_module("recbole")
+        raise RecBoleVersionError(
+            f"recbole_vae {__version__} does not fit RecBole {recbole.__version__}: {owner} has no '{name}'."
+        )
+    setattr(owner, name, functools.update_wrapper(wrap(original), original))
+
+
 def _install() -> None:
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules that somebody waits for, as the other finders do, and gives them a :class:`_Loader`."""
+    """Finds the modules that are to be changed, as the other finders do, and gives them a :class:`_Loader`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -60,7 +80,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Loads a module with its own loader, then calls what waits for it."""
+    """Loads a module with its own loader, then changes it."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -70,7 +90,7 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        # From here on the module is as if nobody had waited for it.
+        # From here on the module looks as if it were not changed.
         module.__spec__.loader = module.__loader__ = self.loader
         with ExitStack() as stack:
             for context in _during.get(module.__name__, []):

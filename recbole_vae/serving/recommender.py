@@ -14,13 +14,13 @@ from torch import Tensor
 
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
-from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.model.registry import model_class
 from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.serving import posterior
 from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.ranking import Ranking
-from recbole_vae.storage import checkpoint
+from recbole_vae.storage import checkpoint, recbole_checkpoint
 
 _LATER_OPTIONS = {
     "popularity_correction": 0.0, "propensity_weight": 0.0, "likelihood": "multinomial", "label_smoothing": 0.0,
@@ -102,18 +102,24 @@ class Recommender:
     def load(
         cls, path: str | Path, device: str | torch.device = "cpu", popularity_correction: float | None = None
     ) -> Recommender:
-        """Load a model from a checkpoint of recbole_vae; neither its data nor RecBole's settings are needed.
+        """Load a model from a checkpoint. No code from the file is run.
+
+        A checkpoint of recbole_vae holds all that is needed. One of RecBole's holds no data, so that the data set must be
+        where it was at training.
 
         Args:
             path: the file that training wrote.
             device: where to compute.
-            popularity_correction: in the place of the option that the model was trained with; above 0, rare items are
-                favoured, below 0, popular ones.
+            popularity_correction: replaces the option that the model was trained with; above 0, rare items are favoured,
+                below 0, popular ones.
 
         Raises:
-            ConfigError: ``popularity_correction`` is no number from -1000 to 1000.
-            CheckpointError: it is no checkpoint, or of a model that is not registered here.
+            ConfigError: ``popularity_correction`` is no number from -1000 to 1000, or the model is RecBole's and has none.
+            CheckpointError: it is no checkpoint, its model is not registered here or cannot score a history, or the data set of
+                RecBole's model is not there or has changed.
         """
+        if recbole_checkpoint.is_recboles(path):
+            return cls._load_recboles(path, device, popularity_correction)
         state = checkpoint.load(path)
         kind = model_class(state["model"])
         if kind is None:
@@ -135,6 +141,24 @@ class Recommender:
         model.load_state_dict(state["state_dict"])
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
         recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
+        return recommender
+
+    @classmethod
+    def _load_recboles(
+        cls, path: str | Path, device: str | torch.device, popularity_correction: float | None
+    ) -> Recommender:
+        from recbole_vae.evaluation.fold_in import as_history_model
+        from recbole_vae.training.restore import model_of_recbole
+
+        config, model, training = model_of_recbole(path, device)
+        name = config["dataset"]
+        if popularity_correction is not None:
+            raise ConfigError(
+                f"popularity_correction: {path} is of {config['model']}, which does not have this option; leave it out."
+            )
+        users, items = (list(map(str, training.field2id_token[field])) for field in (model.USER_ID, model.ITEM_ID))
+        recommender = cls(as_history_model(model, Histories.from_dataset(training, None)), users, items, name)
+        recommender.item_file = Path(config["data_path"]) / f"{name}.item"
         return recommender
 
     def recommend(

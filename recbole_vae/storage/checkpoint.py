@@ -193,8 +193,8 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         found = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
         raise CheckpointError(
             f"{path}: not a checkpoint of recbole_vae: it holds more than tensors and plain values"
-            f"{f' ({found[1]})' if found else ''}, which was not run. RecBole's own models "
-            "are saved so; such a file is of no use here."
+            f"{f' ({found[1]})' if found else ''}, which was not run. RecBole saves "
+            "its own models so; only recommend and explain take these."
         ) from None
     except Exception as error:  # a damaged archive or pickle fails anywhere
         raise CheckpointError(f"{path}: truncated or not a checkpoint ({_first_line(error)}).") from None

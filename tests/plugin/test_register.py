@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,8 @@ from recbole_vae.model.registry import model_names
 from recbole_vae.options.fields import ModelConfig
 from recbole_vae.options.recbole import recbole_model_names
 from tests.conftest import OPTIONS, Builder, random_rows, write_inter
+
+ALIASES = ("bool", "int", "float", "complex", "object", "str", "long", "unicode")
 
 
 def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +54,7 @@ ORDERS = {
         "from recbole.quick_start import run_recbole; del sys.modules['ray']; import recbole_vae"
     ),
     "twice": (
-        "import recbole_vae, importlib; importlib.reload(recbole_vae); recbole_vae.register(); recbole_vae.plugin.compat.mend()\n"
+        "import recbole_vae, importlib; importlib.reload(recbole_vae); recbole_vae.register()\n"
         "from recbole.quick_start import run_recbole; importlib.reload(recbole_vae)"
     ),
 }
@@ -74,9 +78,60 @@ def test_hooks_are_set_once() -> None:
 
     before = [Config._load_internal_config_dict, quick_start.init_logger, sys.meta_path[:]]
     register()
-    recbole_vae.plugin.compat.mend()
     assert before == [Config._load_internal_config_dict, quick_start.init_logger, sys.meta_path[:]]
     assert not hasattr(Config._load_internal_config_dict.__wrapped__, "__wrapped__")
+
+
+SNAPSHOT = """
+import sys, types
+ray = types.ModuleType("ray"); ray.tune = types.ModuleType("tune"); sys.modules["ray"] = ray
+import recbole.quick_start.quick_start, recbole.data.dataset, recbole.trainer, recbole.evaluator, recbole.utils.case_study
+import recbole.model.general_recommender.nceplrec
+import numpy, pandas, scipy.sparse, torch
+del sys.modules["ray"]
+libraries = {"torch": torch, "pandas": pandas, "scipy.sparse": scipy.sparse, "numpy": numpy}
+modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "recbole"} | libraries
+
+def places():
+    found = {"sys.meta_path": tuple(sys.meta_path)}
+    for name, module in modules.items():
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, dict):  # other modules have the same dictionaries
+                value = tuple(value) if name == "recbole.evaluator.register" else None
+            found[f"{name}.{attribute}"] = value
+            if isinstance(value, type) and (value.__module__ == name or name in libraries):
+                found.update({f"{name}.{attribute}.{key}": each for key, each in vars(value).items()})
+    return found
+
+before = places()
+import recbole_vae
+recbole.config.Config(model="MultVAE", dataset="ml-100k")
+after = places()
+for place in sorted(after):
+    if place not in before or after[place] is not before[place]:
+        if not (isinstance(after[place], tuple) and after[place] == before.get(place)):
+            print(place)
+"""
+
+
+def test_the_table_has_all_that_changes() -> None:
+    """Compare the table with what importing recbole_vae really replaces in RecBole and the libraries."""
+    lines = (recbole_vae.plugin.register.__doc__ or "").splitlines()
+    table = {line.split("``")[1]: line.split("``")[2].split()[0] for line in lines if line.startswith("``")}
+    done = python(SNAPSHOT)
+    assert done.returncode == 0, done.stderr
+    changed = {place for place in done.stdout.split() if not place.endswith(".__annotations__")}  # made when looked at
+    # Config gives numpy its old names, as RecBole's own does.
+    assert {place.split(".")[1] for place in changed if place.startswith("numpy.")} <= set(ALIASES)
+    changed = {place for place in changed if not place.startswith("numpy.")}
+    changed = {re.sub("MultVAE(Dataset|Trainer)$", r"<Name>\1", place) for place in changed}
+    changed = {place.replace(".multvae", ".<name>") for place in changed}
+    # RecBole's import of ray, and what is as it was on older libraries.
+    maybe = {"recbole.quick_start.quick_start.tune"} | {place for place, file in table.items() if file == "compat"}
+    assert changed <= set(table), changed - set(table)
+    assert set(table) - changed <= maybe
+    for place, file in table.items():
+        assert Path(recbole_vae.__file__).with_name("plugin").joinpath(f"{file}.py").exists(), place
 
 
 def test_nothing_is_written_into_recboles_folder(build: Builder) -> None:
@@ -103,6 +158,24 @@ class MyConfig(MultVAEConfig):
     latent_dimension: int = 3
     anneal_cap: float = 1.0
     my_own: int = Field(2, ge=2)
+
+
+MY_MODELS = """
+from recbole.model.general_recommender.bpr import BPR
+
+import recbole_vae
+
+
+class MyVAE(recbole_vae.MultVAE):
+    pass
+
+
+class MyBPR(BPR):
+    defaults = {"embedding_size": 8}
+
+
+recbole_vae.register(MyVAE, MyBPR)
+"""
 
 
 class MyVAE(MultVAE):
@@ -309,33 +382,34 @@ def test_flops_are_counted_without_copying_the_histories(build: Builder) -> None
     assert flops >= 12 * (run.model.n_items - 1)
 
 
-CHILD = """
-import multiprocessing, sys
-import recbole_vae.plugin.child
-
-def show(rank):
-    from recbole.utils import get_model
-    print(get_model("MultVAE").__module__)
+CHILDREN = """
+import sys
 
 if __name__ == "__main__":
     sys.argv = ["test"]
     import recbole_vae
-    from recbole.quick_start import quick_start
-    import pickle
-    assert pickle.loads(pickle.dumps(quick_start.run_recboles)) is recbole_vae.plugin.child.run_recboles
-    assert quick_start.run_recboles.__module__ == "recbole_vae.plugin.child"
-    process = multiprocessing.get_context("spawn").Process(target=recbole_vae.plugin.child.run_recboles, args=(0, 1))
-    process.start()
-    process.join()
+    sys.path.append(".")
+    import my_models
+    from recbole.quick_start import run
+    print(run({model!r}, "tiny", config_dict={options!r}, saved=False, nproc=2, port="{port}")["test_result"]["recall@10"])
 """
 
 
-def test_a_spawned_child_imports_us_by_the_function_it_runs() -> None:
-    Path("child.py").write_text(CHILD)
-    done = subprocess.run([sys.executable, "child.py"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("model", ["MultVAE", "MyVAE", "MyBPR"])
+def test_spawned_children_train_the_registered_models(model: str) -> None:
+    """RecBole starts them by ``spawn``; they know no more than what the function that they run brings along."""
+    Path("my_models.py").write_text(MY_MODELS)
+    options = {**OPTIONS, "data_path": write_inter(random_rows()), "epochs": 1}
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    Path("children.py").write_text(CHILDREN.format(model=model, options=options, port=port))
+    done = subprocess.run([sys.executable, "children.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # RecBole's own check of the arguments, reached in the child
-    assert "The last argument of run_recboles should be a dict" in done.stderr
+    assert 0 < float(done.stdout.split()[-1]) < 1
+    module = "recbole_vae.model.multvae" if model == "MultVAE" else "my_models"
+    log = "".join(file.read_text() for file in Path("log", model).glob("*.log"))
+    assert f"{model} is {module}.{model}" in log
 
 
 def test_all_that_the_package_promises_is_there() -> None:

@@ -68,7 +68,7 @@ def test_a_malicious_file_runs_nothing(file: Path, what: str, protocol: int) -> 
     assert "\n" not in str(error.value)
     from recbole.quick_start import load_data_and_model
 
-    with pytest.raises(CheckpointError, match="evil.pth: not a checkpoint of RecBole"):
+    with pytest.raises(CheckpointError, match="evil.pth: not a checkpoint of recbole_vae"):
         load_data_and_model("evil.pth")
     assert not Path("it-ran").exists()
 

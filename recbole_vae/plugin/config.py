@@ -1,0 +1,248 @@
+"""``recbole.config.Config``: errors that name file and line, defaults of the registered models, checked options, the device.
+
+Later ones come above earlier ones: RecBole's defaults, those of the fields of our models, the settings that
+``recbole-vae prepare`` put beside a data set, those of a checkpoint to resume from, the user's.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.model.registry import is_history_model, model_class, recbole_name
+from recbole_vae.options.data import check_data_options
+from recbole_vae.options.evaluation import check_eval_args, check_metrics, holds_out_users
+from recbole_vae.options.names import check_names, place_of
+from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_folder
+from recbole_vae.plugin.data_utils import is_general
+from recbole_vae.plugin.import_hooks import replace
+
+
+def hook(configurator: ModuleType) -> None:
+    """Change ``recbole.config.configurator``."""
+    replace(configurator.Config, "_load_config_files", _load_config_files)
+    replace(configurator.Config, "_load_internal_config_dict", _load_internal_config_dict)
+    replace(configurator.Config, "_init_device", _init_device)
+
+
+def _load_config_files(original: Any) -> Any:
+    def load_config_files(self: Any, file_list: Any) -> Any:
+        import yaml
+
+        self.config_file_list = list(file_list or [])
+        for file in self.config_file_list:
+            try:
+                content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self.yaml_loader)
+            except OSError as error:
+                raise ConfigError(f"{file}: cannot read this config file: {error.strerror}.") from None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                mark = getattr(error, "problem_mark", None)
+                place = f", line {mark.line + 1}" if mark else ""
+                raise ConfigError(
+                    f"{file}{place}: not valid YAML ({getattr(error, 'problem', None) or error})."
+                ) from None
+            if not isinstance(content, dict):
+                raise ConfigError(
+                    f"{file}: a config file must consist of lines 'option: value', and this one does not."
+                )
+        return original(self, file_list)
+
+    return load_config_files
+
+
+def _load_internal_config_dict(original: Any) -> Any:
+    def load_internal_config_dict(self: Any, model: str, kind: Any, dataset: str) -> None:
+        original(self, model, kind, dataset)
+        if is_history_model(kind) or model_class(model) is kind:
+            _expose(kind)
+        if is_history_model(kind):
+            _load_defaults(self, model, kind, dataset)
+        else:
+            _load_defaults_of_recbole(self, model, kind, dataset)
+        _load_columns(self)
+
+    return load_internal_config_dict
+
+
+def _load_defaults(config: Any, model: str, kind: Any, dataset: str) -> None:
+    """Put the defaults of a HistoryRecommender above RecBole's, and check what the user gave."""
+    from recbole_vae.storage import checkpoint
+
+    internal, given = config.internal_config_dict, config.external_config_dict
+    internal.update(kind.config_class.defaults())
+    internal.update(_settings_of_data(config, dataset))
+    resumed = _resumed_options(config, model, dataset)
+    internal.update(resumed)
+    _check_options(config, model, kind)
+    if resumed:  # what is known already; the trainer checks the rest
+        now = {name: given[name] for name in kind.config_class.names() if name in given}
+        checkpoint.check_options(resumed, {**resumed, **now}, given["resume"])
+
+
+def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) -> None:
+    """Do what RecBole's own models, and others in its style, need: their options are not checked."""
+    internal, given = config.internal_config_dict, config.external_config_dict
+    if model_class(model) is kind:
+        parent = recbole_folder() / "properties" / "model" / f"{recbole_name(kind)}.yaml"
+        if parent.is_file():
+            config._update_internal_config_dict(parent)
+        internal.update(getattr(kind, "defaults", {}))
+    if given.get("fast_evaluation") is not False and internal["eval_batch_size"] == 4096 and _ranks_all(kind):
+        from recbole_vae.options.fields import ModelConfig
+
+        internal.update(eval_batch_size=ModelConfig.defaults()["eval_batch_size"])
+    internal.update(_settings_of_data(config, dataset))
+    _check_held_out(config, model)
+
+
+def _expose(kind: type) -> None:
+    """Set the attributes by which RecBole finds the data set and the trainer of a model that it does not have."""
+    import recbole.data.dataset
+    import recbole.trainer
+
+    found: list[tuple[ModuleType, str, type | None]]
+    if is_history_model(kind):
+        from recbole_vae.data.dataset import HistoryDataset
+        from recbole_vae.training.trainer import HistoryTrainer
+
+        found = [(recbole.data.dataset, "Dataset", HistoryDataset), (recbole.trainer, "Trainer", HistoryTrainer)]
+    else:
+        name, modules = recbole_name(kind), {"Dataset": recbole.data.dataset, "Trainer": recbole.trainer}
+        found = [(module, what, getattr(module, f"{name}{what}", None)) for what, module in modules.items()]
+    for module, what, value in found:
+        if value is not None:
+            setattr(module, f"{kind.__name__}{what}", value)
+
+
+def _ranks_all(kind: Any) -> bool:
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    return is_general(kind) and kind.full_sort_predict is not AbstractRecommender.full_sort_predict
+
+
+def _settings_of_data(config: Any, dataset: str) -> dict[str, Any]:
+    """Return the settings that ``recbole-vae prepare`` put beside a data set; no other file of that name counts."""
+    import yaml
+
+    from recbole_vae.data.prepare import MARK
+
+    folder = config.external_config_dict.get("data_path", config.internal_config_dict.get("data_path"))
+    path = Path(str(folder)) / dataset / f"{dataset}.yaml"
+    if dataset == "ml-100k" or not path.is_file():  # RecBole takes its own ml-100k, whatever data_path is
+        return {}
+    text = path.read_text(encoding="utf-8")
+    if not text.startswith(MARK):
+        return {}
+    config.settings_of_data = str(path)
+    return yaml.load(text, Loader=config.yaml_loader) or {}
+
+
+def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:
+    """Return the options of the checkpoint to resume from: they count as defaults."""
+    from recbole_vae.storage import checkpoint
+
+    path = config.external_config_dict.get("resume")
+    if not isinstance(path, str):  # if it is not None, _check_options refuses it
+        return {}
+    state = checkpoint.load(path)
+    checkpoint.check_model(state, path, model)
+    if state["dataset"] != dataset:
+        raise CheckpointError(
+            f"{path}: a checkpoint of data set {state['dataset']}, not of {dataset}; pass --dataset={state['dataset']}."
+        )
+    return dict(state["config"])
+
+
+def _check_options(config: Any, model: str, kind: Any) -> None:
+    """Check the names of all options that the user gave, and the values of those that the model has."""
+    from recbole.evaluator import metric_types
+    from recbole.evaluator.register import metric_information
+    from recbole.utils import EvaluatorType
+
+    given, internal = config.external_config_dict, config.internal_config_dict
+    where = place_of(config, config.config_file_list)
+    own = set(kind.config_class.names()) | set(internal)
+    # A config file may serve several models; what stands on the command line is meant for this one.
+    others = {name for name in given if name not in config.cmd_config_dict} & options_in("model/*")
+    known = own | RUN_OPTIONS | options_in("dataset/sample", "dataset/ml-100k", "quick_start_config/*", "*")
+    config.ignored_options = check_names(set(given) - others, known, model, where)
+    options = kind.config_class.read({**internal, **given}, where)
+    for name in kind.config_class.names():  # as the types that they are: RecBole would take 2e5 for a float
+        (given if name in given else internal)[name] = getattr(options, name)
+    # RecBole moves what these need to the CPU, and it is no tensor.
+    counted = {
+        name for name, needs in metric_information.items() if {"data.num_items", "data.count_items"} & set(needs)
+    }
+    broken = set() if options.fast_evaluation else counted
+    at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)}
+    values = {**internal, **given}
+    check_metrics(values, metric_types, broken, at_k, where)
+    first = values["metrics"] if isinstance(values["metrics"], str) else values["metrics"][0]
+    check_eval_args(values, metric_types[first.lower()] == EvaluatorType.VALUE, where)
+    check_data_options(values, where)
+    if isinstance(values["topk"], tuple):  # --topk=5,10
+        given["topk"] = list(values["topk"])
+
+
+def _check_held_out(config: Any, model: str) -> None:
+    """Check the options of a model in RecBole's style where users are held out."""
+    values = {**config.internal_config_dict, **config.external_config_dict}
+    if not holds_out_users(values):
+        return
+    from recbole_vae.evaluation.fold_in import why_not
+
+    reason = why_not(model, values.get("knn_method"))
+    if reason:
+        raise ConfigError(f"model: {reason}")
+    check_eval_args(values, False, place_of(config, config.config_file_list))
+
+
+def _load_columns(config: Any) -> None:
+    """Load the columns that the options name where ``load_col`` is not given; RecBole's default is always the same two."""
+    values = {**config.internal_config_dict, **config.external_config_dict}
+    if values.get("load_col") != {"inter": ["user_id", "item_id"]} or "load_col" in config.external_config_dict:
+        return
+    needed = [
+        values["USER_ID_FIELD"],
+        values["ITEM_ID_FIELD"],
+        values.get("value_field"),
+        *(values.get("val_interval") or ()),
+    ]
+    args = values["eval_args"]
+    if isinstance(args, dict) and (args.get("order") == "TO" or "TS" in (args.get("split") or ())):
+        needed.append(values["TIME_FIELD"])
+    config.internal_config_dict["load_col"] = {"inter": [name for name in dict.fromkeys(needed) if name]}
+
+
+def _init_device(original: Any) -> Any:
+    """Make ``use_gpu: False`` mean the CPU, and let several processes without a GPU talk through gloo."""
+
+    def init_device(self: Any) -> None:
+        import torch
+
+        options = self.final_config_dict
+        if "local_rank" not in options or (options["use_gpu"] and torch.cuda.is_available()):
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            if not options["use_gpu"]:  # at which RecBole does not look
+                options["gpu_id"] = ""
+            original(self)
+            if not options["use_gpu"]:  # RecBole has hidden the GPUs, from later runs of the process, too
+                os.environ.pop("CUDA_VISIBLE_DEVICES")
+                if visible is not None:
+                    os.environ["CUDA_VISIBLE_DEVICES"] = visible
+            return
+        # What RecBole does for several processes, for a machine without a GPU.
+        torch.distributed.init_process_group(
+            backend="gloo",
+            rank=options["local_rank"] + options["offset"],
+            world_size=options["world_size"],
+            init_method=f"tcp://{options['ip']}:{options['port']}",
+        )
+        options.update(gpu_id="", device=torch.device("cpu"), single_spec=False)
+        if options["local_rank"] != 0:
+            options.update(state="error", show_progress=False, verbose=False)
+
+    return init_device

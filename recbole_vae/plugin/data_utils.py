@@ -1,0 +1,81 @@
+"""``recbole.data.utils``: batches of users for training, sparse rows for evaluation, held-out users."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from types import ModuleType
+from typing import Any
+
+from recbole_vae.model.registry import is_history_model, recbole_name
+from recbole_vae.options.evaluation import holds_out_users
+from recbole_vae.plugin.import_hooks import replace
+
+
+def hook(utils: ModuleType) -> None:
+    """Change ``recbole.data.utils``."""
+    replace(utils, "create_dataset", _create_dataset)
+    replace(utils, "create_samplers", _create_samplers)
+    replace(utils, "get_dataloader", lambda original: _get_dataloader(original, utils.FullSortEvalDataLoader))
+
+
+def _create_dataset(original: Any) -> Any:
+    def create_dataset(config: Any) -> Any:
+        if not holds_out_users(config):
+            return original(config)
+        from recbole_vae.data.held_out import HeldOutDataset
+
+        return HeldOutDataset(config)
+
+    return create_dataset
+
+
+def _create_samplers(original: Any) -> Any:
+    def create_samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> Any:
+        from recbole_vae.data.evaluation import SeenItems
+
+        how = config["train_neg_sample_args"]
+        if holds_out_users(config):
+            of_training = None
+            if how["distribution"] != "none":  # for RecBole's models that are not trained, but whose dataloader samples
+                from recbole.sampler import Sampler
+
+                of_training = Sampler(["train"], built_datasets[:1], how["distribution"], how["alpha"])
+                of_training = of_training.set_phase("train")
+            return of_training, *(SeenItems([], [], phase) for phase in ("valid", "test"))
+        samples_nothing = how["distribution"] == "none" and not config["repeatable"]
+        ranks_all = set(config["eval_args"]["mode"].values()) == {"full"}
+        if samples_nothing and ranks_all and _is_fast(config) and is_general(config.model_class):
+            phases = ["train", "valid", "test"]
+            return None, *(SeenItems(phases, built_datasets, phase) for phase in phases[1:])
+        return original(config, dataset, built_datasets)
+
+    return create_samplers
+
+
+def _get_dataloader(original: Any, full_sort: Any) -> Any:
+    def get_dataloader(config: Any, phase: str) -> Any:
+        if phase == "train" and is_history_model(config.model_class):
+            from recbole_vae.data.dataloader import UserBatchDataLoader
+
+            return UserBatchDataLoader
+        # RecBole has a table of its autoencoders' names.
+        loader = original(ChainMap({"model": recbole_name(config.model_class)}, config.final_config_dict), phase)
+        fast = _is_fast(config) or holds_out_users(config)
+        if loader is full_sort and fast and is_general(config.model_class):
+            from recbole_vae.data.evaluation import FullSortDataLoader
+
+            return FullSortDataLoader
+        return loader
+
+    return get_dataloader
+
+
+def _is_fast(config: Any) -> bool:
+    return config["fast_evaluation"] is not False
+
+
+def is_general(model_class: Any) -> bool:
+    """Tell whether a model is a general recommender: one that sees a user and an item, and neither sequence nor context."""
+    from recbole.utils import ModelType
+
+    return model_class.type in (ModelType.GENERAL, ModelType.TRADITIONAL)

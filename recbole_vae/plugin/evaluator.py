@@ -1,0 +1,15 @@
+"""``recbole.evaluator`` has the metric TruncatedRecall."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+
+def hook(register: ModuleType) -> None:
+    """Change ``recbole.evaluator.register``."""
+    from recbole_vae.evaluation.truncated import TruncatedRecall
+
+    name = TruncatedRecall.__name__.lower()
+    register.metrics_dict[name] = TruncatedRecall
+    register.metric_types[name] = TruncatedRecall.metric_type
+    register.metric_information[name] = TruncatedRecall.metric_need

@@ -1,0 +1,63 @@
+"""``recbole.quick_start``: the first line of a run's log, and child processes that know the registered models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from recbole_vae.model.registry import import_models, registered_classes
+from recbole_vae.plugin.import_hooks import replace
+from recbole_vae.version import __version__
+
+
+def hook(quick_start: ModuleType) -> None:
+    """Change ``recbole.quick_start.quick_start``."""
+    replace(quick_start, "init_logger", _init_logger)
+    replace(quick_start, "run_recboles", _RunRecboles)
+
+
+def _init_logger(original: Any) -> Any:
+    def init_logger(config: Any) -> None:
+        original(config)
+        cls = config.model_class
+        for name in getattr(config, "ignored_options", ()):
+            logging.getLogger().warning(f"{cls.__name__} has no option {name}; it is ignored.")
+        if getattr(config, "settings_of_data", None):
+            logging.getLogger().info(f"Settings of the data set are those of {config.settings_of_data}")
+        package = cls.__module__.partition(".")[0]
+        versions = {"recbole_vae": f", of recbole_vae {__version__}", "recbole": f", of RecBole {_recbole_version()}"}
+        logging.getLogger().info(f"{cls.__name__} is {cls.__module__}.{cls.__qualname__}{versions.get(package, '')}")
+
+    return init_logger
+
+
+def _recbole_version() -> str:
+    return str(import_module("recbole").__version__)
+
+
+class _RunRecboles:
+    """What RecBole starts in each child process, in place of its ``run_recboles``.
+
+    RecBole starts its children by ``spawn``. A child imports the module of the function that it is to run, which would be
+    RecBole's, and so no registered model. This object is pickled as a call of :func:`_in_child` instead.
+    """
+
+    def __init__(self, original: Callable[..., None]) -> None:
+        self.original = original
+
+    def __call__(self, rank: int, *args: Any) -> None:
+        self.original(rank, *args)
+
+    def __reduce__(self) -> Any:
+        # A child runs the main module by itself.
+        modules = {model.__module__ for model in registered_classes()} - {"__main__"}
+        return _in_child, (sorted(modules),)
+
+
+def _in_child(modules: Sequence[str]) -> Any:
+    """Register the models that the parent has registered, and return what is to run. Unpickling imports recbole_vae."""
+    import_models(modules)
+    return import_module("recbole.quick_start.quick_start").run_recboles
