@@ -26,6 +26,7 @@ from recbole_vae.options.fields import LARGEST, ModelConfig
 from recbole_vae.options.names import near
 from recbole_vae.options.recbole import options_in, recbole_defaults, recbole_model_names
 from recbole_vae.storage.files import opened, silence, standard_output, written_whole
+from recbole_vae.storage.once import read_once
 
 USAGE = """\
 usage: recbole-vae run [--model=NAME] [--dataset=NAME] [--config_files='A.yaml B.yaml'] [--OPTION=VALUE ...]
@@ -219,7 +220,7 @@ def _main(arguments: list[str]) -> int:
             )
     # RecBole reads its options from here, in this process and in its children.
     sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in options.items())]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), read_once():
         # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         _run(options)

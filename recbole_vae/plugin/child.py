@@ -10,6 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from recbole_vae.storage.once import read_once
+
 _original: list[Callable[..., None]] = []
 
 
@@ -22,4 +24,5 @@ def replace(function: Callable[..., None]) -> Callable[..., None]:
 def run_recboles(rank: int, *args: Any) -> None:
     """Run RecBole's ``run_recboles`` in a child process; the arguments are the same."""
     import_module("recbole.quick_start")
-    _original[0](rank, *args)
+    with read_once():
+        _original[0](rank, *args)

@@ -111,7 +111,7 @@ def _load_for_recbole(torch_load: Callable[..., Any], file: str | Path, map_loca
 
     checkpoint.check_archive(file)
     try:
-        state = checkpoint.load(file, map_location)
+        state = checkpoint.load(file)
     except CheckpointError:
         state = _load_recboles(torch_load, file, map_location)
         if state.get("format") == checkpoint.FORMAT:

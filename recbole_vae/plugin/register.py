@@ -243,7 +243,7 @@ def _load_internal_config_dict(original: Any) -> Any:
             if resumed:  # what is known already; the trainer checks the rest
                 given = self.external_config_dict
                 now = {name: given[name] for name in model_class.config_class.names() if name in given}
-                checkpoint.check_options(resumed, {**resumed, **now}, given["resume"])
+                checkpoint.check_options(resumed, {**resumed, **now}, given["resume"], now)
 
     return load_internal_config_dict
 
