@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ def held(plan: Plan, out: Path) -> Iterator[None]:
     made = not file.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file.touch()
     except OSError as error:
         raise ConfigError(f"--out={out} (command line): cannot make this folder ({error.strerror}).") from None
+    if not os.access(out, os.W_OK):
+        raise ConfigError(f"--out={out} (command line): cannot write into this folder.")
     try:
         lock = filelock.FileLock(file, timeout=0).acquire()
     except filelock.Timeout:
@@ -38,7 +40,7 @@ def held(plan: Plan, out: Path) -> Iterator[None]:
             _check_identity(plan, out)
         except ConfigError:
             if made:
-                file.unlink()
+                file.unlink(missing_ok=True)
             raise
         yield
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
+from recbole_vae.bench.memory import peak_memory
 from recbole_vae.compare.results import DONE, REFUSED, Run, Users
 from recbole_vae.data import padding
 from recbole_vae.errors import ConfigError, DataError
@@ -121,8 +121,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
         if isinstance(net, HistoryRecommender):
             run.frontier = _frontier(config, trainer, train, test, job, run.test)
     on_gpu = config["device"].type == "cuda"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run.peak_memory = torch.cuda.max_memory_allocated() if on_gpu else peak * (1 if sys.platform == "darwin" else 1024)
+    run.peak_memory = peak_memory(on_gpu)
     run.device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     run.status, run.seconds = DONE, time.perf_counter() - started
     return run

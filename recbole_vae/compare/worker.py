@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recbole_vae.bench.measure import limit_memory
+from recbole_vae.bench.memory import limit_memory
 from recbole_vae.compare.results import FAILED, OUT_OF_MEMORY, Run
 from recbole_vae.errors import RecBoleVAEError, is_out_of_memory
 
@@ -52,11 +52,12 @@ def main(file: str) -> int:
             limit = specification.get("memory_limit")
             # CUDA reserves more than any sensible limit.
             without_limit = limit and torch.cuda.is_available() and job["settings"].get("use_gpu", True)
-            if limit and not without_limit:
-                limit_memory(limit)
+            unlimited = limit and not without_limit and not limit_memory(limit)
             run = measure(job, _reporter(specification, scores) if job.get("trial") else None)
             if without_limit:
                 run.notes.append("memory_limit was not set, for there is a GPU.")
+            if unlimited:
+                run.notes.append("memory_limit was not set, for this system cannot limit a process's memory.")
         except PrunedError:
             run.status = PRUNED
     except BaseException as error:

@@ -25,8 +25,6 @@ from recbole_vae.options.fields import LARGEST
 from recbole_vae.serving import posterior
 from recbole_vae.storage import checkpoint
 
-
-
 History = Iterable[str] | Mapping[str, float]
 """Ids of the items that a user has, in any order; or a mapping of them to weights, which else are 1."""
 

@@ -16,6 +16,7 @@ import pytest
 
 from recbole_vae.cli.main import main
 from recbole_vae.compare import outputs, plan, process, runner, tuning
+from recbole_vae.compare.folder import held
 from recbole_vae.compare.measure import measure
 from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, REFUSED, TIMED_OUT, Comparison, Run
 from recbole_vae.errors import ConfigError, DataError
@@ -365,3 +366,44 @@ def test_no_scheduler() -> None:
 def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write"):
         Run("d", "p", "l", "m", 1).save(Path("/proc/self"))
+
+
+def test_another_command_in_the_same_folder_is_refused() -> None:
+    wanted = plan.read(None, {**SMALL, "models": "EASE"})
+    message = r"^--out=o \(command line\): another command is at work in this folder\.$"
+    with held(wanted, Path("o")), pytest.raises(ConfigError, match=message):
+        compare(models="EASE")
+    with held(wanted, Path("o")):
+        pass
+
+
+AS_ON_WINDOWS = """
+import builtins, os
+original = builtins.__import__
+
+def imported(name, globals=None, *rest, **more):
+    importer = str((globals or {}).get("__name__"))
+    if name in ("fcntl", "resource") and importer.startswith(("recbole_vae", "filelock")):  # psutil of Linux needs them
+        raise ImportError(name)
+    return original(name, globals, *rest, **more)
+
+builtins.__import__ = imported
+del os.killpg  # and signal.SIGKILL, but subprocess needs it here
+"""
+
+
+def test_a_comparison_needs_nothing_that_windows_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit of time and one of memory, in this process and in those of the runs."""
+    write_bad_models()
+    Path("sitecustomize.py").write_text(AS_ON_WINDOWS)
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    monkeypatch.setenv("STARTED", str(Path("started").resolve()))
+    options = [f"--{name}={value}" for name, value in {**SMALL, "epochs": "1", "imports": "bad_models"}.items()]
+    command = [sys.executable, "-m", "recbole_vae", "compare", "--models=Pop,Slow", "--out=o", "--memory_limit=8"]
+    done = subprocess.run(
+        [*command, "--time_limit=25", *options], capture_output=True, text=True, check=False, timeout=300
+    )
+    runs = {run.label: run for run in map(Run.load, Path("o/runs").iterdir())}
+    assert {label: run.status for label, run in runs.items()} == {"Pop": DONE, "Slow": TIMED_OUT}, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert gone(int(Path("started").read_text()))
