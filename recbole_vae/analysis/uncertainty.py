@@ -30,6 +30,7 @@ from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.serving import posterior
 from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.recommender import Recommender
+from recbole_vae.storage.once import read_once
 
 Floats = NDArray[np.float64]
 
@@ -251,11 +252,12 @@ def evaluate(
         raise ConfigError(f"part: {part!r} is not allowed; it must be {' or '.join(PARTS)}.")
     if k < 2:
         raise ConfigError(f"k: {k!r} is not allowed; it must be an integer >= 2.")
-    recommender = Recommender.load(path, popularity_correction=popularity_correction)
-    model = recommender.model
-    for spread in (0.0, *diversify):
-        Sampling(0 if spread else samples, spread, seed).check(model)
-    loader = _load(path, part, data_path)
+    with read_once():
+        recommender = Recommender.load(path, popularity_correction=popularity_correction)
+        model = recommender.model
+        for spread in (0.0, *diversify):
+            Sampling(0 if spread else samples, spread, seed).check(model)
+        loader = _load(path, part, data_path)
     if k >= model.n_items:
         raise ConfigError(f"k: {k} is not allowed; the data set has {padding.real(model.n_items)} items.")
     table = model.histories if loader.fold_in is None else loader.fold_in

@@ -26,6 +26,7 @@ from recbole_vae.options.limits import LARGEST
 from recbole_vae.options.names import near
 from recbole_vae.options.recbole import options_in, recbole_defaults, recbole_model_names
 from recbole_vae.storage.files import opened, silence, standard_output, written_whole
+from recbole_vae.storage.once import read_once
 
 if TYPE_CHECKING:
     from recbole_vae.serving.recommender import Unknown
@@ -222,7 +223,7 @@ def _main(arguments: list[str]) -> int:
             )
     # RecBole reads its options from here, in this process and in its children.
     sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in options.items())]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), read_once():
         # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         _run(options)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -21,99 +16,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from recbole_vae.compare import process
+from recbole_vae.compare.folder import held
 from recbole_vae.compare.plan import Plan, Row, digest
-from recbole_vae.compare.results import (
-    DONE,
-    FAILED,
-    OUT_OF_MEMORY,
-    REFUSED,
-    TIMED_OUT,
-    WAITING,
-    Comparison,
-    Run,
-)
+from recbole_vae.compare.results import DONE, FAILED, REFUSED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.storage.files import write_whole
-
-_children: set[subprocess.Popen[bytes]] = set()
-_lock = threading.Lock()
-_stopped = threading.Event()
-
-
-def execute(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
-    """Do one run in a new process, and wait for it. Nothing that happens to it is raised.
-
-    Args:
-        specification: plain values: ``job`` (of ``Plan.job``), ``imports``, ``path``, ``threads``, ``memory_limit`` in GB and
-            ``time_limit`` in seconds, and for a trial of tuning ``others`` and ``bigger``.
-        folder: where its files are; None for a temporary one, whose files are returned.
-
-    Returns:
-        Content of ``result.json``, ``log.txt`` and perhaps ``users.npz``; empty if ``folder`` is given.
-    """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="recbole-vae-", ignore_cleanup_errors=True) as temporary:
-            execute(specification, temporary)
-            names = ("log.txt", "users.npz", "result.json")
-            return {name: (Path(temporary) / name).read_bytes() for name in names if (Path(temporary) / name).is_file()}
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("result.json", "users.npz"):
-        (place / name).unlink(missing_ok=True)
-    shutil.rmtree(place / "scratch", ignore_errors=True)
-    write_whole(place / "job.json", json.dumps(specification, indent=1).encode())
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    if specification.get("threads"):
-        environment["OMP_NUM_THREADS"] = str(specification["threads"])
-    ended = None
-    with (place / "log.txt").open("wb") as log:
-        with _lock:
-            if _stopped.is_set():
-                return {}
-            # Of a session of its own: Ctrl-C is for this process, which then ends the others.
-            child = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "recbole_vae.compare.worker", str(place.resolve() / "job.json")],
-                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=environment, start_new_session=True,
-            )  # fmt: skip
-            _children.add(child)
-        try:
-            child.wait(specification.get("time_limit"))
-        except subprocess.TimeoutExpired:
-            limit = specification["time_limit"]
-            ended = TIMED_OUT, f"not done after {limit:g} s (time_limit)"
-        finally:
-            _kill(child)
-    shutil.rmtree(place / "scratch", ignore_errors=True)
-    if not (place / "result.json").is_file() and not _stopped.is_set():
-        job = specification["job"]
-        status, reason = ended or _why(child.returncode, place / "log.txt")
-        Run(job["dataset"], "", job["model"], job["model"], job["seed"], status, reason, settings=job["settings"]).save(
-            place
-        )
-    return {}
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    if child.stdin:
-        child.stdin.close()
-    with _lock:
-        _children.discard(child)
-
-
-def _why(code: int, log: Path) -> tuple[str, str]:
-    if code == -signal.SIGKILL:
-        return OUT_OF_MEMORY, "killed by signal 9, as the system does when memory is short"
-    if code < 0:
-        return FAILED, f"its process was ended by signal {-code} ({signal.Signals(-code).name})"
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing in its log")
-    return FAILED, f"its process ended with exit status {code}: {last[:300]}"
 
 
 @dataclass
@@ -164,7 +73,7 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
     spaces = [space_of(plan, *cell) for cell in plan.cells()]  # before anything is made
     if plan.trials and any(spaces):
         optuna()
-    with _folder(plan, out), _executor(plan) as executor:
+    with held(plan, out), _executor(plan) as executor:
         return _Comparing(plan, out, executor).run(command)
 
 
@@ -302,7 +211,7 @@ class _Comparing:
     def _submit(self, specification: dict[str, Any], folder: Path, *what: Any) -> None:
         folder = folder.resolve()
         place = None if self.plan.scheduler else str(folder)
-        self.pending[self.executor.submit(execute, specification, place)] = (*what, folder)
+        self.pending[self.executor.submit(process.execute, specification, place)] = (*what, folder)
 
     def _take(self, future: Future[dict[str, bytes]], kind: str, cell: _Cell, what: Any, folder: Path) -> None:
         """Keep what a run left behind."""
@@ -391,87 +300,14 @@ def _bigger(plan: Plan) -> bool:
 
 
 @contextlib.contextmanager
-def _folder(plan: Plan, out: Path) -> Iterator[None]:
-    """Make the folder, or look whether it is of this comparison; hold it."""
-    import fcntl
-
-    made = not (out / ".lock").exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"--out={out} (command line): cannot make this folder ({error.strerror}).") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"--out={out} (command line): another command is at work in this folder.") from None
-        try:
-            _check_identity(plan, out)
-        except ConfigError:
-            if made:
-                (out / ".lock").unlink()
-            raise
-        yield
-
-
-def _check_identity(plan: Plan, out: Path) -> None:
-    file, own = out / "comparison.json", plan.identity()
-    if not file.is_file() or not _anything_done(out):
-        others = [each.name for each in out.iterdir() if each.name not in (".lock", file.name, "runs", "tuning")]
-        if others:
-            raise ConfigError(
-                f"--out={out} (command line): this folder is not of a comparison and not empty ({others[0]})."
-            )
-        write_whole(file, json.dumps(own, indent=1).encode())
-        return
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-        differences = [each for name in own for each in _differences(name, before[name], own[name])]
-        if differences:
-            raise ConfigError(
-                f"--out={out} (command line): another comparison is in this folder: "
-                f"{'; '.join(differences)}. Choose another folder."
-            )
-        for name in ("datasets", "protocols"):
-            own[name] = {**before[name], **own[name]}
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{file}: damaged ({error}); choose another folder.") from None
-    write_whole(file, json.dumps(own, indent=1).encode())
-
-
-def _anything_done(out: Path) -> bool:
-    """Return whether a run is done, or a trial was made: until then, a mistake in the plan can be mended."""
-    results = out.glob("runs/*/result.json")
-    return any(out.glob("tuning/*.journal")) or any('"status": "done"' in each.read_text() for each in results)
-
-
-def _differences(name: str, before: Any, now: Any) -> list[str]:
-    if name in ("datasets", "protocols"):  # some may come, some may go
-        return [f"{key}: {before[key]} there, {now[key]} now" for key in now if before.get(key, now[key]) != now[key]]
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(key for key in {**before, **now} if before.get(key) != now.get(key))
-        return [f"{key}: {before.get(key)} there, {now.get(key)} now" for key in keys]
-    return [] if before == now else [f"{name}: {before} there, {now} now"]
-
-
-@contextlib.contextmanager
 def _executor(plan: Plan) -> Iterator[Executor]:
-    """Give what runs :func:`execute`: threads here, or Dask's workers."""
+    """Give what runs :func:`~recbole_vae.compare.process.execute`: threads here, or Dask's workers."""
     if plan.scheduler is None:
-        _stopped.clear()
         threads = ThreadPoolExecutor(plan.jobs)
         try:
-            yield threads
+            with process.children_end():
+                yield threads
         finally:
-            _stopped.set()
-            with _lock:
-                children = list(_children)
-            for child in children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
             threads.shutdown(cancel_futures=True)
         return
     try:

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import gzip
 import math
-import os
 import re
 import shutil
 import tarfile
@@ -22,10 +21,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import psutil
 from tqdm import tqdm
 
 from recbole_vae.errors import DataError
+from recbole_vae.storage.files import leftovers, temporary_beside
 
 Row = tuple[str, str, float, str]
 """User, item, rating or count, and time in seconds since 1970 ("" where there is none)."""
@@ -222,9 +221,10 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
         raise DataError(f"{folder}: exists already; remove it, or choose another --out.")
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder.")
-    temporary = folder.with_name(f".{target}.{os.getpid()}.tmp")
+    temporary = temporary_beside(folder)
     made = not Path(out).exists()
-    _remove_leftovers(folder)
+    for left in leftovers(folder):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         result = _write(name, what, path, temporary, folder, show_progress)
@@ -237,14 +237,6 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
             with contextlib.suppress(OSError):
                 Path(out).rmdir()
     return result
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left of the same data set."""
-    for each in folder.parent.glob(f".{folder.name}.*.tmp"):
-        process = each.name.split(".")[-2]
-        if process.isdecimal() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
-            shutil.rmtree(each, ignore_errors=True)
 
 
 def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, show_progress: bool) -> Prepared:

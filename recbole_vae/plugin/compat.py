@@ -99,7 +99,7 @@ def _load_for_recbole(file: str | Path, map_location: Any) -> Any:
 
     if not recbole_checkpoint.is_ours(file):
         return restore.load_recboles(file, map_location)
-    state = checkpoint.load(file, map_location)
+    state = checkpoint.load(file)
     return {**state, "config": restore.config_of_checkpoint(file), "other_parameter": None}
 
 

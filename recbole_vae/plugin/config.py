@@ -79,7 +79,7 @@ def _load_defaults(config: Any, model: str, kind: Any, dataset: str) -> None:
     _check_options(config, model, kind)
     if resumed:  # what is known already; the trainer checks the rest
         now = {name: given[name] for name in kind.config_class.names() if name in given}
-        checkpoint.check_options(resumed, {**resumed, **now}, given["resume"])
+        checkpoint.check_options(resumed, {**resumed, **now}, given["resume"], now)
 
 
 def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole_vae.model.registry import import_models, registered_classes
 from recbole_vae.plugin.import_hooks import replace
+from recbole_vae.storage.once import read_once
 from recbole_vae.version import __version__
 
 
@@ -49,7 +50,8 @@ class _RunRecboles:
         self.original = original
 
     def __call__(self, rank: int, *args: Any) -> None:
-        self.original(rank, *args)
+        with read_once():
+            self.original(rank, *args)
 
     def __reduce__(self) -> Any:
         # A child runs the main module by itself.

@@ -22,15 +22,8 @@ from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.ranking import Ranking
 from recbole_vae.storage import checkpoint, recbole_checkpoint
 
-_LATER_OPTIONS = {
-    "popularity_correction": 0.0, "propensity_weight": 0.0, "likelihood": "multinomial", "label_smoothing": 0.0,
-    "gaussian_confidence": 1.0, "kl_length_power": 0.0, "linear_neighbours": 0, "tied_weights": False,
-    "weight_averaging": 0, "kernel_user_power": 0.0,
-}  # fmt: skip
-"""Options that older checkpoints do not have, as they were."""
 _EXAMPLES, _EXAMPLE_LENGTH = 1000, 100
 """Unknown ids that are remembered, and how many characters of each: a server must not grow with what its callers send."""
-
 History = Iterable[str] | Mapping[str, float]
 """Ids of a user's items, in any order (each has weight 1), or a mapping of ids to weights."""
 
@@ -137,7 +130,7 @@ class Recommender:
         now = {"device": torch.device(device), "n_negatives": 0}
         if popularity_correction is not None:
             now["popularity_correction"] = popularity_correction
-        model = kind({**_LATER_OPTIONS, **options, **now}, data)
+        model = kind({**options, **now}, data)
         model.load_state_dict(state["state_dict"])
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
         recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"

@@ -4,7 +4,7 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 
 =====================  ==========================================================================================
 ``format``             :data:`FORMAT`
-``format_version``     :data:`FORMAT_VERSION`
+``format_version``     :data:`~recbole_vae.storage.upgrade.FORMAT_VERSION`; older files are upgraded when they are loaded
 ``versions``           of recbole_vae, recbole, torch, numpy and python, that wrote it
 ``model``, ``dataset`` names
 ``config``             RecBole's final configuration, as far as it is plain values
@@ -31,7 +31,7 @@ import random
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_vae.data.histories import Histories
-from recbole_vae.errors import CheckpointError
+from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.storage.files import leftovers, written_whole
+from recbole_vae.storage.once import kept
+from recbole_vae.storage.upgrade import FORMAT_VERSION, upgrade
 from recbole_vae.version import __version__
 
 FORMAT = "recbole_vae checkpoint"
-FORMAT_VERSION = 1
 
 _KEYS: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
@@ -76,11 +77,14 @@ _OF_ONE_RUN = {
     "gpu_id",
 }  # fmt: skip
 
-# Options that may change when training goes on, for they do not change what an epoch does. All others must stay.
+# Options that may change when training goes on, for they do not change what an epoch does.
 _MAY_CHANGE = {
     "epochs", "stopping_step", "data_path", "show_progress", "state", "use_gpu", "worker", "eval_batch_size",
     "metric_decimal_place", "loss_decimal_place", "config_files", "encoding",
 }  # fmt: skip
+
+# Options that may change if the user sets them: what one would change where training went wrong. All others must stay.
+_MAY_BE_SET = {"learning_rate", "clip_grad_norm"}
 
 
 def versions() -> dict[str, str]:
@@ -161,34 +165,56 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(), **state}
-    temporary = path.with_name(f".{path.name}.tmp")
+    for left in leftovers(path):  # each may be of gigabytes
+        left.unlink(missing_ok=True)
     try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
+        with written_whole(path, binary=True) as file:
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # of the end of an archive, where a write before it failed
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
             file.flush()
             os.fsync(file.fileno())  # or a power cut after the renaming leaves an empty file
-        os.replace(temporary, path)  # noqa: PTH105 - atomic, also onto a file that exists
-    except (OSError, RuntimeError) as error:  # torch raises a RuntimeError where the disk is full
-        raise CheckpointError(
-            f"{path}: cannot write the checkpoint ({_first_line(error)}). Is the disk full?"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: cannot write this file: {_first_line(error)}.") from error
 
 
-def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of recbole_vae.
+def take(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as :func:`load` does, for a caller who keeps its tensors or changes them: nobody else shares them."""
+    state = load(path)
+    (kept.get() or {}).clear()
+    return state
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of recbole_vae, and upgrade it if it is of an earlier format. Its tensors are on the CPU.
+
+    Nothing in the result may be changed, for inside :func:`~recbole_vae.storage.once.read_once` others share it; see
+    :func:`take`.
 
     Raises:
         CheckpointError: there is no such file, it is truncated or no checkpoint, it is RecBole's, it holds anything but
             tensors and plain values (none of which is run), or it was written by a later version.
     """
-    path = Path(path)
+    path, shared = Path(path), kept.get()
+    if shared is None or not path.is_file():
+        return _load(path)
+    about = path.stat()
+    key = path.resolve(), about.st_ino, about.st_mtime_ns, about.st_size
+    if key not in shared:
+        shared.clear()
+        shared[key] = _load(path)
+    return shared[key]
+
+
+def _load(path: Path) -> dict[str, Any]:
     check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files that are not ours
-            state = torch.load(path, map_location=map_location, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", str(error))
         raise CheckpointError(
@@ -201,10 +227,10 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of recbole_vae.")
     found = state.get("format_version")
-    if found != FORMAT_VERSION:
+    if type(found) is not int or not 1 <= found <= FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint format {found!r}; this recbole_vae {__version__} reads format {FORMAT_VERSION}. "
-            "Use the version that wrote it."
+            f"{path}: checkpoint format {found!r}; this recbole_vae {__version__} reads formats 1 to {FORMAT_VERSION}. "
+            "Use the version that wrote it, or a later one."
         )
     for key, kind in _KEYS.items():
         if not isinstance(state.get(key, ...), kind):
@@ -212,6 +238,10 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         for inner in _INNER_KEYS.get(key, ()):
             if inner not in state[key]:
                 raise CheckpointError(f"{path}: damaged checkpoint: '{inner}' is missing in '{key}'.")
+    try:
+        upgrade(state)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint: it cannot be upgraded ({error}).") from None
     if state["config"].get("weight_averaging"):
         average = state.get("average")
         count, weights = (average.get("count"), average.get("weights")) if isinstance(average, dict) else (None, None)
@@ -244,14 +274,26 @@ def check_model(state: Mapping[str, Any], path: str | Path, model_name: str) -> 
         )
 
 
-def check_options(saved: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:
-    """Raise a CheckpointError if training would go on with other options than those in the checkpoint."""
+def check_options(
+    saved: Mapping[str, Any], now: Mapping[str, Any], path: str | Path, given: Collection[str] = ()
+) -> list[str]:
+    """Return what changes of ``learning_rate`` and ``clip_grad_norm``, which may change if they are ``given`` by the user.
+
+    Raises:
+        CheckpointError: training would go on with other options than those in the checkpoint.
+    """
+    changes = []
     for key, value in saved.items():
-        if key not in _MAY_CHANGE and now.get(key) != value:
+        if key in _MAY_CHANGE or now.get(key) == value:
+            continue
+        if key not in _MAY_BE_SET or key not in given:
             raise CheckpointError(
                 f"{path}: was trained with {key}={value!r}, this run has {key}={now.get(key)!r}. Leave it as it was, or train "
-                "anew. epochs, stopping_step, eval_batch_size and where things lie and run may change."
+                "anew. epochs, stopping_step, learning_rate, clip_grad_norm, eval_batch_size and where things lie and run may "
+                "change."
             )
+        changes.append(f"{key} was {value!r} and is {now[key]!r} from here on")
+    return changes
 
 
 def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -> None:
@@ -274,8 +316,8 @@ def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -
         )
 
 
-def check_histories(state: Mapping[str, Any], path: str | Path, histories: Histories) -> None:
-    """Raise a CheckpointError unless a checkpoint was trained on these histories."""
+def check_histories(state: Mapping[str, Any], path: str | Path, histories: Any) -> None:
+    """Raise a CheckpointError unless a checkpoint was trained on these :class:`~recbole_vae.data.histories.Histories`."""
     for name, saved in state["histories"].items():
         now = getattr(histories, name)
         if (now is None) != (saved is None) or (now is not None and not torch.equal(now.cpu(), saved.cpu())):

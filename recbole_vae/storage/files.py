@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never replaced by half of one."""
+"""Files that are written whole or not at all. This is the only place that writes to a temporary file and renames it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,35 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from recbole_vae.errors import DataError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What only writing can fail with; the error of a write does not name the file."""
+"""What only a write can fail with. The error of a write does not name the file."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file into a temporary one beside it, then rename it; several processes may write the same one.
+    """Write a file, or leave the old one as it was. Several processes may write the same file.
 
     Raises:
-        DataError: it cannot be written; the old one, if any, is as it was.
+        DataError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)  # noqa: PTH105 - atomic, also onto a file that exists
-    except OSError as error:
-        raise DataError(f"{path}: cannot write this file ({error.strerror}). Is the disk full?") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path, binary=True) as file:
+        file.write(content)
 
 
 def opened(path: Path | None) -> AbstractContextManager[IO[str]]:
-    """Open a file as :func:`written_whole` does, or standard output for None; errors: as there."""
+    """Open a file as :func:`written_whole` does, or standard output for None. It raises what they raise."""
     return standard_output() if path is None else written_whole(path)
 
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[IO[str]]:
-    """Give standard output to write to, all of which is out in the end.
+    """Give standard output to write to. All of it has been written when the block ends.
 
     Raises:
-        DataError: it cannot be written, as where it is a file on a full disk.
+        DataError: it cannot be written, for example because it is a file on a full disk.
     """
     if sys.stdout is None:  # closed from the start: Python prints nothing then
         with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
@@ -60,47 +54,73 @@ def standard_output() -> Iterator[IO[str]]:
 
 
 def silence() -> None:
-    """Drop what standard output still has to write, and could not: Python would try again at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Drop what standard output could not write and still holds. Python would try again when it exits."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[str]]:
-    """Open a file to write text, which is there only when all was written; after Ctrl-C NAME.partial has what there was.
+def written_whole(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """Open a file to write. It replaces the old one when the block ends, and only then.
+
+    After Ctrl-C, NAME.partial holds the text written so far. Half of a binary file is of no use and is removed.
+
+    Args:
+        path: the file. A link stays a link; a device or a pipe is written directly.
+        binary: whether bytes are written, or else text in UTF-8.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it cannot be written: there is no such folder, no permission, no room on the disk, ...
     """
-    path = path.resolve()  # what a link points to, not the link
-    if path.is_dir():
+    target = path.resolve()  # what a link points to, not the link
+    if target.is_dir():
         raise DataError(f"{path}: cannot write this file: it is a folder.")
+    directly = target.exists() and not target.is_file()
+    temporary = target if directly else temporary_beside(target)
     try:
-        with _written(path) as file:
+        with _explained(path):
+            file = temporary.open("wb") if binary else temporary.open("w", encoding="utf-8")
+        with _explained(path, _FULL), file:  # the block may read other files: their errors are not ours
             yield file
-    except OSError as error:
-        if error.errno not in _FULL:  # it may be of something else that is read at the same time
-            raise
-        raise DataError(f"{path}: cannot write this file: {error.strerror}.") from None
+        if not directly:
+            with _explained(path):
+                temporary.replace(target)
+    except KeyboardInterrupt:
+        if not directly and not binary and temporary.exists():
+            partial = temporary.replace(target.with_name(f"{target.name}.partial"))
+            print(f"{partial}: what there was until then", file=sys.stderr)
+        raise
+    finally:
+        if not directly:
+            with contextlib.suppress(OSError):  # of the folder, which has been explained already
+                temporary.unlink()
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return the name that this process writes under before it renames: hidden, in the same folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return what killed processes of this machine left under their names of :func:`temporary_beside`.
+
+    What has this process's id counts, too, for it was left by an earlier process of the same id.
+    """
+    import psutil  # here, for the command line imports this module at every start
+
+    found = [(each, each.name.split(".")[-2]) for each in path.parent.glob(f".{path.name}.*.tmp")]
+    numbered = [(each, int(process)) for each, process in found if process.isdecimal()]
+    return [each for each, process in numbered if process == os.getpid() or not psutil.pid_exists(process)]
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[IO[str]]:
-    if path.exists() and not path.is_file():  # a device or a pipe
-        with path.open("w", encoding="utf-8") as file:
-            yield file
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _explained(path: Path, only: set[int] | None = None) -> Iterator[None]:
+    """Raise a DataError that says why a file cannot be written, in place of an OSError (of these numbers only)."""
     try:
-        try:
-            file = temporary.open("w", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path}: cannot write this file: {error.strerror}.") from None
-        with file:
-            yield file
-        temporary.replace(path)
-    except KeyboardInterrupt:
-        partial = temporary.replace(path.with_name(f"{path.name}.partial"))
-        print(f"{partial}: what there was until then", file=sys.stderr)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        missing = error.errno == errno.ENOENT and not path.parent.exists()
+        reason = f"there is no folder {path.parent}" if missing else error.strerror
+        raise DataError(f"{path}: cannot write this file: {reason}.") from None

@@ -19,7 +19,7 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
-from recbole_vae.evaluation.metrics import FastEvaluator
+from recbole_vae.evaluation.gather import GatheringEvaluator
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.prior import ACTIVE, active
 from recbole_vae.storage import checkpoint
@@ -56,7 +56,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             names = [self.saved_model_file]
             dist.broadcast_object_list(names)  # each process took the time for itself
             self.saved_model_file = names[0]
-            self.evaluator = _GatheringEvaluator(config)
+            self.evaluator = GatheringEvaluator(config)
         if config["resume"]:
             self.resume_checkpoint(config["resume"])
 
@@ -171,8 +171,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.loss_terms["beta"] = beta
         if not math.isfinite(self.loss_terms["loss"]):
             raise TrainingError(
-                f"the training loss became {self.loss_terms['loss']} in epoch {epoch_idx}: lower learning_rate (now "
-                f"{self.learning_rate:g}) or set clip_grad_norm: {{max_norm: 1.0}}. {self._best_so_far()}"
+                f"the training loss became {self.loss_terms['loss']} in epoch {epoch_idx}. {self._what_to_do()}"
             )
         if self._average:
             self._average.end_epoch()
@@ -218,6 +217,23 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             return "No epoch was saved yet."
         return (
             f"The best epoch so far is in {self.saved_model_file}; go on from it with --resume={self.saved_model_file}."
+        )
+
+    def _what_to_do(self) -> str:
+        """Say how to train where the loss was not finite, in options that may change when training goes on."""
+        changed = f"--learning_rate={self.learning_rate / 10:g}"
+        advice = f"Train anew with a lower learning_rate (now {self.learning_rate:g}), such as {changed}"
+        if not self.clip_grad_norm and not getattr(self.model.options, "n_negatives", 0):  # which cannot go with it
+            advice += ", or with --clip_grad_norm=\"{'max_norm': 1.0}\""
+        if not Path(self.saved_model_file).exists():
+            return f"{advice}."
+        best = checkpoint.load(self.saved_model_file)
+        if not all(each.isfinite().all() for each in best["state_dict"].values() if isinstance(each, Tensor)):
+            return f"{advice}."
+        score = f", {self.config['valid_metric']} {best['best_valid_score']:.4f}" * bool(best["best_valid_result"])
+        return (
+            f"{advice}; or go on from the best epoch so far (epoch {best['epoch']}{score}) with "
+            f"--resume={self.saved_model_file} {changed}."
         )
 
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: float) -> str:
@@ -284,16 +300,17 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         Raises:
             CheckpointError: it cannot be read, is of another model, of other dimensions, or of other options.
         """
-        state = checkpoint.load(resume_file, self.device)
+        state = checkpoint.take(resume_file)
         checkpoint.check_model(state, resume_file, self.config["model"])
-        checkpoint.check_options(state["config"], checkpoint.plain_config(self.config), resume_file)
-        if self._average and "average" not in state:
-            raise CheckpointError(f"{resume_file}: was trained without weight_averaging; set weight_averaging: 0.")
+        given = self.config.external_config_dict
+        changes = checkpoint.check_options(state["config"], checkpoint.plain_config(self.config), resume_file, given)
         self._load_parameters(state, resume_file)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"{resume_file}: the optimiser's state does not fit this model ({error}).") from None
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
         self.saved_model_file = str(resume_file)
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]
@@ -301,6 +318,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self.best_valid_result = state["best_valid_result"]
         self._resumed = state
         self.logger.info(f"Checkpoint {resume_file} loaded. Training goes on at epoch {self.start_epoch}.")
+        for change in changes:
+            self.logger.warning(f"{change}.")
 
     def _load_parameters(self, state: Mapping[str, Any], path: str | Path) -> None:
         """Load the parameters of a checkpoint, or raise a CheckpointError that names the first that does not fit."""
@@ -334,43 +353,21 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             return None
         if load_best_model:
             path = model_file or self.saved_model_file
-            state = checkpoint.load(path, self.device)
+            state = checkpoint.load(path)
             checkpoint.check_model(state, path, self.config["model"])
             checkpoint.check_vocabulary(state, path, eval_data._dataset)
             self._load_parameters(state, path)
             self.logger.info(f"Loading model structure and parameters from {path}")
         if self._active_unknown:
             self._log_active()
-        if isinstance(self.evaluator, _GatheringEvaluator):
+        if isinstance(self.evaluator, GatheringEvaluator):
             self.evaluator.rows = eval_data.sample_size
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def _map_reduce(self, result: Any, num_sample: int) -> Any:
-        """Return the result as it is: each process has already evaluated the users of all (see _GatheringEvaluator)."""
+        """Return the result as it is: each process has already evaluated the users of all (see GatheringEvaluator)."""
         return result
 
     @staticmethod
     def _rank() -> int:
         return dist.get_rank() if dist.is_initialized() else 0
-
-
-class _GatheringEvaluator(FastEvaluator):
-    """The evaluator on the users of all processes.
-
-    RecBole averages the rounded metrics of the processes, weighted by their number of batches, with users counted twice
-    where they do not divide evenly. Here the rows of all users come together first, in the order of one process.
-    """
-
-    rows = 0
-
-    def evaluate(self, dataobject: Any) -> Any:
-        """Gather what was collected for each user, then evaluate."""
-        for key in ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label"):
-            if key in dataobject:
-                parts: list[Any] = [None] * dist.get_world_size()
-                dist.all_gather_object(parts, dataobject.get(key))
-                if key in ("rec.score", "data.label"):  # a row for each pair, whose order does not matter
-                    dataobject.set(key, torch.cat(parts))
-                else:  # RecBole's sampler deals the users out in turn and repeats the first to make the shares equal
-                    dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.rows])
-        return super().evaluate(dataobject)

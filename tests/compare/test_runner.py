@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from recbole_vae.cli.main import main
-from recbole_vae.compare import outputs, plan, runner, tuning
+from recbole_vae.compare import outputs, plan, process, runner, tuning
+from recbole_vae.compare.folder import held
 from recbole_vae.compare.measure import measure
 from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, REFUSED, TIMED_OUT, Comparison, Run
 from recbole_vae.errors import ConfigError, DataError
@@ -69,7 +70,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         run.save(Path(folder))
         return {}
 
-    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(process, "execute", execute)
     return ran
 
 
@@ -150,18 +151,18 @@ def test_another_split_is_an_error_of_the_run(here: list[str]) -> None:
 def test_a_full_disk_ends_the_comparison_and_keeps_what_is_done(
     here: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    in_process = runner.execute
+    in_process = process.execute
 
     def full(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
         if specification["job"]["model"] == "Pop":
             raise OSError(28, "No space left on device")
         return in_process(specification, folder)
 
-    monkeypatch.setattr(runner, "execute", full)
+    monkeypatch.setattr(process, "execute", full)
     options = [f"--{name}={value}" for name, value in SMALL.items()]
     assert main(["compare", "--models=EASE,Pop", "--out=o", *options]) == 1
     assert "the disk is full" in capsys.readouterr().err
-    monkeypatch.setattr(runner, "execute", in_process)
+    monkeypatch.setattr(process, "execute", in_process)
     assert main(["compare", "--models=EASE,Pop", "--out=o", *options]) == 0
     assert here == ["EASE", "Pop"]
 
@@ -176,7 +177,7 @@ def test_tuning_goes_on_and_chooses_by_validation(here: list[str], monkeypatch: 
     assert whole.runs[0].valid["ndcg@5"] == pytest.approx(best["valid"])
     assert "Pop has nothing to tune: defaults." in whole.runs[2].notes
 
-    in_process, count = runner.execute, 0
+    in_process, count = process.execute, 0
 
     def interrupted(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
         nonlocal count
@@ -185,7 +186,7 @@ def test_tuning_goes_on_and_chooses_by_validation(here: list[str], monkeypatch: 
             raise KeyboardInterrupt
         return in_process(specification, folder)
 
-    monkeypatch.setattr(runner, "execute", interrupted)
+    monkeypatch.setattr(process, "execute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare("parts", models="EASE", trials="4", seeds="2")
     del here[:]
@@ -222,11 +223,11 @@ def test_median_pruning() -> None:
 
 def test_a_trial_that_is_worse_than_the_median_is_stopped_in_its_process() -> None:
     write_bad_models()
-    runner._stopped.clear()
     for best, status, evaluations in ((2.0, "pruned", 5), (0.0, DONE, 6)):
         given = specification("MultDAE", others=[[best] * 6] * 4, bigger=True)
         given["job"] |= {"trial": True, "settings": {**given["job"]["settings"], "epochs": 6}}
-        runner.execute(given, f"run{best}")
+        with process.children_end():
+            process.execute(given, f"run{best}")
         run = Run.load(Path(f"run{best}"))
         assert (run.status, len(run.trials[0]["scores"])) == (status, evaluations)
         assert all(0 <= score <= 1 for score in run.trials[0]["scores"])
@@ -234,8 +235,8 @@ def test_a_trial_that_is_worse_than_the_median_is_stopped_in_its_process() -> No
 
 def test_time_limit() -> None:
     write_bad_models()
-    runner._stopped.clear()
-    runner.execute(specification("EASE", time_limit=0.2), "run")
+    with process.children_end():
+        process.execute(specification("EASE", time_limit=0.2), "run")
     run = Run.load(Path("run"))
     assert (run.status, run.reason) == (TIMED_OUT, "not done after 0.2 s (time_limit)")
 
@@ -293,15 +294,15 @@ def test_after_a_kill_or_ctrl_c_the_same_command_goes_on(
     options = {**SMALL, "imports": "bad_models"}
     command = [sys.executable, "-m", "recbole_vae", "compare", "--models=EASE,Slow,Pop", "--out=o"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}) as running:
         child = int(until(lambda: started.is_file() and started.read_text()))
         file = next(Path("o/runs").glob("EASE-*")) / "result.json"
         written = file.stat().st_mtime_ns
-        process.send_signal(number)
-        _, error = process.communicate(timeout=60)
+        running.send_signal(number)
+        _, error = running.communicate(timeout=60)
     until(lambda: gone(child))
     if number == signal.SIGINT:
-        assert process.returncode == 130
+        assert running.returncode == 130
         assert "the same command goes on" in error
         assert "Traceback" not in error
         report = Path("o/report.html").read_text(encoding="utf-8")
@@ -358,3 +359,44 @@ def test_no_scheduler() -> None:
 def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write"):
         Run("d", "p", "l", "m", 1).save(Path("/proc/self"))
+
+
+def test_another_command_in_the_same_folder_is_refused() -> None:
+    wanted = plan.read(None, {**SMALL, "models": "EASE"})
+    message = r"^--out=o \(command line\): another command is at work in this folder\.$"
+    with held(wanted, Path("o")), pytest.raises(ConfigError, match=message):
+        compare(models="EASE")
+    with held(wanted, Path("o")):
+        pass
+
+
+AS_ON_WINDOWS = """
+import builtins, os
+original = builtins.__import__
+
+def imported(name, globals=None, *rest, **more):
+    importer = str((globals or {}).get("__name__"))
+    if name in ("fcntl", "resource") and importer.startswith(("recbole_vae", "filelock")):  # psutil of Linux needs them
+        raise ImportError(name)
+    return original(name, globals, *rest, **more)
+
+builtins.__import__ = imported
+del os.killpg  # and signal.SIGKILL, but subprocess needs it here
+"""
+
+
+def test_a_comparison_needs_nothing_that_windows_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit of time and one of memory, in this process and in those of the runs."""
+    write_bad_models()
+    Path("sitecustomize.py").write_text(AS_ON_WINDOWS)
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    monkeypatch.setenv("STARTED", str(Path("started").resolve()))
+    options = [f"--{name}={value}" for name, value in {**SMALL, "epochs": "1", "imports": "bad_models"}.items()]
+    command = [sys.executable, "-m", "recbole_vae", "compare", "--models=Pop,Slow", "--out=o", "--memory_limit=8"]
+    done = subprocess.run(
+        [*command, "--time_limit=25", *options], capture_output=True, text=True, check=False, timeout=300
+    )
+    runs = {run.label: run for run in map(Run.load, Path("o/runs").iterdir())}
+    assert {label: run.status for label, run in runs.items()} == {"Pop": DONE, "Slow": TIMED_OUT}, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert gone(int(Path("started").read_text()))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import torch
 
 from recbole_vae.errors import CheckpointError
 from recbole_vae.storage import checkpoint
+from recbole_vae.storage.once import read_once
 from tests.conftest import Builder, set_all_seeds
 from tests.plugin.test_compat import evil_objects
 
@@ -94,7 +99,7 @@ def test_other_files_are_refused(file: Path, what: str) -> None:
         "another dictionary": ({"a": 1}, "not a checkpoint of recbole_vae"),
         "a later format": (
             {**state, "format_version": 9},
-            "checkpoint format 9; this recbole_vae 0.1.0 reads format 1",
+            "checkpoint format 9; this recbole_vae 0.1.0 reads formats 1 to 2",
         ),
         "a missing key": ({k: v for k, v in state.items() if k != "random"}, "damaged checkpoint: 'random' is missing"),
         "an inner key": ({**state, "random": {}}, "damaged checkpoint: 'python' is missing in 'random'"),
@@ -107,6 +112,68 @@ def test_other_files_are_refused(file: Path, what: str) -> None:
 
     with pytest.raises(CheckpointError, match=r"^other.pth: (not a checkpoint|checkpoint format 9|damaged checkpoint)"):
         load_data_and_model("other.pth")
+
+
+def test_inside_read_once_a_file_is_read_again_only_if_it_was_replaced_or_taken(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Any] = []
+    original = torch.load
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        reads.append(args[0])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", counted)
+    checkpoint.load(file)
+    checkpoint.load(file)
+    assert len(reads) == 2
+    with read_once():
+        first = checkpoint.load(file)
+        with read_once():
+            assert checkpoint.load(str(file)) is first
+        assert checkpoint.load(file.resolve()) is first
+        assert len(reads) == 3
+        mine = checkpoint.take(file)
+        assert mine is first
+        assert checkpoint.load(file) is not mine
+        checkpoint.save({**first, "epoch": 7}, file)
+        assert checkpoint.load(file)["epoch"] == 7
+        assert len(reads) == 5
+        file.unlink()
+        with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+            checkpoint.load(file)
+
+
+def test_a_checkpoint_that_cannot_be_written_says_why(file: Path) -> None:
+    """The folder is missing; or the disk is full, for which the largest size of a file stands here."""
+    state = checkpoint.load(file)
+    with pytest.raises(CheckpointError, match=r"^nowhere/a.pth: cannot write this file: there is no folder nowhere\.$"):
+        checkpoint.save(state, "nowhere/a.pth")
+    resource = pytest.importorskip("resource")
+    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = file.read_bytes()
+    try:
+        for size in (0, 1000, len(before) // 2, len(before) - 1000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            with pytest.raises(CheckpointError, match=rf"^{file}: cannot write this file: File too large\.$"):
+                checkpoint.save(state, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_a_killed_process_left_goes_when_the_checkpoint_is_written_again(file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    dead, alive = (file.with_name(f".{file.name}.{number}.tmp") for number in (int(done.stdout), os.getppid()))
+    for each in (dead, alive):
+        each.write_text("half")
+    checkpoint.save(checkpoint.load(file), file)
+    assert sorted(file.parent.iterdir()) == sorted([file, alive])
 
 
 def test_a_checkpoint_of_recbole_is_not_taken_for_ours(build: Builder) -> None:

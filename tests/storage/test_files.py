@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +36,66 @@ def test_a_folder_is_refused_before_anything_is_written() -> None:
         written_whole(Path("folder")),
     ):
         pytest.fail("entered")
-    with pytest.raises(DataError, match="cannot write this file"):
-        write_whole(Path("nowhere/a"), b"")
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EACCES, "Permission denied"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_why_a_file_cannot_be_written(number: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = f"^a.txt: cannot write this file: {reason}\\.$"
+    Path("a.txt").write_text("old")
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("open", "replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, name, fails)
+            with pytest.raises(DataError, match=message):
+                write_whole(Path("a.txt"), b"new")
+            with pytest.raises(DataError, match=message), written_whole(Path("a.txt")) as file:
+                file.write("new")
+    assert [each.name for each in Path().iterdir()] == ["a.txt"]
+    assert Path("a.txt").read_text() == "old"
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    for write in (lambda path: write_whole(path, b""), lambda path: written_whole(path).__enter__()):
+        with pytest.raises(DataError, match=r"^nowhere/a: cannot write this file: there is no folder nowhere\.$"):
+            write(Path("nowhere/a"))
+
+
+def test_temporary_names_carry_the_process_id() -> None:
+    with written_whole(Path("a.txt")), written_whole(Path("b"), binary=True):
+        assert sorted(each.name for each in Path().iterdir()) == [
+            f".{name}.{os.getpid()}.tmp" for name in ("a.txt", "b")
+        ]
+
+
+def test_after_ctrl_c_there_is_what_was_written_of_a_text_and_nothing_of_a_binary_file() -> None:
+    with pytest.raises(KeyboardInterrupt), written_whole(Path("a.txt")) as file:
+        file.write("half")
+        raise KeyboardInterrupt
+    assert Path("a.txt.partial").read_text() == "half"
+    with pytest.raises(KeyboardInterrupt), written_whole(Path("b"), binary=True) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert [each.name for each in Path().iterdir()] == ["a.txt.partial"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="a folder of Linux")
+def test_silence_leaves_no_file_open() -> None:
+    script = (
+        "import os\nfrom recbole_vae.storage.files import silence\nsilence()\nbefore = len(os.listdir('/proc/self/fd'))\n"
+        "for _ in range(9):\n    silence()\nraise SystemExit(len(os.listdir('/proc/self/fd')) - before)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=False).returncode == 0
 
 
 def test_links_and_pipes_stay_what_they_are() -> None:
