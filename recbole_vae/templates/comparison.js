@@ -45,7 +45,7 @@ function layoutOf(chart, width) {
     hoverlabel: { bgcolor: "var(--panel)", bordercolor: "var(--quiet)", font: { color: "var(--ink)", size: 13 }, align: "left" },
     ...chart.layout,
   };
-  const margin = { l: 48, r: 14, t: 10, b: 28, autoexpand: false };
+  const margin = { l: 48, r: 24, t: 10, b: 28, autoexpand: false };
   for (const name of ["xaxis", "yaxis"]) {
     const { names, ...own } = layout[name] || {};
     if (own.title) margin[name === "yaxis" ? "l" : "b"] += 20;
