@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from recbole_vae.analysis.explain import Explained, Explanation, Influence, ItemText
+from recbole_vae.analysis.explain import Explained, Explanation, ItemText
 from recbole_vae.data.atomic import read_header
 from recbole_vae.errors import DataError
 from recbole_vae.storage.files import standard_output, written_whole
+from recbole_vae.templates import stream
 
 _NAMED = 5
 """The most items of a counterfactual that a sentence names."""
@@ -123,42 +124,6 @@ def as_json(explanation: Explanation) -> str:
     return json.dumps(asdict(explanation), ensure_ascii=False) + "\n"
 
 
-_HEAD = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>Recommendations explained</title>
-<style>
-:root { color-scheme: light dark; --for: light-dark(#2a7de1, #5ca2f5); --against: light-dark(#c2571a, #e98a4e);
-  --line: light-dark(#ddd, #444); --soft: light-dark(#666, #aaa); }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 0; }
-article { border-top: 1px solid var(--line); padding: 1rem 0; }
-p { margin: .3rem 0; } .soft { color: var(--soft); font-weight: normal; font-size: .9rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th { text-align: left; font-weight: normal; width: 45%; } td { font-variant-numeric: tabular-nums; }
-.bar { display: inline-block; height: .7em; background: var(--for); margin-right: .5em; }
-.against { background: var(--against); }
-summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
-@media print { body { max-width: none; margin: 0; } article { break-inside: avoid; } .bar { print-color-adjust: exact; } }
-</style>
-</head>
-<body>
-"""
-
-
-_TAIL = "</body>\n</html>\n"
-
-
-_NO_HISTORY = (
-    "<p>The history has no item of the training data. So these are the most popular items, and a score is the share of the "
-    "training users who have the item.</p>\n"
-)
-
-
 def write(explanations: Iterable[Explanation], json_file: str | None = None, html_file: str | None = None) -> None:
     """Write explanations as they come: to standard output as text, and to the files that are given.
 
@@ -178,62 +143,54 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
             to_json = stack.enter_context(written_whole(Path(json_file)))
         if html_file is not None:
             to_html = stack.enter_context(written_whole(Path(html_file)))
-            to_html.write(_HEAD)
-        greedy = False
-        for explanation in explanations:
-            greedy = greedy or any(each.counterfactual for each in explanation.recommendations)
-            try:
-                if lost is None:
-                    with standard_output() as shown:
-                        shown.write(as_json(explanation) if json_file == "-" else f"{as_text(explanation)}\n")
-            except (BrokenPipeError, DataError) as error:
-                if to_json is None and to_html is None:
-                    raise
-                lost = error
-            if to_json is not None:
-                to_json.write(as_json(explanation))
-            if to_html is not None:
-                to_html.write(as_html(explanation))
+
+        def shown() -> Iterator[Explanation]:
+            nonlocal lost
+            for explanation in explanations:
+                try:
+                    if lost is None:
+                        with standard_output() as out:
+                            out.write(as_json(explanation) if json_file == "-" else f"{as_text(explanation)}\n")
+                except (BrokenPipeError, DataError) as error:
+                    if to_json is None and to_html is None:
+                        raise
+                    lost = error
+                if to_json is not None:
+                    to_json.write(as_json(explanation))
+                yield explanation
+
         if to_html is not None:
-            to_html.write(f"<p class='soft'>{GREEDY}</p>\n{_TAIL}" if greedy else _TAIL)
+            to_html.writelines(_page(shown()))
+        else:
+            for _ in shown():
+                pass
     if lost:
         raise lost
 
 
-def as_html(explanation: Explanation) -> str:
-    """Return an explanation as a section of HTML; whatever comes from data is escaped."""
-    texts = {each.item_id: each.name for one in explanation.recommendations[:1] for each in one.influences}
-    history, count = "; ".join(texts.get(item, item) for item in explanation.history), len(explanation.history)
-    parts = [
-        f"<section>\n<h1>User {escape(explanation.user)}</h1>\n<p class='soft'>{escape(explanation.model)} on "
-        f"{escape(explanation.dataset)}, {escape(explanation.method)} influences</p>\n"
-    ]
-    shown = f"<details><summary>History: {count} item{'s' * (count != 1)}</summary><p>{escape(history)}</p></details>\n"
-    parts.append(shown if count else _NO_HISTORY)
-    for each in explanation.recommendations:
-        parts.append(
-            f"<article>\n<h2>{each.rank}. {escape(each.name)} <span class='soft'>{escape(each.details)} · score "
-            f"{each.score:.2f}</span></h2>\n"
-        )
-        for sentence in (because(each), lost_without(each, explanation)) if count else ():
-            parts.append(f"<p>{escape(sentence[:1].upper() + sentence[1:])}.</p>\n" if sentence else "")
-        widest = max((abs(one.influence) for one in each.influences), default=0.0)
-        first = [one for one in each.influences if one.rank_without is not None]
-        parts.append(_table(first, widest))
-        if len(each.influences) > len(first):
-            parts.append(f"<details><summary>All {len(each.influences)} items of the history</summary>\n")
-            parts.append(f"{_table(each.influences, widest)}</details>\n")
-        parts.append("</article>\n")
-    return "".join([*parts, "</section>\n"])
+def _page(explanations: Iterator[Explanation]) -> Iterator[str]:
+    """Yield the page piece by piece; a section for each user as it comes."""
+    links: list[tuple[int, str, str]] = []
+
+    def sections() -> Iterator[dict[str, Any]]:
+        for place, explanation in enumerate(explanations):
+            links.append((2, f"u{place}", f"User {explanation.user}"))
+            texts = {each.item_id: each.name for one in explanation.recommendations[:1] for each in one.influences}
+            yield {
+                "anchor": f"u{place}",
+                "of": explanation,
+                "history": "; ".join(texts.get(item, item) for item in explanation.history),
+                "items": [_recommendation(each, explanation) for each in explanation.recommendations],
+            }
+
+    return stream("explanation", sections=sections(), links=links, greedy=GREEDY)
 
 
-def _table(influences: Sequence[Influence], widest: float) -> str:
-    rows = []
-    for one in influences:
-        width = 12 * abs(one.influence) / widest if widest else 0.0
-        rank = "" if one.rank_without is None else f", rank {one.rank_without} without it"
-        rows.append(
-            f"<tr><th>{escape(one.name)}</th><td><span class='bar{' against' * (one.influence < 0)}' style='width: "
-            f"{width:.2f}em'></span>{one.influence:+.3f}{rank}</td></tr>\n"
-        )
-    return f"<table>\n{''.join(rows)}</table>\n" if rows else ""
+def _recommendation(each: Explained, explanation: Explanation) -> dict[str, Any]:
+    sentences = (because(each), lost_without(each, explanation)) if explanation.history else ()
+    return {
+        "of": each,
+        "sentences": [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences if sentence],
+        "widest": max((abs(one.influence) for one in each.influences), default=0.0),
+        "first": [one for one in each.influences if one.rank_without is not None],
+    }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
+from typing import Any
+
+from tabulate import tabulate
 
 from recbole_vae.analysis.uncertainty import Lists, Order, Report, per_ndcg
+from recbole_vae.templates import render
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
 _WIDTH, _HEIGHT, _MARGIN = 640, 360, 56
@@ -69,94 +71,47 @@ def as_text(report: Report) -> str:
     """Return the report for a terminal."""
     lines = []
     for caption, rows in _tables(report):
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += [
-            caption,
-            *("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
-        ]
-        lines.append("")
+        lines += [caption, tabulate(rows, tablefmt="plain", disable_numparse=True), ""]
     return "\n".join([*lines, _NOTES])
-
-
-_HEAD = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>Uncertainty of recommendations</title>
-<style>
-:root { color-scheme: light dark; --line: light-dark(#ddd, #444); --soft: light-dark(#666, #aaa); }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } .soft { color: var(--soft); font-size: .9rem; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-caption { text-align: left; font-weight: bold; } th { text-align: left; font-weight: normal; color: var(--soft); }
-th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); }
-table { margin-bottom: 1.5rem; }
-svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: currentColor; font-size: 12px; }
-@media print { body { max-width: none; margin: 0; } svg { break-inside: avoid; print-color-adjust: exact; }
-  table { font-size: .65rem; overflow: visible; break-inside: avoid; } td:not(:last-child) { white-space: nowrap; } }
-</style>
-</head>
-<body>
-"""
 
 
 def as_html(report: Report) -> str:
     """Return the report as a page that needs no other file and runs no script."""
-    (caption, rows), *others = _tables(report)
-    return "".join(
-        [
-            _HEAD,
-            f"<h1>{escape(caption)}</h1>\n<p>How much the lists of the surest users lack. The lower, the better.</p>\n",
-            _curves(report),
-            _table("Orders of the users", rows),
-            *(_table(*other) for other in others),
-            f"<p class='soft'>{escape(_NOTES)}</p>\n</body>\n</html>\n",
-        ]
+    (caption, orders), *others = _tables(report)
+    tables = [("orders", "Orders of the users", orders), *(("lists", *other) for other in others)]
+    links = [(2, "curves", "Risk-coverage curves"), *((2, anchor, words) for anchor, words, _ in tables)]
+    return render(
+        "uncertainty", caption=caption, tables=tables, links=links, notes=_NOTES, k=report.k, **_curves(report)
     )
 
 
-def _table(caption: str, rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>\n"]
-    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in body]
-    return f"<table>\n<caption>{escape(caption)}</caption>\n{''.join(lines)}</table>\n"
-
-
-def _curves(report: Report) -> str:
-    """Draw the risk-coverage curves as SVG."""
+def _curves(report: Report) -> dict[str, Any]:
+    """Return where the drawing of the risk-coverage curves has its ticks, lines and names."""
     low = min(min(order.risks) for order in report.orders)
     high = max(max(order.risks) for order in report.orders)
     span = (high - low) or 1.0
+    right, bottom = _WIDTH - _MARGIN, _HEIGHT - _MARGIN
 
-    def at(percent: float, risk: float) -> str:
-        x = _MARGIN + (_WIDTH - 2 * _MARGIN) * percent / 100
-        return f"{x:.1f},{_HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * (risk - low) / span:.1f}"
+    def x(percent: float) -> float:
+        return _MARGIN + (right - _MARGIN) * percent / 100
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="risk-coverage curves">\n']
-    middle = _HEIGHT // 2
-    parts.append(
-        f'<text x="{_WIDTH // 2}" y="{_HEIGHT - 8}" text-anchor="middle">share of the users, the surest first</text>\n'
-        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">risk: mean of 1 - NDCG@{report.k}'
-        "</text>\n"
-    )
-    for tick in range(5):
-        risk, percent = low + span * tick / 4, 25 * tick
-        (x, y), (below, _) = at(0, risk).split(","), at(percent, low).split(",")
-        right = _WIDTH - _MARGIN
-        parts.append(
-            f'<line x1="{x}" x2="{right}" y1="{y}" y2="{y}" stroke="var(--line)"/>\n'
-            f'<text x="{_MARGIN - 4}" y="{y}" text-anchor="end" dominant-baseline="middle">{risk:.3f}</text>\n'
-            f'<text x="{below}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="middle">{percent} %</text>\n'
-        )
-    for place, order in enumerate(report.orders):
-        colour = _COLOURS[place % len(_COLOURS)]
-        points = " ".join(at(percent, risk) for percent, risk in enumerate(order.risks, start=1))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>\n')
-        parts.append(
-            f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - _MARGIN - 12 - 16 * (len(report.orders) - 1 - place)}" '
-            f'text-anchor="end" style="fill: {colour}">{escape(order.name)}</text>\n'
-        )
-    return "".join([*parts, "</svg>\n"])
+    def y(risk: float) -> float:
+        return bottom - (bottom - _MARGIN) * (risk - low) / span
+
+    risks = [low + span * tick / 4 for tick in range(5)]
+    lines = [
+        {
+            "name": order.name,
+            "colour": _COLOURS[place % len(_COLOURS)],
+            "points": " ".join(f"{x(percent):.1f},{y(risk):.1f}" for percent, risk in enumerate(order.risks, start=1)),
+            "y": bottom - 12 - 16 * (len(report.orders) - 1 - place),
+        }
+        for place, order in enumerate(report.orders)
+    ]
+    return {
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "margin": _MARGIN,
+        "ticks": [(y(risk), f"{risk:.3f}", x(25 * tick), 25 * tick) for tick, risk in enumerate(risks)],
+        "lines": lines,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recbole_vae.compare import report, tables
+from recbole_vae.compare import provenance, report, tables
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.results import Comparison
 from recbole_vae.storage.files import write_whole
@@ -31,7 +31,7 @@ def write(comparison: Comparison, folder: Path) -> str:
         "table.tex": tables.latex(found, comparison),
         "table.csv": tables.table_csv(found),
         "tests.csv": tables.tests_csv(found),
-        "settings.yaml": tables.settings_yaml(comparison),
+        "settings.yaml": provenance.settings_yaml(comparison),
         "report.html": report.html(found, comparison),
     }
     users = tables.per_user_parquet(comparison.runs)

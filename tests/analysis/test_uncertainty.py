@@ -525,11 +525,9 @@ LISTS = [
 def test_the_page_and_the_text_have_the_numbers_of_the_report() -> None:
     page = uncertainty_report.as_html(REPORT)
     body = ElementTree.fromstring(page[page.index("<body>") :].replace("</html>", ""))
-    assert body.findtext("h1") == CAPTION
-    tables = {
-        table.findtext("caption"): [[cell.text or "" for cell in row] for row in table.findall("tr")]
-        for table in body.findall("table")
-    }
+    assert body.findtext(".//h1") == CAPTION
+    grids = [[[cell.text or "" for cell in row] for row in table.iter("tr")] for table in body.iter("table")]
+    tables = dict(zip([each.text for each in body.iter("h2")][1:], grids, strict=True))
     assert tables == {"Orders of the users": ORDERS, "Lists drawn from the posterior": LISTS}
     assert "<script" not in page
     assert "default-src 'none'" in page

@@ -17,12 +17,12 @@ import pytest
 import yaml
 from scipy import stats
 
-from recbole_vae.compare import tables
+from recbole_vae.compare import provenance, tables
 from recbole_vae.compare.analysis import Table, cubes
 from recbole_vae.compare.analysis import tables as analyse
+from recbole_vae.compare.cells import parts, remarks
 from recbole_vae.compare.outputs import write
 from recbole_vae.compare.results import FAILED, WAITING, Comparison, Run, Users
-from recbole_vae.compare.tables import remarks
 from recbole_vae.errors import DataError, RecBoleVAEError
 
 from .synthetic import make_comparison, make_run
@@ -108,7 +108,7 @@ def test_families_and_marks(found: list[Table]) -> None:
 def test_equal_rows_tie(small: Comparison) -> None:
     same = [replace(run, label="EASE again") for run in small.runs if run.label == "EASE"]
     table = analyse(replace(small, runs=[*small.runs, *same]))[0]
-    cells = dict(tables.parts(table)[0].rows)
+    cells = dict(parts(table)[0].rows)
     assert cells["EASE"][1].rank == cells["EASE again"][1].rank == 1
     assert cells["EASE again"][1].ties
     assert table.against_best["EASE again", "ndcg@10"].p == 1.0
@@ -116,13 +116,13 @@ def test_equal_rows_tie(small: Comparison) -> None:
 
 def test_where_all_are_equal_none_is_best(small: Comparison) -> None:
     runs = [replace(run, test={**run.test, "tailrecall@10": 0.0}) for run in small.runs]
-    part = tables.parts(analyse(replace(small, runs=runs))[0])[1]
+    part = parts(analyse(replace(small, runs=runs))[0])[1]
     place = part.headers.index("Tail recall")
     assert not any(cells[place].rank for _, cells in part.rows)
 
 
 def test_no_direction_no_bold(found: list[Table]) -> None:
-    part = tables.parts(found[0])[1]
+    part = parts(found[0])[1]
     assert part.title == "Beyond accuracy, k = 10"
     ranks = {name: [cells[i].rank for _, cells in part.rows] for i, name in enumerate(part.headers)}
     assert 1 in ranks["Coverage"]
@@ -173,7 +173,7 @@ def test_markdown_and_latex_escape(small: Comparison) -> None:
     found = analyse(comparison)
     markdown = tables.markdown(found, comparison)
     for line in markdown.splitlines():
-        if line.startswith("| MultVAE |"):
+        if line.startswith("| MultVAE "):
             columns = line.count("|")
         if line.startswith("| A&B"):
             assert len(re.findall(r"(?<!\\)\|", line)) == columns
@@ -241,7 +241,7 @@ def test_missing_pyarrow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_settings(small: Comparison) -> None:
-    content = yaml.safe_load(tables.settings_yaml(small))
+    content = yaml.safe_load(provenance.settings_yaml(small))
     assert content["command"] == small.command
     assert len(content["runs"]) == len(small.runs)
     assert content["runs"][0]["settings"]["mlp_hidden_size"] == [600]
@@ -253,7 +253,7 @@ def test_settings(small: Comparison) -> None:
     assert shlex.split(content["runs"][0]["command"]) == words
     # What only compare does has its command: a split seed of its own, Pop counted exactly.
     small.settings["split_seed"] = 1
-    assert yaml.safe_load(tables.settings_yaml(small))["runs"][0]["command"] == small.command
+    assert yaml.safe_load(provenance.settings_yaml(small))["runs"][0]["command"] == small.command
 
 
 def test_what_is_no_number_is_refused(small: Comparison) -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from recbole_vae.compare import report
+from recbole_vae.compare import charts, report
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.results import Comparison
+from tests.browser import needs_browser, opened
 
 from .synthetic import make_comparison
 from .test_outputs import HOSTILE
-
-BROWSER = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +60,7 @@ def test_page_is_whole_and_loads_nothing(page: str) -> None:
     assert reader.loads == ["data:,"]
     # Plotly, the values of the charts, and what draws them.
     assert reader.tags.count("script") == 3
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'unsafe-inline'" in page
     assert page.count("plotly.js v") == 1
     assert "<script>alert" not in page
 
@@ -101,7 +99,7 @@ def test_the_frontier_has_a_line_for_those_with_the_dial_and_a_mark_for_others(p
 
 
 def test_tables_are_rectangular(page: str) -> None:
-    found = re.findall(r"<table><thead><tr>(.*?)</tr></thead><tbody>(.*?)</tbody>", page)
+    found = re.findall(r"<table><thead><tr>(.*?)</tr></thead><tbody>(.*?)</tbody>", page, re.DOTALL)
     assert len(found) == 10
     for head, body in found:
         for line in body.split("</tr>")[:-1]:
@@ -112,11 +110,11 @@ def test_who_is_best_is_said_with_what_was_tested() -> None:
     made = make_comparison(seeds=2, users=200, protocols=1)
     made = replace(made, runs=[run for run in made.runs if run.label in ("EASE", "Pop")])
     (table,) = analyse(made)
-    assert "All others differ significantly from it." in report._finding(table)[0]
+    assert "All others differ significantly from it." in report._finding(table)
     without = replace(made, metrics=[*made.metrics, "itemcoverage@10"], primary="itemcoverage@10")
     (table,) = analyse(without)
     assert table.best["itemcoverage@10"]
-    assert "differ" not in report._finding(table)[0]
+    assert "differ" not in report._finding(table)
 
 
 def test_no_empty_sections() -> None:
@@ -130,26 +128,32 @@ def test_no_empty_sections() -> None:
 
 
 def test_rows_look_different() -> None:
-    styles = [report._Style.of(place) for place in range(28)]
+    styles = [charts.Style.of(place) for place in range(28)]
     assert len({(style.colour, style.symbol) for style in styles}) == 28
     assert len({(style.colour, style.dash) for style in styles}) == 28
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+PROBE = """[...document.querySelectorAll(".chart")].flatMap(chart => {
+    const { margin, xaxis, yaxis } = chart._fullLayout, box = chart.querySelector(".main-svg").getBoundingClientRect();
+    const outside = [...chart.querySelectorAll(".xtick text, .ytick text, .xtitle, .ytitle")].filter(text => {
+        const own = text.getBoundingClientRect();
+        return own.left < box.left - 1 || own.right > box.right + 1 || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+    });
+    return [...outside.map(text => chart.id + " cuts off " + text.textContent),
+            ...(margin.autoexpand || xaxis.automargin || yaxis.automargin ? [chart.id + " lets plotly move its margins"] : [])];
+})"""
+
+
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 500])
 def test_browser_draws_every_chart(page: str, tmp_path: Path, width: int) -> None:
-    (tmp_path / "report.html").write_text(page, encoding="utf-8")
-    log = tmp_path / "net.json"
-    flags = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
-    flags += ["disable-component-update", "disable-sync", "enable-logging=stderr", "v=0", "dump-dom"]
-    flags += ["virtual-time-budget=20000", f"user-data-dir={tmp_path / 'profile'}", f"log-net-log={log}"]
-    flags += ["host-resolver-rules=MAP * ~NOTFOUND", f"window-size={width},900"]
-    words = [str(BROWSER), *(f"--{flag}" for flag in flags), (tmp_path / "report.html").as_uri()]
-    run = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    shown, problems = opened(page, tmp_path, width, PROBE)
+    # Plotly's automatic margins may never settle in a narrow window; whether they do depends on its version and the fonts.
+    assert problems == []
     charts = json.loads(re.search(r'id="charts">(.*?)</script>', page)[1])  # type: ignore[index]
-    assert re.search(r'<html[^>]*data-drawn="(\d+)"', run.stdout)[1] == str(len(charts))  # type: ignore[index]
+    assert re.search(r'<html[^>]*data-drawn="(\d+)"', shown)[1] == str(len(charts))  # type: ignore[index]
     # Each chart has its drawing, and marks in it.
-    drawn = re.split(r'<div id="c\d+" class="chart', run.stdout)[1:]
+    drawn = re.split(r'<div id="c\d+" class="chart', shown)[1:]
     assert len(drawn) == len(charts)
     for chart, element in zip(charts, drawn, strict=True):
         assert 'class="main-svg"' in element
@@ -157,7 +161,13 @@ def test_browser_draws_every_chart(page: str, tmp_path: Path, width: int) -> Non
         assert kind in element
         assert ("<image" if kind == "heatmaplayer" else 'class="point"') in element
     # Labels are text, never markup.
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in run.stdout
-    assert "CONSOLE" not in run.stderr, run.stderr
-    # Chromium asks its makers for this and that, and says so; what a page asks for has an origin.
-    assert set(re.findall(r'"initiator":"([^"]*)"', log.read_text(errors="replace"))) <= {"not an origin"}
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+
+
+@needs_browser
+def test_charts_follow_the_colours_of_the_page(page: str, tmp_path: Path) -> None:
+    colour = "getComputedStyle(document.querySelector('.chart .xtick text')).fill"
+    assert [opened(page, tmp_path / name, 900, colour, name == "dark")[1] for name in ("light", "dark")] == [
+        "rgb(29, 36, 48)",
+        "rgb(228, 232, 238)",
+    ]

@@ -8,39 +8,67 @@ function setTheme(name) {
   root.dataset.theme = name;
   document.getElementById("theme").textContent = name === "dark" ? "Light colours" : "Dark colours";
 }
+const probe = document.body.appendChild(document.createElement("i"));
 function themed(value) {
-  if (typeof value === "string" && value.startsWith("var(")) return getComputedStyle(root).getPropertyValue(value.slice(4, -1)).trim();
+  if (typeof value === "string" && value.startsWith("var(")) {
+    probe.style.color = value; // resolves light-dark()
+    return getComputedStyle(probe).color;
+  }
   if (Array.isArray(value)) return value.map(themed);
   if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, themed(each)]));
   return value;
 }
 const axis = {
-  automargin: true, gridcolor: "var(--line)", linecolor: "var(--line)", zerolinecolor: "var(--line)", tickfont: { size: 12 },
+  tickangle: 0, gridcolor: "var(--line)", linecolor: "var(--line)", zerolinecolor: "var(--line)", tickfont: { size: 12 },
   title: { font: { size: 12, color: "var(--quiet)" }, standoff: 8 },
 };
-function layoutOf(chart) {
+/* Margins are computed here, once. Plotly's own (automargin) change the ticks, which change the margins, and in a narrow
+   window that may never settle. */
+const family = getComputedStyle(document.body).fontFamily;
+const ruler = document.createElement("canvas").getContext("2d");
+function widthOf(text) {
+  ruler.font = `12px ${family}`;
+  return ruler.measureText(text).width;
+}
+function shortened(name, most) {
+  if (widthOf(name) <= most) return name;
+  let end = name.length;
+  while (end > 1 && widthOf(name.slice(0, end) + "…") > most) end--;
+  return name.slice(0, end).trimEnd() + "…";
+}
+// Plotly reads some tags in its texts.
+const escaped = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+function layoutOf(chart, width) {
   const layout = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", height: 320, margin: { l: 48, r: 14, t: 10, b: 40 }, showlegend: false,
-    hovermode: "closest", dragmode: false, font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "var(--ink)" },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", height: 320, showlegend: false,
+    hovermode: "closest", dragmode: false, font: { family, size: 12, color: "var(--ink)" },
     hoverlabel: { bgcolor: "var(--panel)", bordercolor: "var(--quiet)", font: { color: "var(--ink)", size: 13 }, align: "left" },
     ...chart.layout,
   };
+  const margin = { l: 48, r: 24, t: 10, b: 28, autoexpand: false };
   for (const name of ["xaxis", "yaxis"]) {
-    const own = layout[name] || {};
+    const { names, ...own } = layout[name] || {};
+    if (own.title) margin[name === "yaxis" ? "l" : "b"] += 20;
+    if (names) {
+      const shown = names.map(each => shortened(each, Math.min(width * 0.45, 200)));
+      const longest = Math.max(...shown.map(widthOf));
+      Object.assign(own, { tickmode: "array", tickvals: names.map((_, i) => i), ticktext: shown.map(escaped) });
+      if (name === "yaxis") margin.l = longest + 12;
+      // The names above a matrix rise at 40 degrees; its colour bar stands to the right.
+      else Object.assign(margin, { t: longest * 0.65 + 20, r: Math.max(74, longest * 0.77), b: 12 });
+    }
     layout[name] = { ...axis, ...own, title: { ...axis.title, text: own.title || "" } };
   }
-  return themed(layout);
+  return themed({ ...layout, margin });
 }
 
 /* ---- labels of points: beside each point where there is room, else farther away with a line to it ---- */
-const ruler = document.createElement("canvas").getContext("2d");
 function placeLabels(element, chart) {
   const { xaxis, yaxis } = element._fullLayout;
   const size = 12, width = xaxis._length, height = yaxis._length;
-  ruler.font = `${size}px ${getComputedStyle(document.body).fontFamily}`;
   const points = chart.traces
     .filter((_, i) => element.data[i].visible !== "legendonly" && element.data[i].visible !== false)
-    .map(trace => ({ x: xaxis.d2p(trace.x[0]), y: yaxis.d2p(trace.y[0]), trace, w: ruler.measureText(trace.name).width + 4, h: size + 3 }));
+    .map(trace => ({ x: xaxis.d2p(trace.x[0]), y: yaxis.d2p(trace.y[0]), trace, w: widthOf(trace.name) + 4, h: size + 3 }));
   const taken = points.map(p => [p.x - 6, p.y - 6, p.x + 6, p.y + 6]);
   const overlap = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
   // How many boxes a line to a far label would cross.
@@ -74,7 +102,7 @@ function placeLabels(element, chart) {
 
 async function draw(chart) {
   const element = document.getElementById(chart.id);
-  const layout = layoutOf(chart);
+  const layout = layoutOf(chart, element.clientWidth);
   const hidden = new Set((element.data || []).filter(trace => trace.visible === "legendonly").map(trace => trace.name));
   const traces = themed(chart.traces).map(trace => hidden.has(trace.name) ? { ...trace, visible: "legendonly" } : trace);
   await Plotly.react(element, traces, layout, { displaylogo: false, displayModeBar: false, scrollZoom: false });
@@ -135,7 +163,7 @@ const watcher = new ResizeObserver(entries => {
     const before = widths.get(chart.id);
     widths.set(chart.id, contentRect.width);
     if (before === contentRect.width || !target.firstElementChild.data) continue;
-    Plotly.Plots.resize(target.firstElementChild).then(() => chart.labelled && placeLabels(target.firstElementChild, chart));
+    draw(chart);
   }
 });
 document.querySelectorAll(".pan").forEach(each => watcher.observe(each));

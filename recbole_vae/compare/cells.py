@@ -1,0 +1,229 @@
+"""What the tables of a comparison show, apart from their format: cells, captions and remarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from recbole_vae.compare.analysis import Row, Table, higher_is_better
+from recbole_vae.compare.results import DONE, Comparison
+
+_TITLES = {
+    "truncatedrecall": "TruncatedRecall",
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "map": "MAP",
+    "itemcoverage": "Coverage",
+    "giniindex": "Gini index",
+    "averagepopularity": "Popularity",
+    "tailpercentage": "Tail share",
+    "tailrecall": "Tail recall",
+    "shannonentropy": "Entropy",
+}
+COSTS = {"training_seconds": "Training", "peak_memory": "Peak memory", "parameters": "Parameters", "epochs": "Epochs"}
+_NOTHING = "–"
+
+
+@dataclass
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: mean, or what is in its place; ``deviation``: over seeds, or nothing.
+        value: what to sort by; None for nothing.
+        rank: 1 for the best of the column, 2 for the second, else 0.
+        ties: does not differ significantly from the best; ``differs``: differs significantly from the reference row.
+        interval: of an effect size, in brackets; or nothing.
+    """
+
+    text: str
+    deviation: str = ""
+    value: float | None = None
+    rank: int = 0
+    ties: bool = False
+    differs: bool = False
+    interval: str = ""
+
+    @property
+    def marks(self) -> str:
+        """The marks of the tests."""
+        return "=" * self.ties + "*" * self.differs
+
+
+@dataclass
+class Part:
+    """A grid of cells that fits the width of a page: accuracy, what lies beyond it, or costs."""
+
+    title: str
+    headers: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+def title(metric: str) -> str:
+    """Return the name of a metric as tables print it."""
+    name, at, k = metric.partition("@")
+    return _TITLES.get(name, name.capitalize()) + at + k
+
+
+def number(value: float, like: float | None = None) -> str:
+    """Format a metric: four decimals for shares, fewer for what is large; with the decimals of another number, if given."""
+    size = abs(value if like is None else like)
+    return f"{value:.4f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def count(value: float, unit: str = "") -> str:
+    """Format a large number (of parameters, of bytes) with a decimal prefix."""
+    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return (
+                f"{value / size:.3g} {prefix}{unit}" if value / size < 1000 else f"{value / size:,.0f} {prefix}{unit}"
+            )
+    return f"{value:,.0f} {unit}".strip()
+
+
+def parts(table: Table) -> list[Part]:
+    """Lay a table out; parts of which nothing was measured are left out."""
+    result = [Part("Accuracy", [title(m) for m in table.metrics], _cells(table, table.metrics, everyone=True))]
+    if table.beyond:
+        ks = {metric.partition("@")[2] for metric in table.beyond}
+        # One k for all is said once: these names are long.
+        heading, headers = "Beyond accuracy", [title(metric) for metric in table.beyond]
+        if len(ks) == 1 and "" not in ks:
+            heading, headers = f"Beyond accuracy, k = {ks.pop()}", [each.partition("@")[0] for each in headers]
+        result.append(Part(heading, headers, _cells(table, table.beyond)))
+    result.append(Part("Costs", list(COSTS.values()), [(row.label, _costs(row)) for row in table.rows if row.done]))
+    return [part for part in result if part.rows]
+
+
+def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list[tuple[str, list[Cell]]]:
+    means: dict[str, dict[str, tuple[float, float | None]]] = {metric: {} for metric in metrics}
+    for row in table.rows:
+        for metric in metrics:
+            over_seeds = row.over_seeds(metric)
+            if over_seeds is not None:
+                means[metric][row.label] = over_seeds
+    # Equal means share their rank; what nobody calls better has none.
+    ranks = {m: sorted({mean for mean, _ in means[m].values()}, reverse=higher_is_better(m) is True) for m in metrics}
+    rows = []
+    for row in table.rows:
+        cells: list[Cell] = []
+        for metric in metrics:
+            if row.label not in means[metric]:
+                cells.append(Cell(row.runs[-1].status if not row.done and not cells else _NOTHING))
+                continue
+            mean, deviation = means[metric][row.label]
+            ranked = higher_is_better(metric) is not None and len(ranks[metric]) > 1
+            place = ranks[metric].index(mean) + 1 if ranked else 0
+            cells.append(
+                Cell(
+                    number(mean),
+                    "" if deviation is None else number(deviation, mean),
+                    mean,
+                    place if place <= 2 else 0,
+                    table.ties_with_best(row.label, metric),
+                    table.differs_from_reference(row.label, metric),
+                )
+            )
+        if row.done or everyone:
+            rows.append((row.label, cells))
+    return rows
+
+
+def _costs(row: Row) -> list[Cell]:
+    formats: dict[str, Callable[[float], str]] = {
+        "training_seconds": duration,
+        "peak_memory": lambda value: count(value, "B"),
+        "parameters": count,
+        "epochs": lambda value: f"{value:.4g}",
+    }
+    values = {name: row.mean(name) for name in formats}
+    return [Cell(_NOTHING if value is None else formats[name](value), value=value) for name, value in values.items()]
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def caption(table: Table, comparison: Comparison) -> list[str]:
+    """Return in sentences what a table shows and how it was tested."""
+    low, high = table.users
+    users = _plural(high, "test user") if low == high else f"{low:,} to {_plural(high, 'test user')}"
+    sentences = [f"{table.name}, {users}."]
+    if len(table.seeds) > 1:
+        differ = any(test.users > high for test in table.against_best.values())
+        words = (
+            f", which have different test users (those of both rows of a test: up to {_most(table):,})"
+            if differ
+            else ""
+        )
+        sentences.append(f"Mean and standard deviation over {len(table.seeds)} seeds{words}.")
+    else:
+        sentences.append("One seed, so there is no deviation over seeds.")
+    budget = _plural(comparison.trials, "tuning trial")
+    tuned = f"{budget[0].upper()}{budget[1:]} for each row that has something to tune."
+    sentences.append(tuned if comparison.trials else "Nothing was tuned: defaults, and what the plan sets.")
+    if sum(bool(row.done) for row in table.rows) > 1:
+        sentences.append("The best of each column is bold, the second underlined.")
+    if table.against_best:
+        family = f"all pairs of rows in all metrics of this table ({_plural(table.compared, 'test')})"
+        marks = "= marks what does not differ significantly from the best of its column"
+        if table.against_reference:
+            marks += f", * what differs significantly from {table.reference}"
+            family += f"; that for * over all rows and metrics ({_plural(len(table.against_reference), 'test')})"
+        sentences.append(
+            f"{marks}: two-sided paired randomisation test over users, whose values are averaged over seeds "
+            f"({table.samples:,} sign flips, or all where few users differ), "
+            f"alpha = {table.alpha:g}, Holm's correction over {family}."
+        )
+        untested = [title(metric) for metric in table.metrics if metric not in table.tested]
+        if untested:
+            sentences.append(f"Not tested, as not known for each user: {', '.join(untested)}.")
+    return sentences
+
+
+def _most(table: Table) -> int:
+    return max(test.users for test in table.against_best.values())
+
+
+def remarks(table: Table, comparison: Comparison) -> list[str]:
+    """Return what went wrong or was mended: other splits, runs that are not done, and the notes of runs, once each."""
+    found: list[str] = []
+    if comparison.reference is not None and table.reference is None:
+        found.append(
+            f"{comparison.reference}, the row to compare with, is not done here, so nothing is compared with it."
+        )
+    splits: dict[int, str] = {}
+    for row in table.rows:
+        for run in row.done:
+            if run.split_hash and splits.setdefault(run.seed, run.split_hash) != run.split_hash:
+                found.append(
+                    f"{row.label} (seed {run.seed}) ran on another split than the rows above, so it is not comparable."
+                )
+    for row in table.rows:
+        reasons: dict[tuple[str, str], list[int]] = {}
+        for run in row.runs:
+            if run.status != DONE:
+                reasons.setdefault((run.status, run.reason), []).append(run.seed)
+        for (status, reason), seeds in reasons.items():
+            which = "" if len(seeds) == len(table.seeds) else f" ({_seeds(seeds)})"
+            found.append(f"{row.label}: {status}{which}{reason and ': '}{reason.rstrip('.')}.")
+        if row.done and len(row.done) < len(table.seeds):
+            found.append(f"{row.label}: its means are of {len(row.done)} of {len(table.seeds)} seeds.")
+    at_once = [row.label for row in table.rows if row.done and all(run.epochs is None for run in row.done)]
+    if at_once:
+        found.append(
+            f"Not trained by epochs, so that the training time is that of the construction: {', '.join(at_once)}."
+        )
+    return [*found, *dict.fromkeys(note for row in table.rows for run in row.runs for note in run.notes)]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"

@@ -1,0 +1,58 @@
+"""The pages of HTML: one base page and a template for each report. A page is a single file that opens offline."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_PAGES = Environment(
+    loader=PackageLoader("recbole_vae.templates", ""),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_PAGES.policies["json.dumps_kwargs"] = {"allow_nan": False}
+_PAGES.filters["signed"] = lambda value, digits: f"{value:+.{digits}f}"
+
+
+def render(name: str, /, **values: Any) -> str:
+    """Return a page; all values are escaped.
+
+    Args:
+        name: of the template, without ``.html``.
+        values: what the template shows. ``command`` replaces this process's own command in the footer. ``links`` lists
+            the sections as (level, anchor, words).
+    """
+    return "".join(stream(name, **values))
+
+
+def stream(name: str, /, **values: Any) -> Iterator[str]:
+    """Yield the pieces of a page as its values come, so that an iterator among them is never held whole; as :func:`render`."""
+    values = {"command": _command(), "versions": _versions(), "links": [], **values}
+    return _PAGES.get_template(f"{name}.html").generate(values)
+
+
+def _command() -> str:
+    """Return the command of this process; empty where it is not ``recbole-vae``."""
+    program = Path(sys.argv[0]) if sys.argv else Path()
+    ours = program.stem == "recbole-vae" or program.parts[-2:] == ("recbole_vae", "__main__.py")
+    return shlex.join(["recbole-vae", *sys.argv[1:]]) if ours else ""
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for package in ("recbole_vae", "recbole", "torch"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from its source, without being installed
+            continue
+    return found
