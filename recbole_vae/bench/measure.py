@@ -30,14 +30,6 @@ from tqdm import tqdm
 from recbole_vae.errors import ConfigError, is_out_of_memory
 from recbole_vae.storage.files import write_whole
 
-SHAPES = {
-    "ml-100k": (943, 1_682, 100_000),
-    "ml-1m": (6_040, 3_706, 1_000_209),
-    "ml-20m/4": (34_169, 20_108, 2_497_670),
-    "ml-20m": (136_677, 20_108, 9_990_682),
-}
-"""Users, items and interactions of data sets; ``ml-20m`` after the filters of Liang et al. (2018)."""
-
 PEER = "MultiVAE"
 """The model that the others are compared with."""
 
@@ -228,6 +220,9 @@ def child(specification: str) -> None:
     import recbole_vae  # noqa: F401 - the models' names
 
     torch.set_num_threads(wanted["threads"])
+    sys.path.append(wanted["path"])
+    for module in wanted["imports"]:
+        import_module(module)
     if wanted["memory_limit"] and not torch.cuda.is_available():
         limit_memory(wanted["memory_limit"])
     result = Measured()
@@ -292,6 +287,7 @@ def run(
     seconds: float,
     batch_sizes: Sequence[int],
     memory_limit: float,
+    imports: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure models beside the peer and return everything: the machine, the data, and each repeat.
 
@@ -302,6 +298,7 @@ def run(
         seconds: least length of each measurement.
         batch_sizes: of training, in users.
         memory_limit: of each process on the CPU, in GB; 0 for none.
+        imports: modules that register models.
     """
     import torch
 
@@ -324,6 +321,7 @@ def run(
                 "model": side.model, "options": {**side.options, **common, "train_batch_size": batch_sizes[0]},
                 "batch_sizes": batch_sizes, "eval_batch_sizes": side.eval_batch_sizes, "seconds": seconds,
                 "memory_limit": memory_limit, "result": str(place / "result.json"), "threads": torch.get_num_threads(),
+                "imports": list(imports), "path": str(Path.cwd()),
             }  # fmt: skip
             try:
                 measured[side.name].append(_in_a_process(specification))
@@ -481,30 +479,3 @@ def pyplot(path: Path) -> Any:
             f"--plot={path} (command line): the name must end with one of .{', .'.join(sorted(formats))}."
         )
     return plt
-
-
-def shapes_of(options: dict[str, str]) -> list[tuple[int, int, int]]:
-    """Read the shape of the data from command-line options: ``preset``, or ``users``, ``items`` (several) and ``interactions``.
-
-    Raises:
-        ConfigError: there is no such preset, or a number is missing or out of range.
-    """
-    numbers = [options.get(name, "") for name in ("users", "interactions")]
-    items = options.get("items", "").split(",")
-    if any([*numbers, *items]):
-        if "preset" in options or not all(text.isdecimal() and int(text) > 1 for text in [*numbers, *items]):
-            raise ConfigError(
-                "--users, --items and --interactions (command line) must be given together, without --preset, as integers > 1."
-            )
-        users, interactions = map(int, numbers)
-        most = users * min(map(int, items)) // 4
-        if interactions > most or interactions < 5 * users:
-            raise ConfigError(
-                f"--interactions={interactions} (command line) must be from 5 times the users ({5 * users}) to a quarter of all "
-                f"pairs ({most})."
-            )
-        return [(users, int(each), interactions) for each in items]
-    preset = options.get("preset", "ml-1m")
-    if preset not in SHAPES:
-        raise ConfigError(f"--preset={preset} (command line) is unknown; there are {', '.join(SHAPES)}.")
-    return [SHAPES[preset]]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from recbole_vae.errors import ConfigError
 
 if TYPE_CHECKING:
     from recbole_vae.model.base import HistoryRecommender
@@ -23,3 +28,23 @@ def model_class(name: str) -> type[HistoryRecommender] | None:
     place = places.get(name.lower())
     found = getattr(import_module(place), name, None) if isinstance(place, str) else place
     return found if found is not None and found.__name__ == name else None
+
+
+def import_models(modules: Iterable[str], place: str = "") -> None:
+    """Import modules that register models; they may lie in the working directory.
+
+    Args:
+        modules: names of modules.
+        place: where the user named them, for the message.
+
+    Raises:
+        ConfigError: a module cannot be imported.
+    """
+    for module in modules:
+        sys.path.append(str(Path.cwd()))
+        try:
+            import_module(module)
+        except Exception as error:
+            raise ConfigError(f"imports{place and f' ({place})'}: cannot import {module} ({error}).") from None
+        finally:
+            sys.path.pop()

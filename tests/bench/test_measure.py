@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_vae.bench import measure as bench
-from recbole_vae.bench.measure import first_batches, generate, plot, ratios, shapes_of, sides, table
+from recbole_vae.bench.measure import first_batches, generate, plot, ratios, sides, table
+from recbole_vae.bench.shapes import shapes_of
 from recbole_vae.cli.main import main
 from tests.conftest import Builder
 
