@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, names, number, whole
 
-SUMMARY = "Run models on the same splits, with several seeds, and make tables with statistical tests."
+SUMMARY = "Run models on the same splits, and make tables with statistical tests."
 
 
 def seeds(words: list[str]) -> str:

@@ -9,7 +9,7 @@ from recbole_vae.cli.histories import item_texts
 from recbole_vae.cli.options import Options, Parser, one_of, whole
 from recbole_vae.cli.outputs import check_outputs, put
 
-SUMMARY = "Say what latent variables stand for: the items and genres that each raises and lowers."
+SUMMARY = "Say which items and genres each latent variable raises and lowers."
 
 
 def parser() -> Parser:

@@ -44,9 +44,9 @@ def whole(least: int = 1) -> Kind:
 
 
 def number(least: float = -LARGEST, above: float | None = None, below: float | None = None) -> Kind:
-    """Return the kind of numbers from ``least`` to the largest of float32, or strictly between two bounds."""
-    lower = f">= {least:.2g}" if above is None else f"> {above:g}"
-    upper = f"<= {LARGEST:.2g}" if below is None else f"< {below:g}"
+    """Return the kind of numbers from ``least`` to the largest that is allowed anywhere, or strictly between two bounds."""
+    lower = f">= {least:g}" if above is None else f"> {above:g}"
+    upper = f"<= {LARGEST:g}" if below is None else f"< {below:g}"
 
     def read(words: list[str]) -> float:
         try:

@@ -11,7 +11,7 @@ from recbole_vae.cli.outputs import check_outputs
 from recbole_vae.errors import ConfigError
 from recbole_vae.storage.files import opened
 
-SUMMARY = "Rank items for users, known or new, by a checkpoint, as CSV: user_id,rank,item_id,score."
+SUMMARY = "Rank items for known or new users, as CSV: user_id,rank,item_id,score."
 
 
 def parser() -> Parser:

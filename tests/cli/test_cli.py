@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from urllib.error import URLError
 
@@ -325,3 +325,43 @@ def test_a_result_is_shown_before_it_is_written(
     assert captured.err.splitlines()[-1] == "error: /dev/full: cannot write this file: No space left on device."
     assert Path("p.html").exists() == bool(page)
     assert not Path("-").exists()
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("model", ["MultVAE", "EASE"])
+@pytest.mark.parametrize("split", ["'RS': [0.8, 0.2, 0]", "'RS': [1, 0, 0]", "'LS': 'valid_only'"])
+def test_a_run_without_a_test_part_ends_well(model: str, split: str, capfd: pytest.CaptureFixture[str]) -> None:
+    own = FAST if model == "MultVAE" else FAST[-2:]
+    apart = f"--eval_args={{'split': {{{split}}}, 'mode': 'full'}}"
+    assert main(["run", f"--model={model}", *own, "--epochs=1", "--show_progress=False", apart]) == 0
+    out, err = capfd.readouterr()
+    assert f"{model} on tiny: the split has no test part, so nothing was measured on one (eval_args: {{" in out
+    (file,) = Path("saved").glob("*.pth")
+    assert f"Checkpoint  {file}\n" in out
+    assert "error" not in err.splitlines()[-1]
+
+
+def test_a_run_without_a_test_part_ends_well_from_python() -> None:
+    from recbole.quick_start import run_recbole
+
+    write_inter(random_rows())
+    options = {"data_path": "data", "epochs": 1, "show_progress": False, "train_batch_size": 16, "use_gpu": False}
+    apart = {"split": {"RS": [0.8, 0.2, 0]}, "mode": "full"}
+    result = run_recbole(model="MultVAE", dataset="tiny", config_dict={**options, "eval_args": apart})
+    assert result["test_result"] is None
+    assert result["best_valid_result"]
+
+
+def test_files_are_closed(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
+    run = build("MultDAE")
+    run.fit()
+    Path("h.csv").write_text("user_id,item_id\na,i1\nb,i2\n")
+    Path("c.txt").write_text("i1\ni2\ni3\n")
+    checkpoint = f"--checkpoint={run.trainer.saved_model_file}"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        for words in (["recommend", "--candidates=c.txt"], ["explain"]):
+            assert main([*words, checkpoint, "--histories=h.csv"]) == 0
+        Path("h.csv").write_text("user_id,item_id\na,i1\nb\n")
+        assert main(["recommend", checkpoint, "--histories=h.csv"]) == 1
+    assert not [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
