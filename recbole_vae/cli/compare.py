@@ -29,7 +29,7 @@ def seeds(words: list[str]) -> str:
 def parser() -> Parser:
     """Declare the options; a plan's file may have all of them, and checks them again."""
     parser = Parser(
-        "compare", SUMMARY, "--out=DIR [--models=A,B] [--seeds=N] [--config=PLAN.yaml] [--OPTION=VALUE ...]",
+        "compare", SUMMARY, "--out=DIR [--models=A,B] [--config=PLAN.yaml] [--OPTION=VALUE ...]",
         free=True,
         epilog="Each run has a process of its own. After a stop, the same command goes on; rows, seeds and data sets may be "
         "added. Any other --OPTION=VALUE is an option of RecBole, for all rows; without them, --epochs=300 and "

@@ -14,9 +14,7 @@ SUMMARY = "Say which items of a history each recommendation rests on."
 
 def parser() -> Parser:
     """Declare the options."""
-    parser = Parser(
-        "explain", SUMMARY, "--checkpoint=FILE (--user=ID | --users=A,B | --histories=FILE) [--OPTION=VALUE ...]"
-    )
+    parser = Parser("explain", SUMMARY, "--checkpoint=FILE (--user=ID | --users=A,B | --histories=FILE) [...]")
     parser.shared("checkpoint")
     parser.option("--user", metavar="ID", help="a user of the training data, whose id is taken as it is")
     parser.shared("users", "histories")

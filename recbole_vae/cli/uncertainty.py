@@ -10,9 +10,7 @@ SUMMARY = "Say how well a model knows for which users its recommendations are go
 
 def parser() -> Parser:
     """Declare the options."""
-    parser = Parser(
-        "uncertainty", SUMMARY, "--checkpoint=FILE [--samples=100] [--diversify=0.5,1] [--OPTION=VALUE ...]"
-    )
+    parser = Parser("uncertainty", SUMMARY, "--checkpoint=FILE [--samples=100] [--OPTION=VALUE ...]")
     parser.shared("checkpoint", help="a checkpoint that training wrote; its data set is loaded and split again")
     parser.shared("k", kind=whole(2))
     parser.option(
