@@ -14,6 +14,7 @@ from typing import Any
 
 from recbole_vae.bench.memory import limit_memory, peak_memory
 from recbole_vae.errors import is_out_of_memory
+from recbole_vae.model.registry import import_models
 
 
 @dataclass
@@ -136,6 +137,7 @@ def child(specification: str) -> None:
 
     wanted = json.loads(specification)
     torch.set_num_threads(wanted["threads"])
+    import_models(wanted["imports"])
     if wanted["memory_limit"] and not torch.cuda.is_available():
         limit_memory(wanted["memory_limit"])
     result = Measured()

@@ -77,6 +77,7 @@ def run(
     seconds: float,
     batch_sizes: Sequence[int],
     memory_limit: float,
+    imports: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure all rows and return the report: the machine, the data and every repeat.
 
@@ -87,6 +88,7 @@ def run(
         seconds: minimum length of each measurement.
         batch_sizes: users in a training batch.
         memory_limit: limit of each process in GB, where there is no GPU; 0 for none.
+        imports: modules that register models; they may lie in the working directory.
     """
     import torch
 
@@ -109,6 +111,7 @@ def run(
                 "model": side.model, "options": {**side.options, **common, "train_batch_size": batch_sizes[0]},
                 "batch_sizes": batch_sizes, "eval_batch_sizes": side.eval_batch_sizes, "seconds": seconds,
                 "memory_limit": memory_limit, "result": str(place / "result.json"), "threads": torch.get_num_threads(),
+                "imports": list(imports),
             }  # fmt: skip
             try:
                 measured[side.name].append(_in_a_process(specification))

@@ -29,6 +29,7 @@ def recbole_folder() -> Path:
 RUN_OPTIONS = {
     "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
     "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "reg_weight", "tail_ratio",
+    "params_file", "output_file", "display_file", "tool",  # of its run_hyper.py
 }  # fmt: skip
 
 

@@ -471,7 +471,7 @@ def test_other_data_and_none_are_named(build: Builder) -> None:
         uncertainty.evaluate(path, samples=0, data_path=write_inter(random_rows(seed=1), folder="other"))
     with pytest.raises(ConfigError, match="^k: 26 is not allowed; the data set has 25 items"):
         uncertainty.evaluate(path, k=26, samples=0, data_path=moved)
-    with pytest.raises(ConfigError, match="^part: 'train' is not allowed; it must be valid or test"):
+    with pytest.raises(ConfigError, match="^part: 'train' (command line) is not allowed; it must be"):
         uncertainty.evaluate(path, part="train")
     with pytest.raises(ConfigError, match="^diversify: -1.0 is not allowed"):
         uncertainty.evaluate(path, data_path=moved, diversify=[-1.0])
@@ -609,7 +609,7 @@ def test_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str], mo
         (["uncertainty", "--checkpoint=no.pth"], "no.pth: there is no such checkpoint."),
         (["uncertainty", "--checkpoint=no.pth", "-k=1"], "k: '1' (command line) is not allowed; it must be an integer >= 2"),
         (["uncertainty", "--checkpoint=no.pth", "--diversify=1,b"], "diversify: 'b' (command line) is not allowed"),
-        (["uncertainty", "--checkpoint=no.pth", "--part=train"], "part: 'train' is not allowed; it must be valid or test"),
+        (["uncertainty", "--checkpoint=no.pth", "--part=train"], "part: 'train' (command line) is not allowed; it must be"),
         (["uncertainty", "--checkpoint=no.pth", "--html=gone/u.html"], "--html=gone/u.html (command line): there is no"),
         (["uncertainty", "--checkpoint=no.pth", "--json=a", "--html=./a"], "--json and --html (command line) cannot be the same"),
         (["uncertainty", "--checkpoint=no.pth", "--sample=3"], "--sample (command line): uncertainty has no such option; did"),

@@ -88,7 +88,7 @@ def test_defaults() -> None:
     [
         ({"models": "MultVEA"}, "did you mean MultVAE"),
         ({"models": "EASE,EASE"}, "same 'EASE'"),
-        ({"seeds": "0"}, "seeds: 0 (command line)"),
+        ({"seeds": "0"}, "seeds: '0' (command line)"),
         ({"seeds": "[1,1]"}, "different integers"),
         ({"metrics": "Recal,NDCG"}, "did you mean recall"),
         ({"metrics": "AUC"}, "there is no metric 'auc'"),

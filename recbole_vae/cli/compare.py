@@ -1,0 +1,102 @@
+"""``recbole-vae compare``: run models on the same splits, and make the tables."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, names, number, whole
+
+SUMMARY = "Run models on the same splits, and make tables with statistical tests."
+
+
+def seeds(words: list[str]) -> str:
+    """Read a number of seeds, or a list of seeds."""
+    one = words[0] if len(words) == 1 else ""
+    try:
+        if one.isdecimal():
+            return str(whole()(words))
+        found = many(whole(0))(words)
+        if len(set(found)) == len(found):
+            return str(found)
+    except NotAllowedError:
+        pass
+    allowed = "a number of seeds >= 1, or a list of different integers >= 0, such as [1, 2, 3]"
+    raise NotAllowedError(" ".join(words), allowed)
+
+
+def parser() -> Parser:
+    """Declare the options; a plan's file may have all of them, and checks them again."""
+    parser = Parser(
+        "compare", SUMMARY, "--out=DIR [--models=A,B] [--config=PLAN.yaml] [--OPTION=VALUE ...]",
+        free=True,
+        epilog="Each run has a process of its own. After a stop, the same command goes on; rows, seeds and data sets may be "
+        "added. Any other --OPTION=VALUE is an option of RecBole, for all rows; without them, --epochs=300 and "
+        "--stopping_step=50.",
+    )  # fmt: skip
+    parser.option("--out", metavar="DIR", missing="the folder of the results", help="folder of the results")
+    parser.option(
+        "--config", metavar="PLAN.yaml",
+        help="a plan: rows with labels and settings, data sets, protocols, search spaces, and all options below",
+    )  # fmt: skip
+    parser.option(
+        "--models",
+        kind=names,
+        several=True,
+        metavar="NAME",
+        help="any models, RecBole's too (default: MultVAE,MultDAE)",
+    )
+    parser.option("--dataset", kind=names, several=True, metavar="NAME", help="data sets (default: ml-100k)")
+    parser.option(
+        "--seeds", kind=seeds, several=True, metavar="N",
+        help="a number of seeds of model and split, from 2020 up, or a list [1,2,3] (default: 1)",
+    )  # fmt: skip
+    parser.option("--split_seed", kind=whole(0), metavar="N", help="seed of the split, if it is to be one for all")
+    parser.option("--metrics", kind=names, several=True, metavar="NAME", help="of the table (default: Recall,NDCG)")
+    parser.option("--topk", kind=many(whole()), several=True, metavar="N", help="of the table (default: 10)")
+    parser.option("--primary", metavar="NDCG@10", help="metric that chooses epochs and ranks the rows (default: NDCG)")
+    parser.option("--max_k", kind=whole(), metavar="N", help="the curves over k end here (default: 50)")
+    parser.option("--reference", metavar="LABEL", help="the row that all others are tested against")
+    parser.option("--alpha", kind=number(above=0, below=1), metavar="X", help="level of the tests (default: 0.05)")
+    parser.option("--tune", kind=whole(0), metavar="N", help="trials for each row, judged on the validation part")
+    parser.option("--jobs", kind=whole(), metavar="N", help="runs at a time (default: 1)")
+    parser.option("--scheduler", metavar="ADDRESS", help="of Dask: the runs go to its workers")
+    parser.option("--time_limit", kind=number(above=0), metavar="SECONDS", help="of each run; only that run fails")
+    parser.option("--memory_limit", kind=number(above=0), metavar="GB", help="of each run; only that run fails")
+    parser.shared("imports")
+    return parser
+
+
+def command(options: Options) -> int:
+    """Do what is left of the comparison, write its files and print its tables."""
+    words = (
+        [f"--{name}={given[0]}"] if len(given) == 1 else [f"--{name}", *given] for name, given in options.given.items()
+    )
+    called = shlex.join(["recbole-vae", "compare", *(word for group in words for word in group)])
+    own = {
+        name: _text(getattr(options, name), words) for name, words in options.given.items() if name not in options.free
+    }
+    out, file = Path(own.pop("out")), own.pop("config", None)
+    if "tune" in own:
+        own["trials"] = own.pop("tune")
+    from recbole_vae.compare import outputs, plan, results, runner, tables
+
+    planned = plan.read(file, {**own, **options.free})
+    tables.parquet()  # what would fail at the end fails here
+    try:
+        comparison = runner.compare(planned, out, called)
+    except runner.Interrupted as interrupted:
+        print(f"{out}: what is done is kept; the same command goes on", file=sys.stderr)
+        if any(run.status == results.DONE for run in interrupted.comparison.runs):
+            outputs.write(interrupted.comparison, out)
+        raise
+    print(outputs.write(comparison, out))
+    return int(any(run.status not in (results.DONE, results.REFUSED) for run in comparison.runs))
+
+
+def _text(value: object, words: list[str]) -> str:
+    """Return the text from which a plan reads a value."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else words[0]

@@ -1,0 +1,53 @@
+"""``recbole-vae exec``: run a Python script in which RecBole knows our models."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from recbole_vae.cli.options import Options, Parser
+from recbole_vae.errors import ConfigError
+
+SUMMARY = "Run a script, such as RecBole's run_recbole.py or run_hyper.py, with our models."
+
+
+def parser() -> Parser:
+    """Declare the options; what follows the script is the script's own."""
+    parser = Parser("exec", SUMMARY, "[--imports=MODULE] SCRIPT.py [ARGUMENT ...]")
+    parser.shared("imports", several=False)
+    parser.add_argument("script", metavar="SCRIPT.py", help="the script")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="the script's own arguments")
+    return parser
+
+
+def command(options: Options) -> int:
+    """Run the script as ``python SCRIPT.py`` does, and return its exit status."""
+    path = Path(options.script)
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"exec: {path}: cannot read this script: {error.strerror}.") from None
+    script = ModuleType("__main__")
+    script.__dict__.update(__file__=options.script, __builtins__=__builtins__)
+    before, import_path = sys.modules["__main__"], sys.path[:]
+    sys.modules["__main__"] = script
+    sys.argv = [options.script, *options.arguments]  # main() puts the former back
+    sys.path[0] = str(path.resolve().parent)
+    try:
+        exec(compile(source, options.script, "exec", dont_inherit=True), script.__dict__)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        # Python's own report, without the frame of this function.
+        here = error.__traceback__
+        traceback = here.tb_next if here else None
+        sys.excepthook(type(error), error.with_traceback(traceback), traceback)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    finally:
+        sys.modules["__main__"], sys.path[:] = before, import_path
+    return 0

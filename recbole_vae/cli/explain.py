@@ -1,0 +1,59 @@
+"""``recbole-vae explain``: say which items of a history each recommendation rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from recbole_vae.cli.histories import histories, item_texts, report_unknown
+from recbole_vae.cli.options import Options, Parser, one_of, true_or_false
+from recbole_vae.cli.outputs import check_outputs
+from recbole_vae.errors import ConfigError
+
+SUMMARY = "Say which items of a history each recommendation rests on."
+
+
+def parser() -> Parser:
+    """Declare the options."""
+    parser = Parser("explain", SUMMARY, "--checkpoint=FILE (--user=ID | --users=A,B | --histories=FILE) [...]")
+    parser.shared("checkpoint")
+    parser.option("--user", metavar="ID", help="a user of the training data, whose id is taken as it is")
+    parser.shared("users", "histories")
+    parser.shared("k", help="recommendations for each user")
+    parser.option(
+        "--method", kind=one_of("exact", "gradient"), default="exact", metavar="NAME",
+        help="exact: each item is left out in turn; gradient: an approximation that takes less time",
+    )  # fmt: skip
+    parser.option(
+        "--counterfactual", kind=true_or_false, default=True, metavar="False",
+        help="look for the items without which an item would not be recommended",
+    )  # fmt: skip
+    parser.shared("popularity_correction", "items")
+    parser.shared("json", help="write a line of JSON for each user; - is standard output, in place of the text")
+    parser.shared("html", "imports")
+    return parser
+
+
+def command(options: Options) -> None:
+    """Explain the recommendations of one user after the other."""
+    if sum(each is not None for each in (options.user, options.users, options.histories)) != 1:
+        raise ConfigError("explain needs one of --user=ID, --users=A,B and --histories=FILE (command line).")
+    check_outputs(options, "json", "html")
+    from tqdm import tqdm
+
+    from recbole_vae.analysis import explain, explain_report
+    from recbole_vae.serving.recommender import Recommender
+
+    model = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
+    explainer = explain.Explainer(model, item_texts(model, options))
+    pairs: Iterable[tuple[str, Iterable[str]]]
+    if options.histories:
+        pairs = histories(options.histories, model.model)
+    else:
+        pairs = [(user, model.history(user)) for user in options.users or [options.user]]
+    bar = tqdm(pairs, unit=" users", ncols=100, disable=None if not options.user and options.json else True)
+    found = (
+        explainer.explain(user, history, options.k, method=options.method, search=options.counterfactual)
+        for user, history in bar
+    )
+    explain_report.write(found, options.json, options.html)
+    report_unknown(model.unknown)

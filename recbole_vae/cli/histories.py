@@ -1,0 +1,61 @@
+"""Files of users and items that commands read, and what is said of ids that the model does not know."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from recbole_vae.cli.options import Options
+
+if TYPE_CHECKING:
+    from recbole_vae.serving.recommender import Unknown
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[IO[str]]:
+    """Open a file to read text, or standard input for ``-``, which stays open.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from recbole_vae.serving import history_file
+
+    file = history_file.open_text(name)
+    with contextlib.nullcontext(file) if file is sys.stdin else file:
+        yield file
+
+
+def histories(name: str, model: Any) -> Iterator[tuple[str, Iterable[str]]]:
+    """Read a file of histories, or standard input for ``-``, and say so where there are none."""
+    from recbole_vae.serving import history_file
+
+    called, pair = "standard input" if name == "-" else name, None
+    with reading(name) as file:
+        for pair in history_file.read_histories(file, called, model.USER_ID, model.ITEM_ID, model.options.value_field):
+            yield pair
+    if pair is None:
+        print(f"{called}: has no histories, only the line with the names of the columns.", file=sys.stderr)
+
+
+def item_texts(recommender: Any, options: Options) -> Any:
+    """Return the items' names from ``--items``, or from the file beside the data; None if there is no such file."""
+    from recbole_vae.analysis import explain_report
+
+    beside = recommender.item_file
+    name = options.items or (beside if beside and beside.is_file() else None)
+    return explain_report.read_item_texts(name, recommender.model.ITEM_ID) if name else None
+
+
+def report_unknown(unknown: Unknown, what: str = "histories") -> None:
+    """Say on standard error how many unknown items were left out."""
+    if unknown.times:
+        (item, _), *_ = unknown.examples.most_common(1)
+        least = "at least " * (unknown.examples.total() < unknown.times)  # it remembers only so many
+        example = f"'{item}'" if item else "an empty cell"
+        print(
+            f"Left out of {what}: {unknown.times} times an item that is not in the training data "
+            f"({least}{len(unknown.examples)} different, such as {example}).",
+            file=sys.stderr,
+        )

@@ -1,0 +1,134 @@
+"""``recbole-vae run``: train and evaluate a model by RecBole."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_vae.cli.options import Options, Parser, check_model, literal_list, whole
+from recbole_vae.cli.summary import summarise
+from recbole_vae.errors import ConfigError
+from recbole_vae.model.registry import is_history_model, model_class, model_names
+from recbole_vae.storage.once import read_once
+
+SUMMARY = "Train a model, evaluate its best epoch on the test part, and print a summary."
+
+
+def parser() -> Parser:
+    """Declare the options; RecBole reads the free ones."""
+    parser = Parser(
+        "run", SUMMARY, "[--model=NAME] [--dataset=NAME] [--OPTION=VALUE ...]", free=True,
+        epilog="Any other --OPTION=VALUE is an option of RecBole or of the model. The command line comes above the files.",
+    )  # fmt: skip
+    parser.option(
+        "--model", metavar="NAME", help=f"{', '.join(model_names())}, or any model of RecBole (default: MultVAE)"
+    )
+    parser.option(
+        "--dataset", metavar="NAME",
+        help="a folder NAME with the file NAME.inter in data_path (default: ml-100k, which RecBole brings)",
+    )  # fmt: skip
+    parser.option(
+        "--config_files",
+        metavar="FILES",
+        help="YAML files, as one word with spaces; later ones come above earlier ones",
+    )
+    parser.option("--resume", metavar="FILE", help="train on from this checkpoint of recbole_vae, with its settings")
+    parser.option("--metrics", kind=literal_list, several=True, metavar="NAME", help="metrics, such as Recall NDCG")
+    parser.option("--topk", kind=literal_list, several=True, metavar="N", help="lengths of the lists, such as 10 20")
+    parser.option("--nproc", kind=whole(), default=1, metavar="N", help="share the work between N processes")
+    parser.option(
+        "--world_size", kind=whole(), default=-1, metavar="N", help="processes on all machines (default: nproc)"
+    )
+    parser.option(
+        "--group_offset", kind=whole(0), default=0, metavar="N", help="number of this machine's first process"
+    )
+    parser.option("--ip", default="localhost", metavar="IP", help="address of the first machine")
+    parser.option("--port", kind=whole(), metavar="N", help="port at that address (default: a free one)")
+    parser.shared("imports")
+    return parser
+
+
+def command(options: Options) -> None:
+    """Train and evaluate."""
+    given = recbole_options(options)
+    for name, value in given.items():
+        if "=" in value:
+            raise ConfigError(
+                f"{name}: '{value}' (command line): RecBole takes no '=' in a value; put the option into a YAML file."
+            )
+    # RecBole reads its options from here, in this process and in its children.
+    sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in given.items())]
+    with warnings.catch_warnings(), read_once():
+        # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        _run(options, given)
+
+
+def recbole_options(options: Options) -> dict[str, str]:
+    """Return the options that were given as the texts that RecBole reads, without ``imports``."""
+    return {
+        name: options.free[name] if name in options.free else str(getattr(options, name))
+        for name in options.given
+        if name != "imports"
+    }
+
+
+def _run(options: Options, given: dict[str, str]) -> None:
+    started = time.time()
+    model, dataset, trained = options.model, options.dataset, 0
+    config_files = (options.config_files or "").split()
+    if options.resume:
+        from recbole_vae.storage import checkpoint
+
+        state = checkpoint.load(options.resume)
+        model, dataset, trained = model or state["model"], dataset or state["dataset"], state["epoch"] + 1
+    if config_files and not (model and dataset):
+        in_files = _in_files(config_files)
+        model, dataset = model or in_files.get("model"), dataset or in_files.get("dataset")
+    model, dataset = model or "MultVAE", dataset or "ml-100k"
+    check_model(model)
+    if options.resume and not is_history_model(model_class(model)):
+        raise ConfigError(f"resume: {model} is trained by RecBole, whose runs cannot be resumed from the command line.")
+
+    from recbole.config import Config
+    from recbole.quick_start import run
+
+    # Made here once before RecBole makes its own: a mistake in it shows before any child process starts.
+    config = Config(model=model, dataset=dataset, config_file_list=config_files)
+    distributed: dict[str, Any] = {
+        "nproc": options.nproc,
+        "world_size": options.world_size,
+        "ip": options.ip,
+        "port": str(options.port or _free_port()),
+        "group_offset": options.group_offset,
+    }
+    result = run(model, dataset, config_file_list=config_files, **distributed)
+    summarise(config, result or {}, time.time() - started, given, trained)
+
+
+def _free_port() -> int:
+    """Return a port that is free; by RecBole's fixed one, two runs on one machine would meet."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _in_files(config_files: Sequence[str]) -> dict[str, str]:
+    """Return the model and data set that config files name; errors in them are reported when RecBole reads them."""
+    import yaml
+
+    found: dict[str, str] = {}
+    for file in config_files:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(content, dict):
+            found.update({key: str(content[key]) for key in ("model", "dataset") if key in content})
+    return found

@@ -1,0 +1,184 @@
+"""Scripts that run with the plugin loaded, and modules that register models of the user's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_vae.cli.main import main
+from tests.conftest import random_rows, write_inter
+
+FAST = [
+    "--epochs=1",
+    "--train_batch_size=16",
+    "--mlp_hidden_size=[12]",
+    "--latent_dimension=6",
+    "--show_progress=False",
+]
+
+RUN_RECBOLE = """
+import argparse
+from recbole.quick_start import run
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", "-m", type=str, default="BPR", help="name of models")
+    parser.add_argument("--dataset", "-d", type=str, default="ml-100k", help="name of datasets")
+    parser.add_argument("--config_files", type=str, default=None, help="config files")
+    parser.add_argument("--nproc", type=int, default=1)
+    args, _ = parser.parse_known_args()
+    config_file_list = args.config_files.strip().split(" ") if args.config_files else None
+    result = run(args.model, args.dataset, config_file_list=config_file_list, nproc=args.nproc)
+    print("result", sorted(result))
+"""
+
+RUN_HYPER = """
+import argparse
+from recbole.quick_start import objective_function
+from recbole.trainer import HyperTuning
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config_files", type=str, default=None)
+    parser.add_argument("--params_file", type=str, default=None)
+    parser.add_argument("--output_file", type=str, default="hyper_example.result")
+    args, _ = parser.parse_known_args()
+    hp = HyperTuning(
+        objective_function=objective_function, algo="bayes", early_stop=10, max_evals=2,
+        params_file=args.params_file, fixed_config_file_list=args.config_files.strip().split(" "),
+    )
+    hp.run()
+    hp.export_result(output_file=args.output_file)
+    print("best params: ", hp.best_params)
+
+if __name__ == "__main__":
+    main()
+"""
+
+OWN_MODEL = """
+import recbole_vae
+from helper import BASE
+
+class OwnVAE(BASE):
+    defaults = {"anneal_cap": 0.3}
+
+recbole_vae.register(OwnVAE)
+"""
+
+
+def shell(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "recbole_vae", *words], capture_output=True, text=True, check=False)
+
+
+def test_recboles_run_recbole_knows_our_models() -> None:
+    write_inter(random_rows())
+    Path("run_recbole.py").write_text(RUN_RECBOLE)
+    done = shell("exec", "run_recbole.py", "-m", "MultVAE", "--dataset=tiny", "--data_path=data", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "result ['best_valid_result'" in done.stdout
+    assert list(Path("saved").glob("MultVAE-*.pth"))
+
+
+def test_recboles_run_hyper_knows_our_models() -> None:
+    write_inter(random_rows())
+    Path("run_hyper.py").write_text(RUN_HYPER)
+    fast = "\n".join(option.removeprefix("--").replace("=", ": ") for option in FAST)
+    Path("fixed.yaml").write_text(f"model: MultVAE\ndataset: tiny\ndata_path: data\n{fast}\n")
+    Path("space.hyper").write_text("dropout_prob choice [0.2,0.5]\n")
+    done = shell("exec", "run_hyper.py", "--config_files=fixed.yaml", "--params_file=space.hyper")
+    assert done.returncode == 0, done.stderr
+    assert "best params:  {'dropout_prob':" in done.stdout
+    assert Path("hyper_example.result").read_text().count("Valid result") == 2
+
+
+def test_a_script_runs_as_python_runs_it(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("folder").mkdir()
+    Path("folder/beside.py").write_text("ANSWER = 42")
+    Path("folder/script.py").write_text(
+        "import __main__, pickle, sys\nfrom beside import ANSWER\nclass Own: pass\n"
+        "assert type(pickle.loads(pickle.dumps(Own()))) is Own and __main__.Own is Own\n"
+        "print(__name__, __file__, sys.argv, ANSWER, 'recbole_vae' in sys.modules)\nsys.exit(int(sys.argv[1]))\n"
+    )
+    before = sys.modules["__main__"], sys.path[:], sys.argv[:]
+    for status in (0, 7):
+        assert main(["exec", "folder/script.py", str(status), "--help", "-k"]) == status
+        arguments = ["folder/script.py", str(status), "--help", "-k"]
+        assert capfd.readouterr().out == f"__main__ folder/script.py {arguments} 42 True\n"
+    assert (sys.modules["__main__"], sys.path, sys.argv) == before
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "def f():\n    return 1 / 0\nf()\n",
+        "import sys\nsys.exit('the reason')\n",
+        "x = = 3\n",
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise ValueError('other') from error\n",
+        "raise KeyboardInterrupt\n",
+        "import sys\nsys.exit()\n",
+        "import missing_module\n",
+    ],
+)
+def test_how_a_script_ends_is_what_python_shows(script: str) -> None:
+    Path("script.py").write_text(script)
+    python = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
+    done = shell("exec", "script.py")
+    status = 130 if "KeyboardInterrupt" in script else python.returncode
+    assert (done.returncode, done.stdout) == (status, python.stdout)
+    # Python itself shows the name of the script with its folder.
+    assert done.stderr.replace('File "script.py"', f'File "{Path("script.py").resolve()}"') == python.stderr.replace(
+        'File "script.py"', f'File "{Path("script.py").resolve()}"'
+    )
+
+
+def test_a_missing_script_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exec", "gone.py", "--model=MultVAE"]) == 2
+    assert capsys.readouterr().err == "error: exec: gone.py: cannot read this script: No such file or directory.\n"
+
+
+def write_own_model() -> None:
+    write_inter(random_rows())
+    Path("helper.py").write_text("from recbole_vae.model.multvae import MultVAE as BASE\n")
+    Path("own_model.py").write_text(
+        OWN_MODEL.replace('{"anneal_cap": 0.3}', "dict(__import__('yaml').safe_load(open('own.yaml')))")
+    )
+    from importlib.resources import files
+
+    Path("own.yaml").write_text(files("recbole_vae.properties").joinpath("model/MultVAE.yaml").read_text())
+
+
+def test_imports_work_for_every_command_with_a_model_or_a_checkpoint() -> None:
+    write_own_model()
+    on_tiny = ["--dataset=tiny", "--data_path=data"]
+    done = shell("run", "--model=OwnVAE", "--imports=own_model", *on_tiny, *FAST)
+    assert done.returncode == 0, done.stderr
+    (file,) = Path("saved").glob("OwnVAE-*.pth")
+    script = f"""
+from recbole_vae.cli.main import main
+checkpoint = "--checkpoint={file}"
+assert main(["recommend", checkpoint, "--users=u1"]) == 1  # it is not registered
+for words in (
+    ["recommend", "--users=u1"], ["explain", "--user=u1"], ["latent"], ["uncertainty", "--samples=0"],
+    ["generate", "--out=made", "--users=20"],
+):
+    assert main([*words, checkpoint, "--imports", "own_model", "helper"]) == 0, words
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    Path("script.py").write_text("from recbole.utils import get_model\nprint(get_model('OwnVAE').__name__)\n")
+    assert shell("exec", "--imports=own_model", "script.py").stdout == "OwnVAE\n"
+    small = ["--users=60", "--items=80", "--interactions=800", "--seconds=1", "--repeats=1", "--train_batch_size=20"]
+    done = shell("bench", "--models=OwnVAE", "--imports=own_model", "--json=b.json", *small)
+    assert done.returncode == 0, done.stderr
+    assert "OwnVAE" in done.stdout
+    assert "no model" not in done.stdout
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("raises.py").write_text("raise RuntimeError('not today')\n")
+    for words in (["run"], ["latent", "--checkpoint=c"], ["bench"], ["compare", "--out=o"]):
+        assert main([*words, "--imports=raises"]) == 2
+        assert capsys.readouterr().err == "error: imports (command line): cannot import raises (not today).\n"
