@@ -18,7 +18,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.chunks import rows_per_chunk
-from recbole_vae.options.fields import LARGEST
+from recbole_vae.options.limits import LARGEST
 
 LEVEL = 0.9
 """Share of the samples within the interval of an item's rank."""
