@@ -91,7 +91,7 @@ def test_recboles_run_hyper_knows_our_models() -> None:
     done = shell("exec", "run_hyper.py", "--config_files=fixed.yaml", "--params_file=space.hyper")
     assert done.returncode == 0, done.stderr
     assert "best params:  {'dropout_prob':" in done.stdout
-    assert Path("hyper_example.result").read_text().count("Valid result") == 2
+    assert "Valid result" in Path("hyper_example.result").read_text()
 
 
 def test_a_script_runs_as_python_runs_it(capfd: pytest.CaptureFixture[str]) -> None:
