@@ -80,6 +80,7 @@ OPTIONS: dict[str, set[str]] = {
         "epochs", "train_batch_size", "eval_batch_size", "eval_step", "stopping_step", "learner", "learning_rate", "weight_decay",
         "clip_grad_norm", "use_gpu", "show_progress", "reproducibility", "enable_amp", "enable_scaler", "seed", "precision",
         "fast_evaluation", "popularity_correction", "propensity_weight", "weight_averaging", "value_field", "resume",
+        "normalize_all", "train_neg_sample_args",
     },
     "MultDAE": {
         "mlp_hidden_size", "latent_dimension", "activation", "dropout_prob", "likelihood", "label_smoothing",
