@@ -471,7 +471,7 @@ def test_other_data_and_none_are_named(build: Builder) -> None:
         uncertainty.evaluate(path, samples=0, data_path=write_inter(random_rows(seed=1), folder="other"))
     with pytest.raises(ConfigError, match="^k: 26 is not allowed; the data set has 25 items"):
         uncertainty.evaluate(path, k=26, samples=0, data_path=moved)
-    with pytest.raises(ConfigError, match="^part: 'train' (command line) is not allowed; it must be"):
+    with pytest.raises(ConfigError, match="^part: 'train' is not allowed; it must be valid or test"):
         uncertainty.evaluate(path, part="train")
     with pytest.raises(ConfigError, match="^diversify: -1.0 is not allowed"):
         uncertainty.evaluate(path, data_path=moved, diversify=[-1.0])
