@@ -137,6 +137,7 @@ def child(specification: str) -> None:
 
     wanted = json.loads(specification)
     torch.set_num_threads(wanted["threads"])
+    sys.path.append(wanted["path"])  # this process has a working directory of its own
     import_models(wanted["imports"])
     if wanted["memory_limit"] and not torch.cuda.is_available():
         limit_memory(wanted["memory_limit"])

@@ -111,7 +111,7 @@ def run(
                 "model": side.model, "options": {**side.options, **common, "train_batch_size": batch_sizes[0]},
                 "batch_sizes": batch_sizes, "eval_batch_sizes": side.eval_batch_sizes, "seconds": seconds,
                 "memory_limit": memory_limit, "result": str(place / "result.json"), "threads": torch.get_num_threads(),
-                "imports": list(imports),
+                "imports": list(imports), "path": str(Path.cwd()),
             }  # fmt: skip
             try:
                 measured[side.name].append(_in_a_process(specification))

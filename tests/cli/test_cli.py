@@ -152,7 +152,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     ),
     "no checkpoint": (["--resume=gone.pth"], 1, "gone.pth: there is no such checkpoint."),
     "bad checkpoint": (["--resume=bad.pth"], 1, "bad.pth: truncated or not a checkpoint"),
-    "resume of RecBole's": (["--model=BPR", "--resume=ours.pth"], 2, "resume: BPR is RecBole's"),
+    "resume of RecBole's": (["--model=BPR", "--resume=ours.pth"], 2, "resume: BPR is trained by RecBole"),
     "stray": (["epochs=3"], 2, "'epochs=3' (command line) is no option; write --option=value."),
     "no value": (["--epochs"], 2, "--epochs (command line) has no value; write --epochs=value."),
     "twice": (["--epochs=1", "--epochs=2"], 2, "--epochs (command line) is given twice: 1 and 2."),
