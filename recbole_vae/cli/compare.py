@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, names, number, whole
+from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, names, number_between, whole
 
 SUMMARY = "Run models on the same splits, and make tables with statistical tests."
 
@@ -31,7 +31,8 @@ def parser() -> Parser:
     parser = Parser(
         "compare", SUMMARY, "--out=DIR [--models=A,B] [--config=PLAN.yaml] [--OPTION=VALUE ...]",
         free=True,
-        epilog="Each run has a process of its own. After a stop, the same command goes on; rows, seeds and data sets may be "
+        epilog="Needs pip install 'recbole_vae[compare]'. "
+        "Each run has a process of its own. After a stop, the same command goes on; rows, seeds and data sets may be "
         "added. Any other --OPTION=VALUE is an option of RecBole, for all rows; without them, --epochs=300 and "
         "--stopping_step=50.",
     )  # fmt: skip
@@ -53,17 +54,25 @@ def parser() -> Parser:
         help="a number of seeds of model and split, from 2020 up, or a list [1,2,3] (default: 1)",
     )  # fmt: skip
     parser.option("--split_seed", kind=whole(0), metavar="N", help="seed of the split, if it is to be one for all")
-    parser.option("--metrics", kind=names, several=True, metavar="NAME", help="of the table (default: Recall,NDCG)")
-    parser.option("--topk", kind=many(whole()), several=True, metavar="N", help="of the table (default: 10)")
-    parser.option("--primary", metavar="NDCG@10", help="metric that chooses epochs and ranks the rows (default: NDCG)")
+    parser.option(
+        "--metrics", kind=names, several=True, metavar="NAME", help="metrics of the table (default: Recall,NDCG)"
+    )
+    parser.option("--topk", kind=many(whole()), several=True, metavar="N", help="lengths of the lists (default: 10)")
+    parser.option(
+        "--primary",
+        metavar="NDCG@10",
+        help="metric that chooses epochs and ranks the rows (default: NDCG at the first of --topk)",
+    )
     parser.option("--max_k", kind=whole(), metavar="N", help="the curves over k end here (default: 50)")
     parser.option("--reference", metavar="LABEL", help="the row that all others are tested against")
-    parser.option("--alpha", kind=number(above=0, below=1), metavar="X", help="level of the tests (default: 0.05)")
+    parser.option(
+        "--alpha", kind=number_between(0, 1), metavar="X", help="significance level of the tests (default: 0.05)"
+    )
     parser.option("--tune", kind=whole(0), metavar="N", help="trials for each row, judged on the validation part")
     parser.option("--jobs", kind=whole(), metavar="N", help="runs at a time (default: 1)")
-    parser.option("--scheduler", metavar="ADDRESS", help="of Dask: the runs go to its workers")
-    parser.option("--time_limit", kind=number(above=0), metavar="SECONDS", help="of each run; only that run fails")
-    parser.option("--memory_limit", kind=number(above=0), metavar="GB", help="of each run; only that run fails")
+    parser.option("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler, whose workers do the runs")
+    parser.option("--time_limit", kind=number_between(0), metavar="SECONDS", help="of each run; only that run fails")
+    parser.option("--memory_limit", kind=number_between(0), metavar="GB", help="of each run; only that run fails")
     parser.shared("imports")
     return parser
 

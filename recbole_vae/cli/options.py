@@ -43,20 +43,26 @@ def whole(least: int = 1) -> Kind:
     return read
 
 
-def number(least: float = -LARGEST, above: float | None = None, below: float | None = None) -> Kind:
-    """Return the kind of numbers from ``least`` to the largest that is allowed anywhere, or strictly between two bounds."""
-    lower = f">= {least:g}" if above is None else f"> {above:g}"
-    upper = f"<= {LARGEST:g}" if below is None else f"< {below:g}"
+def number(least: float = -LARGEST, most: float = LARGEST) -> Kind:
+    """Return the kind of numbers from ``least`` to ``most``."""
+    return _number(f"a number >= {least:g} and <= {most:g}", lambda value: least <= value <= most)
+
+
+def number_between(above: float, below: float = math.inf) -> Kind:
+    """Return the kind of numbers strictly between two bounds."""
+    upper = "" if below == math.inf else f" and < {below:g}"
+    return _number(f"a number > {above:g}{upper}", lambda value: above < value < below)
+
+
+def _number(allowed: str, fits: Callable[[float], bool]) -> Kind:
 
     def read(words: list[str]) -> float:
         try:
             value = float(words[0])
         except ValueError:
             value = math.nan
-        high_enough = value >= least if above is None else value > above
-        low_enough = value <= LARGEST if below is None else value < below
-        if not (high_enough and low_enough):
-            raise NotAllowedError(words[0], f"a number {lower} and {upper}")
+        if not fits(value):
+            raise NotAllowedError(words[0], allowed)
         return value
 
     return read

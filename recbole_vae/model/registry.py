@@ -64,10 +64,13 @@ def import_models(modules: Iterable[str], place: str = "") -> None:
         ConfigError: a module cannot be imported.
     """
     for module in modules:
-        sys.path.append(str(Path.cwd()))
+        here = str(Path.cwd())
+        sys.path.append(here)
         try:
             import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"imports{place and f' ({place})'}: cannot import {module} ({error}).") from None
         finally:
-            sys.path.pop()
+            sys.path.reverse()  # so that the last one goes: the module may have added others
+            sys.path.remove(here)
+            sys.path.reverse()

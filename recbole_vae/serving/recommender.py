@@ -117,8 +117,21 @@ class Recommender:
         kind = model_class(state["model"])
         if kind is None:
             raise CheckpointError(
-                f"{path}: a checkpoint of {state['model']}, which is not registered; import the module that registers it first."
+                f"{path}: a checkpoint of {state['model']}, which is not registered; import the module that registers it first "
+                "(on the command line: --imports=MODULE)."
             )
+        try:
+            return cls._of(state, kind, device, popularity_correction)
+        except ConfigError:
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path}: damaged checkpoint ({reason or type(error).__name__}).") from None
+
+    @classmethod
+    def _of(
+        cls, state: dict[str, Any], kind: Any, device: str | torch.device, popularity_correction: float | None
+    ) -> Recommender:
         options = state["config"]
         rows = Histories(*(state["histories"][name] for name in ("indptr", "indices", "values")))
         user, item = options["USER_ID_FIELD"], options["ITEM_ID_FIELD"]
@@ -132,6 +145,8 @@ class Recommender:
             now["popularity_correction"] = popularity_correction
         model = kind({**options, **now}, data)
         model.load_state_dict(state["state_dict"])
+        if len(rows) != len(state["users"]) or not all(each.isfinite().all() for each in model.parameters()):
+            raise RuntimeError("its parameters are no finite numbers, or it has histories of other users")
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
         recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
         return recommender

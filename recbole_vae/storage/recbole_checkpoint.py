@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from numpy import dtype
 
 from recbole_vae.errors import CheckpointError
 from recbole_vae.storage import checkpoint
@@ -25,7 +26,6 @@ def is_ours(path: str | Path) -> bool:
     Raises:
         CheckpointError: it is no file of ``torch.save``.
     """
-    checkpoint.check_archive(path)
     return checkpoint.FORMAT.encode() in _pickle(path)
 
 
@@ -39,6 +39,7 @@ def is_recboles(path: str | Path) -> bool:
 
 
 def _pickle(path: str | Path) -> bytes:
+    checkpoint.check_whole(path)
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         return b"".join(map(archive.read, names))
@@ -58,7 +59,7 @@ def load(path: str | Path, map_location: Any = "cpu", classes: Collection[tuple[
     Raises:
         CheckpointError: it is no checkpoint of RecBole, truncated, or holds what RecBole's do not.
     """
-    checkpoint.check_archive(path)
+    checkpoint.check_whole(path)
     unpickler = type("_Unpickler", (_RestrictedUnpickler,), {"classes": frozenset(classes)})
     # What torch.load asks of a pickle module.
     module = types.SimpleNamespace(Unpickler=unpickler, UnpicklingError=pickle.UnpicklingError, __name__="pickle")
@@ -85,15 +86,38 @@ _DATA = {
     ("torch", "device"), ("torch", "Size"), ("torch.serialization", "_get_layout"),
     ("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
     ("torch._utils", "_rebuild_sparse_tensor"),
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy", "matrix"), ("numpy.matrixlib.defmatrix", "matrix"),
+    ("numpy", "dtype"), ("numpy", "matrix"), ("numpy.matrixlib.defmatrix", "matrix"),
     ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"),
-    *((module, name) for module in _MULTIARRAY for name in ("_reconstruct", "scalar")),
     *((f"scipy.sparse._{kind}", f"{kind}_{what}") for kind in _SPARSE for what in ("matrix", "array")),
 }  # fmt: skip
 
 
 def _never_called(self: Any, *args: Any, **kwargs: Any) -> None:
     raise pickle.UnpicklingError(f"it calls {type(self).__name__}, which was not run")
+
+
+class _Array:
+    """Stand in for ``numpy.ndarray``, which takes bytes for addresses when it is called; NumPy pickles only its name."""
+
+    __init__ = _never_called
+
+
+def _reconstruct(kind: Any, shape: Any, dtype: Any) -> Any:
+    """Make the empty array that the state of an array is then put into."""
+    from numpy import empty, matrix
+
+    if kind not in (_Array, matrix) or shape != (0,):
+        raise pickle.UnpicklingError("it holds an array that NumPy did not pickle")
+    array = empty(0, dtype)
+    return array if kind is _Array else array.view(matrix)
+
+
+def _scalar(dtype: Any, content: Any = b"") -> Any:
+    from numpy import frombuffer
+
+    if dtype.hasobject:
+        raise pickle.UnpicklingError("it holds an object where a number is expected")
+    return frombuffer(content, dtype)[0]
 
 
 def _enum_member(enumeration: Any, name: str) -> Any:
@@ -124,6 +148,10 @@ class _RestrictedUnpickler(_PythonUnpickler):  # type: ignore[misc]
         target = self.stack[-2]
         if isinstance(target, type | types.FunctionType | types.BuiltinFunctionType | types.ModuleType):
             raise pickle.UnpicklingError(f"it changes {target!r}, which was not done")
+        if isinstance(target, dtype):  # fields, or flags that hide that there are pointers
+            state = self.stack[-1]
+            if any(each is not None for each in state[2:5]) or state[7] != target.flags:
+                raise pickle.UnpicklingError("it changes a dtype, which was not done")
         super().load_build()
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -132,6 +160,10 @@ class _RestrictedUnpickler(_PythonUnpickler):  # type: ignore[misc]
         """Return what a global of the file stands for."""
         if (module, name) in _DATA:
             return super().find_class(module, name)
+        if (module, name) == ("numpy", "ndarray"):
+            return _Array
+        if module in _MULTIARRAY and name in ("_reconstruct", "scalar"):
+            return _reconstruct if name == "_reconstruct" else _scalar
         if (module, name) == ("builtins", "getattr"):
             return _enum_member
         if module == "recbole.utils.enum_type" and name in ("ModelType", "InputType", "EvaluatorType"):

@@ -42,6 +42,8 @@ def load_recboles(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]
     state = recbole_checkpoint.load(path, map_location, classes)
     config: Any = state.get("config")
     if type(config).__name__ == "Config":
+        # RecBole joins the name to folders in which it unpickles what it finds; a path would lead anywhere.
+        checkpoint.check_name(path, config.final_config_dict.get("dataset"))
         import yaml
         from recbole.config import Config
         from recbole.utils import get_model

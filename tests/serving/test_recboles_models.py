@@ -181,3 +181,50 @@ def test_a_malicious_file_runs_nothing(build: Builder) -> None:
     torch.save(state, "names.pth", pickle_protocol=4)
     Recommender.load("names.pth")
     assert not Path("it-ran").exists()
+
+
+class Address:
+    """Pickled as a call of NumPy that would take eight bytes of the file for the address of an object."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call, self.arguments
+
+
+def hidden_pointers() -> Any:
+    """Return the dtype of objects, pickled with flags that say that there are no pointers."""
+    kind = np.dtype("O")
+    make, arguments, state = kind.__reduce__()  # type: ignore[str-unpack]
+
+    class Dtype:
+        def __reduce__(self) -> Any:
+            return make, arguments, (*state[:7], 0)
+
+    return Dtype()
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        lambda: Address(np.ndarray, (1,), np.dtype("O"), b"A" * 8),
+        lambda: Address(np.dtype("f8").type(0).__reduce__()[0], np.dtype("O"), b"A" * 8),
+        hidden_pointers,
+    ],
+)
+def test_no_address_comes_from_a_file(build: Builder, evil: Any) -> None:
+    run = trained(build, "EASE")
+    state = torch.load(run.trainer.saved_model_file, weights_only=False)
+    torch.save({**state, "evil": evil()}, "evil.pth")
+    with pytest.raises(CheckpointError, match=r"^evil.pth: not a checkpoint of RecBole, or a malicious one"):
+        Recommender.load("evil.pth")
+
+
+def test_the_name_of_a_data_set_is_no_path(build: Builder) -> None:
+    run = trained(build, "EASE")
+    state = torch.load(run.trainer.saved_model_file, weights_only=False)
+    state["config"].final_config_dict["dataset"] = str(Path("data/tiny").resolve())
+    torch.save(state, "evil.pth")
+    with pytest.raises(CheckpointError, match=r"^evil.pth: damaged checkpoint: '.*' is no name of a data set"):
+        Recommender.load("evil.pth")

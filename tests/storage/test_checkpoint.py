@@ -7,6 +7,8 @@ import random
 import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_vae import Recommender
 from recbole_vae.errors import CheckpointError
 from recbole_vae.storage import checkpoint
 from recbole_vae.storage.once import read_once
+from recbole_vae.storage.upgrade import FORMAT_VERSION
 from tests.conftest import Builder, set_all_seeds
 from tests.plugin.test_compat import evil_objects
 
@@ -90,7 +94,17 @@ def test_strings_in_the_config_are_not_evaluated(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["a tensor", "another dictionary", "a later format", "a missing key", "an inner key", "a wrong type"]
+    "what",
+    [
+        "a tensor",
+        "another dictionary",
+        "a later format",
+        "no format",
+        "a path for a name",
+        "a missing key",
+        "an inner key",
+        "a wrong type",
+    ],
 )
 def test_other_files_are_refused(file: Path, what: str) -> None:
     state = torch.load(file, weights_only=True)
@@ -99,8 +113,10 @@ def test_other_files_are_refused(file: Path, what: str) -> None:
         "another dictionary": ({"a": 1}, "not a checkpoint of recbole_vae"),
         "a later format": (
             {**state, "format_version": 9},
-            "checkpoint format 9; this recbole_vae 0.1.0 reads formats 1 to 2",
+            f"checkpoint format 9; this recbole_vae 0.1.0 reads formats 1 to {FORMAT_VERSION}",
         ),
+        "no format": ({**state, "format_version": None}, "damaged checkpoint: 'format_version' is missing"),
+        "a path for a name": ({**state, "dataset": "/tmp/a"}, "damaged checkpoint: '/tmp/a' is no name of a data set"),
         "a missing key": ({k: v for k, v in state.items() if k != "random"}, "damaged checkpoint: 'random' is missing"),
         "an inner key": ({**state, "random": {}}, "damaged checkpoint: 'python' is missing in 'random'"),
         "a wrong type": ({**state, "epoch": "x"}, "damaged checkpoint: 'epoch' is missing or of the wrong type"),
@@ -198,3 +214,43 @@ def test_plain_refuses_what_is_not() -> None:
     assert checkpoint.plain({"a": (1, np.float64(2.0), [None])}) == {"a": [1, 2.0, [None]]}
     with pytest.raises(TypeError, match="Path"):
         checkpoint.plain([Path()])
+
+
+@pytest.mark.parametrize("place", ["data.pkl", "data/0", "directory"])
+def test_a_changed_bit_is_noticed(file: Path, place: str) -> None:
+    content = bytearray(file.read_bytes())
+    if place == "directory":
+        content[content.rindex(b"PK\x01\x02") + 46] ^= 0x80  # of a name
+    else:
+        with zipfile.ZipFile(file) as archive:
+            (info,) = (each for each in archive.infolist() if each.filename.endswith(f"/{place}"))
+        start = (
+            info.header_offset
+            + 30
+            + int.from_bytes(content[info.header_offset + 26 : info.header_offset + 28], "little")
+        )
+        start += int.from_bytes(content[info.header_offset + 28 : info.header_offset + 30], "little")
+        content[start + info.file_size // 2] ^= 1
+    Path("flipped.pth").write_bytes(content)
+    for read in (checkpoint.load, Recommender.load):
+        with pytest.raises(CheckpointError, match=r"^flipped.pth: (damaged|truncated)"):
+            read("flipped.pth")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state["config"].pop("USER_ID_FIELD"),
+        lambda state: state["config"].pop("data_path"),
+        lambda state: state["state_dict"].popitem(),
+        lambda state: state["users"].pop(),
+        lambda state: state["histories"].update(indices=None),
+        lambda state: state["state_dict"]["encoder.input.weight"].fill_(float("nan")),
+    ],
+)
+def test_what_is_missing_or_no_number_is_told_in_one_line(file: Path, damage: Callable[[Any], Any]) -> None:
+    state = torch.load(file, weights_only=True)
+    damage(state)
+    torch.save(state, "damaged.pth")
+    with pytest.raises(CheckpointError, match=r"^damaged.pth: damaged checkpoint"):
+        Recommender.load("damaged.pth")
