@@ -14,7 +14,7 @@ from typing import Any
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model.registry import is_history_model, model_class, recbole_name
 from recbole_vae.options.data import check_data_options
-from recbole_vae.options.evaluation import check_eval_args, check_metrics, holds_out_users
+from recbole_vae.options.evaluation import check_eval_args, check_metrics, holds_out_users, orders_by_time
 from recbole_vae.options.names import check_names, place_of
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_folder
 from recbole_vae.plugin.data_utils import is_general
@@ -56,6 +56,7 @@ def _load_config_files(original: Any) -> Any:
 def _load_internal_config_dict(original: Any) -> Any:
     def load_internal_config_dict(self: Any, model: str, kind: Any, dataset: str) -> None:
         original(self, model, kind, dataset)
+        _leave_the_last_out(self)
         if is_history_model(kind) or model_class(model) is kind:
             _expose(kind)
         if is_history_model(kind):
@@ -200,9 +201,24 @@ def _check_held_out(config: Any, model: str) -> None:
     check_eval_args(values, False, place_of(config, config.config_file_list))
 
 
+def _leave_the_last_out(config: Any) -> None:
+    """Order by time where one is left out and no order is given: RecBole's default would leave out a random interaction."""
+    given = config.external_config_dict
+    args = given.get("eval_args")
+    if isinstance(args, dict) and "LS" in (args.get("split") or ()) and "order" not in args:
+        given["eval_args"] = {**args, "order": "TO"}
+
+
 def _load_columns(config: Any) -> None:
-    """Load the columns that the options name where ``load_col`` is not given; RecBole's default is always the same two."""
-    values = {**config.internal_config_dict, **config.external_config_dict}
+    """Load the columns that the options name where ``load_col`` is not given; RecBole's default is always the same two.
+
+    The times that an order needs are loaded in any case.
+    """
+    values = {"benchmark_filename": None, **config.internal_config_dict, **config.external_config_dict}
+    by_time, given = orders_by_time(values), config.external_config_dict.get("load_col")
+    if by_time and isinstance(given, dict) and isinstance(given.get("inter"), list | tuple):
+        columns = dict.fromkeys([*given["inter"], values["TIME_FIELD"]])
+        config.external_config_dict["load_col"] = {**given, "inter": list(columns)}
     if values.get("load_col") != {"inter": ["user_id", "item_id"]} or "load_col" in config.external_config_dict:
         return
     needed = [
@@ -211,8 +227,7 @@ def _load_columns(config: Any) -> None:
         values.get("value_field"),
         *(values.get("val_interval") or ()),
     ]
-    args = values["eval_args"]
-    if isinstance(args, dict) and (args.get("order") == "TO" or "TS" in (args.get("split") or ())):
+    if by_time:
         needed.append(values["TIME_FIELD"])
     config.internal_config_dict["load_col"] = {"inter": [name for name in dict.fromkeys(needed) if name]}
 

@@ -99,7 +99,7 @@ def test_other_files_are_refused(file: Path, what: str) -> None:
         "another dictionary": ({"a": 1}, "not a checkpoint of recbole_vae"),
         "a later format": (
             {**state, "format_version": 9},
-            "checkpoint format 9; this recbole_vae 0.1.0 reads formats 1 to 2",
+            "checkpoint format 9; this recbole_vae 0.1.0 reads formats 1 to 3",
         ),
         "a missing key": ({k: v for k, v in state.items() if k != "random"}, "damaged checkpoint: 'random' is missing"),
         "an inner key": ({**state, "random": {}}, "damaged checkpoint: 'python' is missing in 'random'"),

@@ -121,22 +121,22 @@ def test_steps_follow_each_other_up_to_the_present_format(monkeypatch: pytest.Mo
 
     steps: list[Callable[[dict[str, Any]], None]] = [upgrade._adding("anneal_cap", glow=0.5), renamed]
     monkeypatch.setattr(upgrade, "_STEPS", (*upgrade._STEPS, *steps))
-    monkeypatch.setattr(upgrade, "FORMAT_VERSION", 4)
+    monkeypatch.setattr(upgrade, "FORMAT_VERSION", 5)
     for version, config, expected in (
-        (2, {"anneal_cap": 1.0}, {"anneal_cap": 1.0, "shine": 0.5}),
-        (3, {"anneal_cap": 1.0, "glow": 0.7}, {"anneal_cap": 1.0, "shine": 0.7}),
-        (4, {"anneal_cap": 1.0}, {"anneal_cap": 1.0}),
+        (3, {"anneal_cap": 1.0}, {"anneal_cap": 1.0, "shine": 0.5}),
+        (4, {"anneal_cap": 1.0, "glow": 0.7}, {"anneal_cap": 1.0, "shine": 0.7}),
+        (5, {"anneal_cap": 1.0}, {"anneal_cap": 1.0}),
     ):
         state = {"format_version": version, "config": config, "state_dict": {}}
         upgrade.upgrade(state)
-        assert state == {"format_version": 4, "config": expected, "state_dict": {}}
+        assert state == {"format_version": 5, "config": expected, "state_dict": {}}
 
 
-@pytest.mark.parametrize("version", [0, 3, 1.0, True, "1", None])
+@pytest.mark.parametrize("version", [0, 4, 1.0, True, "1", None])
 def test_a_version_that_is_not_known_is_refused(version: Any) -> None:
     state = torch.load(OLDER / "MultVAE.pth", weights_only=True)
     torch.save({**state, "format_version": version}, "other.pth")
-    with pytest.raises(CheckpointError, match=rf"^other.pth: checkpoint format {version!r}; .* reads formats 1 to 2\."):
+    with pytest.raises(CheckpointError, match=rf"^other.pth: checkpoint format {version!r}; .* reads formats 1 to 3\."):
         checkpoint.load("other.pth")
 
 
