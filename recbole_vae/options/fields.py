@@ -173,6 +173,11 @@ class ModelConfig(Strict):
         True,
         description="Order events by their exact times; False: as RecBole does, in float32 (a grain of 128 s for Unix seconds).",
     )
+    repeats: Literal["auto", "first", "last", "count", "keep"] = Field(
+        "auto",
+        description="Which interaction of a repeated pair of user and item stays; auto: the last with order TO, else the first; "
+        "count: as auto, with how many there were as the field count (for value_field: count); keep: all.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the output layer's products in training; auto: the one that is faster here."
     )

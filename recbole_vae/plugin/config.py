@@ -96,6 +96,7 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
 
         internal.update(eval_batch_size=ModelConfig.defaults()["eval_batch_size"])
     internal.update(_settings_of_data(config, dataset))
+    _check_options_of_data(config)
     _check_held_out(config, model)
 
 
@@ -188,6 +189,16 @@ def _check_options(config: Any, model: str, kind: Any) -> None:
         given["topk"] = list(values["topk"])
 
 
+def _check_options_of_data(config: Any) -> None:
+    """Give a model in RecBole's style the options that make the same data for all models, and check them."""
+    from recbole_vae.options.fields import ModelConfig
+
+    internal, given = config.internal_config_dict, config.external_config_dict
+    internal.update({name: ModelConfig.defaults()[name] for name in ("exact_time", "repeats")} | internal)
+    own = {name: given[name] for name in ("exact_time", "repeats") if name in given}
+    ModelConfig.check_each(own, place_of(config, config.config_file_list))
+
+
 def _check_held_out(config: Any, model: str) -> None:
     """Check the options of a model in RecBole's style where users are held out."""
     values = {**config.internal_config_dict, **config.external_config_dict}
@@ -221,10 +232,11 @@ def _load_columns(config: Any) -> None:
         config.external_config_dict["load_col"] = {**given, "inter": list(columns)}
     if values.get("load_col") != {"inter": ["user_id", "item_id"]} or "load_col" in config.external_config_dict:
         return
+    weight = values.get("value_field")
     needed = [
         values["USER_ID_FIELD"],
         values["ITEM_ID_FIELD"],
-        values.get("value_field"),
+        None if weight == "count" == values.get("repeats") else weight,  # which is made
         *(values.get("val_interval") or ()),
     ]
     if by_time:

@@ -1,4 +1,4 @@
-"""``recbole.data.dataset.Dataset``: exact times, in all data sets of RecBole's and of this package."""
+"""``recbole.data.dataset.Dataset``: exact times and no repeated pairs, in all data sets of RecBole's and of this package."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from recbole_vae.plugin.import_hooks import replace
 def hook(dataset: ModuleType) -> None:
     """Change ``recbole.data.dataset.dataset``."""
     for wrap in (
-        _load_feat, _load_inter_feat, _data_filtering, _normalize, _dataframe_to_interaction, _leave_one_out,
-        _time_based_split,
+        _load_feat, _load_inter_feat, _filter_by_field_value, _data_filtering, _normalize, _dataframe_to_interaction,
+        _leave_one_out, _time_based_split,
     ):  # fmt: skip
         name = wrap.__name__
         replace(dataset.Dataset, name if hasattr(dataset.Dataset, name) else name.removeprefix("_"), wrap)
@@ -43,8 +43,22 @@ def _load_inter_feat(original: Any) -> Any:
                 f"interactions, and eval_args orders by it; loaded are: {', '.join(loaded) or 'none'}. Set TIME_FIELD, or "
                 "eval_args: {order: RO} and another split than TS."
             )
+        if self.benchmark_filename_list is not None and self.inter_feat is not None:
+            from recbole_vae.data.repeats import drop_repeats
+
+            drop_repeats(self)
 
     return load_inter_feat
+
+
+def _filter_by_field_value(original: Any) -> Any:
+    def filter_by_field_value(self: Any) -> None:
+        from recbole_vae.data.repeats import drop_repeats
+
+        original(self)
+        drop_repeats(self)
+
+    return filter_by_field_value
 
 
 def _data_filtering(original: Any) -> Any:
