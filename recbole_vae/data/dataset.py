@@ -88,12 +88,6 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                     f"{key}: {where} has no field '{field}' for the interactions, or it is not loaded; loaded are: "
                     f"{', '.join(loaded) or 'none'}. Set {key}, and load_col: {{inter: [...]}}."
                 )
-        for field in self.config["val_interval"] or {}:
-            if field not in self.field2type and field not in loaded:
-                raise DataError(
-                    f"val_interval: {where} has no field '{field}', or it is not loaded; loaded are: {', '.join(loaded)}. "
-                    "Name one of these, or set load_col: {inter: [...]}."
-                )
         if not len(self.inter_feat):
             raise DataError(f"{where}: there is no interaction in its file, only the first line.")
         if parts is not None:  # RecBole filters nothing then

@@ -51,6 +51,8 @@ def read_exactly(dataset: Any, feat: Any, path: str) -> None:
     times = _numbers(text)
     if times is None:
         times = _dates(text, field, path)
+        if field in (dataset.config["val_interval"] or ()):
+            raise DataError(f"val_interval: '{field}' of {path} holds dates, not numbers; filter the file.")
         dataset.logger.info(f"Read the dates in '{field}' as nanoseconds since 1970-01-01, UTC.")
     feat[field] = times
     dataset.field2type[field] = FeatureType.FLOAT

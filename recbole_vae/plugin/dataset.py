@@ -53,9 +53,14 @@ def _load_inter_feat(original: Any) -> Any:
 
 def _filter_by_field_value(original: Any) -> Any:
     def filter_by_field_value(self: Any) -> None:
+        from recbole_vae.data import filters
         from recbole_vae.data.repeats import drop_repeats
 
+        filters.check(self)
+        before = len(self.inter_feat)
         original(self)
+        filters.by_users_and_items(self)
+        filters.say(self, before)
         drop_repeats(self)
 
     return filter_by_field_value

@@ -33,7 +33,7 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.pd``                                 compat       ``read_csv`` reads as before pandas 3
 ``recbole.data.dataset.dataset.Dataset._load_feat``                 dataset      times are read exactly, also ISO dates
 ``recbole.data.dataset.dataset.Dataset._load_inter_feat``           dataset      times that an order needs are there; repeats
-``recbole.data.dataset.dataset.Dataset._filter_by_field_value``     dataset      repeated pairs of user and item are dropped
+``recbole.data.dataset.dataset.Dataset._filter_by_field_value``     dataset      also by users and items; repeats are dropped
 ``recbole.data.dataset.dataset.Dataset._data_filtering``            dataset      times that an order needs are not missing
 ``recbole.data.dataset.dataset.Dataset._normalize``                 dataset      times stay as they are
 ``recbole.data.dataset.dataset.Dataset._dataframe_to_interaction``  dataset      times have 64 bits
