@@ -15,7 +15,7 @@ def hook(dataset: ModuleType) -> None:
     """Change ``recbole.data.dataset.dataset``."""
     for wrap in (
         _load_feat, _load_inter_feat, _filter_by_field_value, _data_filtering, _normalize, _dataframe_to_interaction,
-        _leave_one_out, _time_based_split,
+        _leave_one_out, _time_based_split, _build,
     ):  # fmt: skip
         name = wrap.__name__
         replace(dataset.Dataset, name if hasattr(dataset.Dataset, name) else name.removeprefix("_"), wrap)
@@ -132,3 +132,16 @@ def _time_based_split(original: Any) -> Any:
         return [self.copy(self.inter_feat[part]) for part in parts]
 
     return time_based_split
+
+
+def _build(original: Any) -> Any:
+    def build(self: Any) -> Any:
+        from recbole_vae.data.gaps import say
+        from recbole_vae.plugin.data_utils import is_general
+
+        parts = original(self)
+        if is_general(self.config.model_class):
+            say(self, parts)
+        return parts
+
+    return build

@@ -39,6 +39,7 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.Dataset._dataframe_to_interaction``  dataset      times have 64 bits
 ``recbole.data.dataset.dataset.Dataset.leave_one_out``              dataset      says so if it leaves a random interaction out
 ``recbole.data.dataset.dataset.Dataset.time_based_split``           dataset      no test interaction lies before the boundary
+``recbole.data.dataset.dataset.Dataset.build``                      dataset      what the split leaves empty is said
 ``pandas.Series.agg``                                               compat       whole process, but only calls from RecBole differ
 ``scipy.sparse.dok_matrix._update``                                 compat       whole process: a method that scipy dropped
 ``torch.load``                                                      compat       whole process, but only calls from RecBole differ

@@ -169,3 +169,20 @@ def test_held_out_users_fold_in_by_exact_times(build: Builder, dates: bool) -> N
     assert test.groupby("user_id").size().tolist() == [1] * 8
     last = last_items(frame)
     assert all(last[user] == item for user, item in items_of(run, run.test).items())
+
+
+@BOTH
+def test_what_a_split_leaves_empty_is_said(build: Builder, caplog: pytest.LogCaptureFixture, model: str) -> None:
+    frame = events(unit=1, users=40)
+    frame.timestamp += frame.user_id.str[1:].astype(int) * 10**8  # one user after the other
+    caplog.set_level("INFO")
+    args = {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "none", "order": "TO", "mode": "full"}
+    build(model, "tiny", data_path=write(frame), eval_args=args)
+    ordered = frame.sort_values("timestamp")
+    train, test = ordered[:288], ordered[324:]
+    users = test.user_id.drop_duplicates()
+    new = int((~users.isin(train.user_id)).sum())
+    assert new == len(users)
+    assert f"{new} of {new} test users have no training history" in caplog.text
+    unknown = frame.item_id.nunique() - train.item_id.nunique()
+    assert (f"Split: {unknown} of" in caplog.text) == (unknown > 0)
