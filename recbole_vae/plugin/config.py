@@ -57,7 +57,7 @@ def _load_config_files(original: Any) -> Any:
 def _load_internal_config_dict(original: Any) -> Any:
     def load_internal_config_dict(self: Any, model: str, kind: Any, dataset: str) -> None:
         original(self, model, kind, dataset)
-        _leave_the_last_out(self)
+        _order_by_time(self)
         if is_history_model(kind) or model_class(model) is kind:
             _expose(kind)
         if is_history_model(kind):
@@ -216,11 +216,11 @@ def _check_held_out(config: Any, model: str) -> None:
     check_eval_args(values, False, place_of(config, config.config_file_list))
 
 
-def _leave_the_last_out(config: Any) -> None:
-    """Order by time where one is left out and no order is given: RecBole's default would leave out a random interaction."""
+def _order_by_time(config: Any) -> None:
+    """Order by time for LS and TS where no order is given: RecBole's default would leave out a random interaction."""
     given = config.external_config_dict
     args = given.get("eval_args")
-    if isinstance(args, dict) and "LS" in (args.get("split") or ()) and "order" not in args:
+    if isinstance(args, dict) and {"LS", "TS"} & set(args.get("split") or ()) and "order" not in args:
         given["eval_args"] = {**args, "order": "TO"}
 
 

@@ -186,3 +186,11 @@ def test_what_a_split_leaves_empty_is_said(build: Builder, caplog: pytest.LogCap
     assert f"{new} of {new} test users have no training history" in caplog.text
     unknown = frame.item_id.nunique() - train.item_id.nunique()
     assert (f"Split: {unknown} of" in caplog.text) == (unknown > 0)
+
+
+def test_a_split_by_time_without_an_order_is_the_one_in_order_also_where_times_are_equal(build: Builder) -> None:
+    frame = events(unit=1)
+    path = write(frame.assign(timestamp=frame.timestamp // 10**6))
+    runs = [build("Pop", "tiny", data_path=path, eval_args={**BY_TIME, **order}) for order in ({}, {"order": "TO"})]
+    trained = [rows_of(run, run.train).to_dict() for run in runs]
+    assert trained[0] == trained[1]
