@@ -20,6 +20,7 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 from recbole_vae.bench.memory import peak_memory
 from recbole_vae.compare.results import DONE, REFUSED, Run, Users
 from recbole_vae.data import padding
+from recbole_vae.data.gaps import users_without_history
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.evaluation.fold_in import why_not
@@ -94,6 +95,8 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
         if not len(part._dataset):
             raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
     held_out = getattr(train._dataset, "split_hash", None)  # which run prints, too
+    if held_out is None:
+        run.notes += [f"{gap}." for gap in users_without_history([part._dataset for part in (train, valid, test)])]
     run.split_hash = held_out or split_hash(train._dataset, valid._dataset, test._dataset)
     init_seed(seed, config["reproducibility"])
     if config["train_stage"] == PRETRAINING[0]:

@@ -14,6 +14,7 @@ from recbole.utils import FeatureSource
 from recbole_vae.data import padding
 from recbole_vae.data.atomic import read_columns, read_header
 from recbole_vae.data.histories import Histories
+from recbole_vae.data.times import read_exactly
 from recbole_vae.errors import DataError
 from recbole_vae.storage import checkpoint, recbole_checkpoint
 
@@ -65,7 +66,9 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             self.field2source[name], self.field2type[name], self.field2seqlen[name] = source, columns[name], 1
             if columns[name].value == "float":
                 self.field2bucketnum[name] = 2
-        return read_columns(filepath, columns, wanted, separator, encoding)
+        feat = read_columns(filepath, columns, wanted, separator, encoding)
+        read_exactly(self, feat, filepath)
+        return feat
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         parts = self.benchmark_filename_list
@@ -78,21 +81,12 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                 )
         super()._load_inter_feat(token, dataset_path)
         loaded = [] if self.inter_feat is None else list(map(str, self.inter_feat.columns))
-        args = self.config["eval_args"]
         needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
-        if (parts is None or "HU" in args["split"]) and (args["order"] == "TO" or "TS" in args["split"]):
-            needed["TIME_FIELD"] = self.time_field
         for key, field in needed.items():
             if field not in loaded:
                 raise DataError(
                     f"{key}: {where} has no field '{field}' for the interactions, or it is not loaded; loaded are: "
                     f"{', '.join(loaded) or 'none'}. Set {key}, and load_col: {{inter: [...]}}."
-                )
-        for field in self.config["val_interval"] or {}:
-            if field not in self.field2type and field not in loaded:
-                raise DataError(
-                    f"val_interval: {where} has no field '{field}', or it is not loaded; loaded are: {', '.join(loaded)}. "
-                    "Name one of these, or set load_col: {inter: [...]}."
                 )
         if not len(self.inter_feat):
             raise DataError(f"{where}: there is no interaction in its file, only the first line.")

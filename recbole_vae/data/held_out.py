@@ -21,6 +21,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
+from recbole_vae.data.times import check_times
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import HeldOutUsers
 from recbole_vae.storage.files import write_whole
@@ -142,7 +143,7 @@ def _fold_in(
     if times is None:
         key = rng.random_sample(len(pairs))
     else:
-        key = np.full(len(pairs), np.inf)
+        key = np.full(len(pairs), times.max(), dtype=times.dtype)
         np.minimum.at(key, entry, times[apart])
     ordered = np.lexsort((key, owner))
     rank = np.empty(len(pairs), dtype=np.int64)
@@ -305,12 +306,8 @@ class HeldOutDataset(HistoryDataset):
         feat = self.inter_feat
         sizes = self.file_size_list if self.benchmark_filename_list is not None else None
         users, items = (feat[field].to_numpy(dtype=object) for field in (self.uid_field, self.iid_field))
-        times = feat[self.time_field].to_numpy(dtype=np.float64) if wanted.by_time else None
-        if times is not None and np.isnan(times).any():
-            raise DataError(
-                f"eval_args: order: TO: '{self.time_field}' of data set '{self.dataset_name}' is missing in "
-                f"{int(np.isnan(times).sum())} interactions; drop them, or use order: RO."
-            )
+        times = feat[self.time_field].to_numpy() if wanted.by_time else None
+        check_times(self, feat)
         parts = None if sizes is None else np.repeat(np.arange(3), sizes)
         try:
             split = split_users(users, items, times, parts, wanted, self.config["seed"])

@@ -27,14 +27,9 @@ def check_data_options(values: Mapping[str, Any], where: Where) -> None:
         )
     intervals = {name: values.get(name) for name in ("user_inter_num_interval", "item_inter_num_interval")}
     for name, interval in intervals.items():
-        if interval is not None and not _is_interval(interval):
+        if interval is not None and not is_interval(interval):
             refuse(name, interval, where, 'an interval such as "[5,inf)"')
-    by_value = values.get("val_interval")
-    if by_value is not None and not isinstance(by_value, dict):
-        refuse("val_interval", by_value, where, 'a mapping such as {rating: "[3,inf)"}')
-    for name, interval in (by_value or {}).items():
-        if isinstance(interval, str) and not _is_interval(interval):
-            refuse("val_interval", interval, where, 'an interval such as "[3,inf)", or a list of tokens', name)
+    check_filters(values, where)
     if values.get("benchmark_filename") is not None:
         given = [name for name in ("val_interval", *intervals) if where(name) and values.get(name)]
         if given:
@@ -44,11 +39,41 @@ def check_data_options(values: Mapping[str, Any], where: Where) -> None:
             )
 
 
+def check_filters(values: Mapping[str, Any], where: Where) -> None:
+    """Raise a ConfigError for a ``val_interval`` of a form that RecBole would ignore, or a ``threshold``."""
+    by_value = values.get("val_interval")
+    if by_value is not None and not isinstance(by_value, dict):
+        refuse("val_interval", by_value, where, 'a mapping such as {rating: "[3,inf)"}')
+    for name, interval in (by_value or {}).items():
+        tokens = isinstance(interval, list | tuple) and all(isinstance(each, str) for each in interval)
+        if not tokens and not is_interval(interval):
+            least = _number_in(interval)
+            example = f'"[{3 if least is None else least},inf)"'
+            refuse(
+                "val_interval", interval, where, f'an interval such as {example}, or a list of tokens ["a", "b"]', name
+            )
+    threshold = values.get("threshold")
+    if threshold is not None:
+        name, least = next(iter(threshold.items()), ("", 0)) if isinstance(threshold, dict) else ("rating", threshold)
+        place = where("threshold")
+        raise ConfigError(
+            f"threshold: {threshold!r}{place and f' ({place})'} only makes labels, and this model would train on what is below, "
+            f'too. To leave that out, set val_interval: {{{name}: "[{least},inf)"}}.'
+        )
+
+
+def _number_in(value: Any) -> Any:
+    """Return the number that somebody gave instead of an interval, if any."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def _are_columns(columns: Any) -> bool:
     return columns == "*" or (isinstance(columns, list | tuple) and all(isinstance(each, str) for each in columns))
 
 
-def _is_interval(text: Any) -> bool:
+def is_interval(text: Any) -> bool:
     """Tell whether a text is an interval, or several with ``;`` between them, whose ends are numbers in order."""
     if not re.fullmatch(f"{_INTERVAL}(;{_INTERVAL})*", str(text)):
         return False

@@ -125,6 +125,14 @@ def holds_out_users(values: Any) -> bool:
     return isinstance(args, dict) and isinstance(args.get("split"), dict) and "HU" in args["split"]
 
 
+def orders_by_time(values: Any) -> bool:
+    """Tell whether a split orders interactions by time; the parts of ``benchmark_filename`` have their order already."""
+    args = values["eval_args"]
+    if not isinstance(args, dict) or (values["benchmark_filename"] is not None and not holds_out_users(values)):
+        return False
+    return args.get("order") == "TO" or "TS" in (args.get("split") or ())
+
+
 def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) -> None:
     """Raise a ConfigError unless RecBole can use ``eval_args``; with others it would take a default, or crash.
 

@@ -169,6 +169,15 @@ class ModelConfig(Strict):
         None,
         description="Field of the .inter file that weighs each interaction (a rating, a count); ~: every interaction is 1.",
     )
+    exact_time: bool = Field(
+        True,
+        description="Order events by their exact times; False: as RecBole does, in float32 (a grain of 128 s for Unix seconds).",
+    )
+    repeats: Literal["auto", "first", "last", "count", "keep"] = Field(
+        "auto",
+        description="Which interaction of a repeated pair of user and item stays; auto: the last with order TO, else the first; "
+        "count: as auto, with how many there were as the field count (for value_field: count); keep: all.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the output layer's products in training; auto: the one that is faster here."
     )

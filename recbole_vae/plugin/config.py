@@ -7,14 +7,15 @@ Later ones come above earlier ones: RecBole's defaults, those of the fields of o
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model.registry import is_history_model, model_class, recbole_name
-from recbole_vae.options.data import check_data_options
-from recbole_vae.options.evaluation import check_eval_args, check_metrics, holds_out_users
+from recbole_vae.options.data import check_data_options, check_filters
+from recbole_vae.options.evaluation import check_eval_args, check_metrics, holds_out_users, orders_by_time
 from recbole_vae.options.names import check_names, place_of
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_folder
 from recbole_vae.plugin.data_utils import is_general
@@ -56,6 +57,7 @@ def _load_config_files(original: Any) -> Any:
 def _load_internal_config_dict(original: Any) -> Any:
     def load_internal_config_dict(self: Any, model: str, kind: Any, dataset: str) -> None:
         original(self, model, kind, dataset)
+        _order_by_time(self)
         if is_history_model(kind) or model_class(model) is kind:
             _expose(kind)
         if is_history_model(kind):
@@ -95,6 +97,7 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
 
         internal.update(eval_batch_size=ModelConfig.defaults()["eval_batch_size"])
     internal.update(_settings_of_data(config, dataset))
+    _check_options_of_data(config, kind)
     _check_held_out(config, model)
 
 
@@ -187,6 +190,19 @@ def _check_options(config: Any, model: str, kind: Any) -> None:
         given["topk"] = list(values["topk"])
 
 
+def _check_options_of_data(config: Any, kind: Any) -> None:
+    """Give a model in RecBole's style the options that make the same data for all models, and check them."""
+    from recbole_vae.options.fields import ModelConfig
+
+    internal, given = config.internal_config_dict, config.external_config_dict
+    internal.update({name: ModelConfig.defaults()[name] for name in ("exact_time", "repeats")} | internal)
+    own = {name: given[name] for name in ("exact_time", "repeats") if name in given}
+    where = place_of(config, config.config_file_list)
+    ModelConfig.check_each(own, where)
+    if is_general(kind):
+        check_filters({**internal, **given}, where)
+
+
 def _check_held_out(config: Any, model: str) -> None:
     """Check the options of a model in RecBole's style where users are held out."""
     values = {**config.internal_config_dict, **config.external_config_dict}
@@ -200,21 +216,58 @@ def _check_held_out(config: Any, model: str) -> None:
     check_eval_args(values, False, place_of(config, config.config_file_list))
 
 
+def _order_by_time(config: Any) -> None:
+    """Order by time for LS and TS where no order is given: RecBole's default would leave out a random interaction."""
+    given = config.external_config_dict
+    args = given.get("eval_args")
+    if isinstance(args, dict) and {"LS", "TS"} & set(args.get("split") or ()) and "order" not in args:
+        given["eval_args"] = {**args, "order": "TO"}
+
+
 def _load_columns(config: Any) -> None:
-    """Load the columns that the options name where ``load_col`` is not given; RecBole's default is always the same two."""
-    values = {**config.internal_config_dict, **config.external_config_dict}
-    if values.get("load_col") != {"inter": ["user_id", "item_id"]} or "load_col" in config.external_config_dict:
+    """Load the columns that the options name where ``load_col`` is not given; RecBole's default is always the same two.
+
+    The times that an order needs are loaded in any case.
+    """
+    values = {"benchmark_filename": None, **config.internal_config_dict, **config.external_config_dict}
+    by_time, given = orders_by_time(values), config.external_config_dict.get("load_col")
+    if by_time and isinstance(given, dict) and isinstance(given.get("inter"), list | tuple):
+        columns = dict.fromkeys([*given["inter"], values["TIME_FIELD"]])
+        config.external_config_dict["load_col"] = {**given, "inter": list(columns)}
+    base = values.get("load_col")
+    if (
+        "load_col" in config.external_config_dict
+        or not isinstance(base, dict)
+        or not isinstance(base.get("inter"), list)
+    ):
         return
-    needed = [
-        values["USER_ID_FIELD"],
-        values["ITEM_ID_FIELD"],
-        values.get("value_field"),
-        *(values.get("val_interval") or ()),
-    ]
-    args = values["eval_args"]
-    if isinstance(args, dict) and (args.get("order") == "TO" or "TS" in (args.get("split") or ())):
-        needed.append(values["TIME_FIELD"])
-    config.internal_config_dict["load_col"] = {"inter": [name for name in dict.fromkeys(needed) if name]}
+    load = {file: list(columns) for file, columns in base.items()}
+    if base == {"inter": ["user_id", "item_id"]}:
+        load = {"inter": [values["USER_ID_FIELD"], values["ITEM_ID_FIELD"]]}
+    weight = values.get("value_field")
+    if weight and not weight == "count" == values.get("repeats"):  # which is made
+        load["inter"].append(weight)
+    if by_time:
+        load["inter"].append(values["TIME_FIELD"])
+    filters, labels = (values.get(name) or {} for name in ("val_interval", "threshold"))
+    load["inter"] += labels if isinstance(labels, dict) else ()
+    for name in filters if isinstance(filters, dict) else ():
+        file = _file_of(name, values, config.dataset)
+        load.setdefault(file, [values[f"{file.upper()}_ID_FIELD"]] if file != "inter" else []).append(name)
+    config.only_for_filters = set(load) - set(base)
+    config.internal_config_dict["load_col"] = {file: list(dict.fromkeys(names)) for file, names in load.items()}
+
+
+def _file_of(column: str, values: Mapping[str, Any], dataset: str) -> str:
+    """Return which file of a data set has a column that is to be filtered by: user or item; else inter."""
+    from recbole_vae.data.atomic import read_header
+
+    folder = recbole_folder() / "dataset_example" if dataset == "ml-100k" else Path(str(values["data_path"]))
+    for file in ("inter", "user", "item"):
+        path = folder / dataset / f"{dataset}.{file}"
+        if path.is_file() and column in read_header(path, values["field_separator"], values.get("encoding") or "utf-8"):
+            return file
+    return "inter"
 
 
 def _init_device(original: Any) -> Any:

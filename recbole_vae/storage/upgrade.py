@@ -26,6 +26,13 @@ with linear_share           kernel_user_power       0
 with linear_share           linear_neighbours       0
 ==========================  ======================  ==========================================================================
 
+From format 2 to 3:
+
+==========================  ======================  ==========================================================================
+all                         exact_time              False: times were float32
+all                         repeats                 keep
+==========================  ======================  ==========================================================================
+
 Two options changed their meaning within format 1:
 
 * Where both ``anneal_epochs`` and ``total_anneal_steps`` are set, the steps count today. In files without
@@ -86,7 +93,10 @@ def _from_1(state: dict[str, Any]) -> None:
         step(state)
 
 
-_STEPS: tuple[Step, ...] = (_from_1,)
+_STEPS: tuple[Step, ...] = (
+    _from_1,
+    _adding("train_batch_size", exact_time=False, repeats="keep"),
+)
 """From format 1 to 2, from 2 to 3, ..."""
 FORMAT_VERSION = 1 + len(_STEPS)
 """The format that is written today."""

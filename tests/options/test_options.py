@@ -269,7 +269,7 @@ def test_eval_args_that_recbole_cannot_use_are_refused(build: Builder, value: An
     "value",
     [
         {"split": {"RS": [8, 1, 1]}, "group_by": "none", "order": "RO", "mode": "uni5"},
-        {"split": {"LS": "valid_and_test"}, "mode": {"valid": "uni5", "test": "full"}},
+        {"split": {"LS": "valid_and_test"}, "order": "RO", "mode": {"valid": "uni5", "test": "full"}},
         {"mode": "full"},
         {"group_by": "None"},
     ],

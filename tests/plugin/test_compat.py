@@ -222,7 +222,7 @@ def test_pandas_fills_a_copy_so_that_labels_are_right(build: Builder) -> None:
     """A missing rating counts as the mean, here above the threshold, not as the label 0."""
     rows = [(user, item, "" if n == 0 else 4) for n, (user, item) in enumerate(random_rows())]
     run = build(
-        "BPR",
+        "FM",
         dataset="tiny",
         data_path=write_inter(rows, columns=INTER),
         load_col={"inter": LOAD["inter"]},

@@ -1,0 +1,147 @@
+"""``recbole.data.dataset.Dataset``: exact times and no repeated pairs, in all data sets of RecBole's and of this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from recbole_vae.errors import DataError
+from recbole_vae.options.evaluation import orders_by_time
+from recbole_vae.plugin.import_hooks import replace
+
+
+def hook(dataset: ModuleType) -> None:
+    """Change ``recbole.data.dataset.dataset``."""
+    for wrap in (
+        _load_feat, _load_inter_feat, _filter_by_field_value, _data_filtering, _normalize, _dataframe_to_interaction,
+        _leave_one_out, _time_based_split, _build,
+    ):  # fmt: skip
+        name = wrap.__name__
+        replace(dataset.Dataset, name if hasattr(dataset.Dataset, name) else name.removeprefix("_"), wrap)
+
+
+def _load_feat(original: Any) -> Any:
+    def load_feat(self: Any, filepath: str, source: Any) -> Any:
+        from recbole_vae.data.times import read_exactly
+
+        feat = original(self, filepath, source)
+        if getattr(source, "value", None) == "inter":
+            read_exactly(self, feat, filepath)
+        return feat
+
+    return load_feat
+
+
+def _load_inter_feat(original: Any) -> Any:
+    def load_inter_feat(self: Any, token: str, dataset_path: str) -> None:
+        original(self, token, dataset_path)
+        loaded = [] if self.inter_feat is None else list(map(str, self.inter_feat.columns))
+        if orders_by_time(self.config) and self.time_field not in loaded:
+            raise DataError(
+                f"TIME_FIELD: data set '{self.dataset_name}' in {Path(dataset_path)} has no field '{self.time_field}' for the "
+                f"interactions, and eval_args orders by it; loaded are: {', '.join(loaded) or 'none'}. Set TIME_FIELD, or "
+                "eval_args: {order: RO} and another split than TS."
+            )
+        if self.benchmark_filename_list is not None and self.inter_feat is not None:
+            from recbole_vae.data.repeats import drop_repeats
+
+            drop_repeats(self)
+
+    return load_inter_feat
+
+
+def _filter_by_field_value(original: Any) -> Any:
+    def filter_by_field_value(self: Any) -> None:
+        from recbole_vae.data import filters
+        from recbole_vae.data.repeats import drop_repeats
+
+        filters.check(self)
+        before = len(self.inter_feat)
+        original(self)
+        filters.by_users_and_items(self)
+        filters.say(self, before)
+        drop_repeats(self)
+
+    return filter_by_field_value
+
+
+def _data_filtering(original: Any) -> Any:
+    def data_filtering(self: Any) -> None:
+        from recbole_vae.data.times import check_times
+
+        original(self)
+        if self.config["exact_time"] is not False:
+            check_times(self, self.inter_feat)
+
+    return data_filtering
+
+
+def _normalize(original: Any) -> Any:
+    def normalize(self: Any) -> None:
+        from recbole_vae.data.times import is_exact
+
+        field, feat = self.time_field, self.inter_feat
+        times = feat[field].copy() if field in feat and is_exact(self) else None
+        original(self)
+        if times is not None:
+            feat[field] = times
+
+    return normalize
+
+
+def _dataframe_to_interaction(original: Any) -> Any:
+    def dataframe_to_interaction(self: Any, data: Any) -> Any:
+        import torch
+
+        from recbole_vae.data.times import differ_in_float32, is_exact
+
+        interaction = original(self, data)
+        field = self.time_field
+        if data is self.inter_feat and field in data and is_exact(self) and self.field2type[field].value == "float":
+            times = data[field].to_numpy(copy=True)
+            interaction.interaction[field] = torch.from_numpy(times)
+            if orders_by_time(self.config) and differ_in_float32(times):
+                self.logger.info("Kept timestamps in 64 bits (exact_time: False keeps RecBole's 32).")
+        return interaction
+
+    return dataframe_to_interaction
+
+
+def _leave_one_out(original: Any) -> Any:
+    def leave_one_out(self: Any, group_by: Any, leave_one_mode: str) -> Any:
+        if self.config["eval_args"]["order"] == "RO":
+            self.logger.warning(
+                f"eval_args: split: LS: {leave_one_mode} with order: RO leaves out random interactions, not the last; "
+                "for these set order: TO."
+            )
+        return original(self, group_by, leave_one_mode)
+
+    return leave_one_out
+
+
+def _time_based_split(original: Any) -> Any:
+    def time_based_split(self: Any, ratios: list[float], group_by: Any) -> Any:
+        from recbole_vae.data.times import is_exact, time_split
+
+        if not is_exact(self) or group_by is None or self.time_field not in self.inter_feat:
+            return original(self, ratios, group_by)
+        times, groups = (self.inter_feat[field].numpy() for field in (self.time_field, group_by))
+        parts = time_split(times, groups, ratios)
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[part]) for part in parts]
+
+    return time_based_split
+
+
+def _build(original: Any) -> Any:
+    def build(self: Any) -> Any:
+        from recbole_vae.data.gaps import say
+        from recbole_vae.plugin.data_utils import is_general
+
+        parts = original(self)
+        if is_general(self.config.model_class):
+            say(self, parts)
+        return parts
+
+    return build
