@@ -31,6 +31,8 @@ Place                                                              File         
 ``recbole.config.configurator.Config.compatibility_settings``      compat       whole process: ``np.float`` and other old names
 ``recbole.data.dataset.dataset.Dataset._fill_nan``                 compat       missing values are filled under pandas 3
 ``recbole.data.dataset.dataset.pd``                                compat       ``read_csv`` reads as before pandas 3
+``recbole.data.dataset.dataset.pd``                                load_feat    ``read_csv`` takes cells as they are written
+``recbole.data.dataset.dataset.Dataset._load_feat``                load_feat    likewise; errors name file and line
 ``pandas.Series.agg``                                              compat       whole process, but only calls from RecBole differ
 ``scipy.sparse.dok_matrix._update``                                compat       whole process: a method that scipy dropped
 ``torch.load``                                                     compat       whole process, but only calls from RecBole differ
@@ -102,6 +104,7 @@ _CHANGES = (
     ("recbole.data.dataset.dataset", "compat:pandas_fills_a_copy"),
     ("recbole.data.dataset.dataset", "compat:pandas_strings_are_not_objects"),
     ("recbole.data.dataset.dataset", "compat:pandas_agg_does_not_map"),
+    ("recbole.data.dataset.dataset", "load_feat:hook"),
     ("recbole.data.utils", "data_utils:hook"),
     ("recbole.trainer.trainer", "trainer:hook"),
     ("recbole.evaluator.register", "evaluator:hook"),
