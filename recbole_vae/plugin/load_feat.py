@@ -39,8 +39,10 @@ def _load_feat(original: Any) -> Any:
         from recbole_vae.data import atomic
 
         separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
-        columns = atomic.read_header(filepath, separator, encoding)
         load, unload = self._get_load_and_unload_col(source)
+        if load == set():  # nothing of this file
+            return None
+        columns = atomic.read_header(filepath, separator, encoding)
         unknown = sorted((load or set()) - columns.keys())
         if unknown:
             raise DataError(
@@ -61,7 +63,7 @@ def _load_feat(original: Any) -> Any:
             feat = atomic.read_columns(filepath, columns, wanted, separator, encoding)
         else:
             how = atomic.quoting(separator) if exact else csv.QUOTE_MINIMAL
-            if len(separator) == 1 and exact:
+            if exact and len(separator) == 1:  # pandas would cut lines that are too long
                 atomic.check_cells(filepath, columns, separator, encoding)
             token = _quoting.set(how)
             try:

@@ -122,6 +122,23 @@ def test_a_header_that_comes_again_is_no_user(build: Builder, model: str) -> Non
 
 
 @MODELS
+def test_files_of_items_are_read_as_written_and_only_if_they_are_needed(build: Builder, model: str) -> None:
+    path = write_inter(random_rows())
+    items = Path(path) / "tiny" / "tiny.item"
+    lines = [f'{item}\t"open a b' for item in sorted({item for _, item in random_rows()})]
+    items.write_text("\n".join(["item_id:token\ttitle:token_seq", *lines, ""]))
+    data = made(build, model, dataset="tiny", data_path=path, load_col=None)
+    assert len(data.item_feat) == len(lines) + 1  # with the padding
+    assert '"open' in data.field2token_id["title"]
+    items.write_text("\n".join(["item_id:token\ttitle:token_seq", *lines[:3], "i1\ta\tb", *lines[3:], ""]))
+    with pytest.raises(DataError, match=r"tiny\.item, line 5: 3 columns instead of 2"):
+        made(build, model, dataset="tiny", data_path=path, load_col=None)
+    made(build, model, dataset="tiny", data_path=path)
+    items.write_bytes(b"\xff nothing that could be read")
+    made(build, model, dataset="tiny", data_path=path)
+
+
+@MODELS
 def test_ids_are_tokens(build: Builder, model: str) -> None:
     write_inter([(user, f"{item[1:]}.0") for user, item in random_rows()], columns="user_id:token\titem_id:float")
     with pytest.raises(DataError, match=r"tiny\.inter, line 1: 'item_id:float' holds ids; write 'item_id:token'"):
