@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words, argv = list(sys.argv[1:] if arguments is None else arguments), sys.argv
     # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # whatever the platform's code page is
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # closed, replaced, or read from already
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)  # type: ignore[union-attr]
     try:
         status = _main(words)
         with standard_output():  # what was printed may still be in its buffer

@@ -1,24 +1,54 @@
-"""``recbole-vae prepare``: make a published data set ready for RecBole."""
+"""``recbole-vae prepare``: make a published data set, or a table of one's own, ready for RecBole."""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from recbole_vae.cli.options import Options, Parser
+from recbole_vae.cli.options import Options, Parser, number, one_of, whole
 from recbole_vae.cli.summary import called
 from recbole_vae.errors import ConfigError
 from recbole_vae.options.names import near
 
-SUMMARY = "Make a published data set ready for RecBole, by the protocol of the Mult-VAE paper."
+if TYPE_CHECKING:
+    from recbole_vae.data.prepare import Prepared
+
+SUMMARY = "Make a data set for RecBole from a CSV, TSV or Parquet file, or from a published archive."
+
+_COLUMNS = ("user", "item", "time", "rating", "title")
+_FILTERS = ("min_rating", "min_user", "min_item", "keep")
 
 
 def parser() -> Parser:
     """Declare the options."""
     from recbole_vae.data.prepare import SOURCES
 
-    parser = Parser("prepare", SUMMARY, "NAME SOURCE [--out=FOLDER]")
-    parser.add_argument("name", metavar="NAME", help=", ".join(SOURCES))
-    parser.add_argument("source", metavar="SOURCE", help="the archive, or the file or folder that was in it")
+    parser = Parser(
+        "prepare", SUMMARY, "NAME FILE [--user=COLUMN --item=COLUMN] [--OPTION=VALUE ...]",
+        epilog=f"Published data sets follow the protocol of the Mult-VAE paper and need no columns: {', '.join(SOURCES)}.",
+    )  # fmt: skip
+    parser.add_argument("name", metavar="NAME", help="the data set's name in RecBole")
+    parser.add_argument(
+        "source", metavar="FILE",
+        help="a CSV, TSV or Parquet file, or a gzip of one; or a published archive, or the file or folder in it",
+    )  # fmt: skip
+    parser.option("--user", metavar="COLUMN", help="the column with the users' ids")
+    parser.option("--item", metavar="COLUMN", help="the column with the items' ids")
+    parser.option(
+        "--time", metavar="COLUMN", help="the column with the times: numbers, or dates such as 2024-01-31T12:00:00Z"
+    )
+    parser.option("--rating", metavar="COLUMN", help="the column with the ratings")
+    parser.option("--title", metavar="COLUMN", help="the column with the items' names, which go into an .item file")
+    parser.option("--min_rating", kind=number(), metavar="X", help="leave out lower ratings (default: none)")
+    parser.option("--min_user", kind=whole(), default=1, metavar="N", help="leave out users with fewer items")
+    parser.option("--min_item", kind=whole(), default=1, metavar="N", help="leave out items with fewer users")
+    parser.option(
+        "--keep", kind=one_of("first", "last", "count"), default="first", metavar="WHICH",
+        help="of lines with the same user and item keep the first or the last, by time where there is one; count keeps the "
+        "first, with their number in a column 'count'",
+    )  # fmt: skip
+    parser.option("--encoding", metavar="NAME", help="of CSV and TSV, such as cp1252 (default: utf-8)")
     parser.option(
         "--out", metavar="FOLDER", default="dataset",
         help="the data set's folder is made in this one, which is RecBole's data_path",
@@ -28,6 +58,35 @@ def parser() -> Parser:
 
 def command(options: Options) -> None:
     """Make the data set, and say what it holds and what to do next."""
+    if options.given.keys() - {"out"}:
+        _from_table(options)
+    else:
+        _published(options)
+
+
+def _from_table(options: Options) -> None:
+    from recbole_vae.data.from_table import Columns, Filters, prepare_table
+
+    for name in ("user", "item"):
+        if getattr(options, name) is None:
+            raise ConfigError(f"--{name} (command line) is missing: the column with the {name}s' ids.")
+    columns = Columns(**{name: getattr(options, name) for name in _COLUMNS})
+    filters = Filters(**{name: getattr(options, name) for name in _FILTERS})
+    result = prepare_table(
+        options.name, options.source, options.out, columns, filters, options.encoding, show_progress=True
+    )
+    _say(result)
+    for line in result.dropped:
+        print(f"  {line}")
+    if min(result.users, result.items) < 2:
+        print("Too small to train on: RecBole needs 2 users and 2 items.")
+        return
+    few = f" --topk=[{result.items}] --valid_metric=MRR@{result.items}" if result.items < 10 else ""
+    weights = " --value_field=count" if options.keep == "count" else ""
+    _suggest(result, f"{_where(options)}{weights}{few}")
+
+
+def _published(options: Options) -> None:
     import yaml
 
     from recbole_vae.data.prepare import SOURCES, prepare
@@ -35,17 +94,14 @@ def command(options: Options) -> None:
     if options.name not in SOURCES:
         meant = near(options.name, SOURCES)
         raise ConfigError(
-            f"prepare: there is no data set '{options.name}'{f'; did you mean {meant}?' if meant else '.'} There are: "
-            f"{', '.join(SOURCES)}."
+            f"prepare: there is no published data set '{options.name}'{f'; did you mean {meant}?' if meant else '.'} There "
+            f"are: {', '.join(SOURCES)}. For a table of your own, name its columns by --user and --item."
         )
     result = prepare(options.name, options.source, options.out, show_progress=True)
-    print(
-        f"{result.folder}: {result.interactions:,} of {result.read:,} interactions, of {result.users:,} users and "
-        f"{result.items:,} items"
-    )
+    _say(result)
     for difference in result.differences:
         print(f"NOT as published: {difference}. Is it another version of the data?")
-    where = "" if options.out.rstrip("/") == "dataset" else f" --data_path={shlex.quote(options.out)}"
+    where = _where(options)
     file = result.folder / f"{result.folder.name}.yaml"
     settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     args, most = settings["eval_args"], max(settings["topk"])
@@ -55,4 +111,19 @@ def command(options: Options) -> None:
             return
         args["split"] = {"HU": [0.1, 0.1]}
         where += f' --eval_args="{args}" --topk=[10] --valid_metric=NDCG@10'
-    print(f"Try next:\n  {called()} --model=MultVAE --dataset={result.folder.name}{where}")
+    _suggest(result, where)
+
+
+def _say(result: Prepared) -> None:
+    print(
+        f"{result.folder}: {result.interactions:,} of {result.read:,} interactions, of {result.users:,} users and "
+        f"{result.items:,} items"
+    )
+
+
+def _where(options: Options) -> str:
+    return "" if Path(options.out) == Path("dataset") else f" --data_path={shlex.quote(options.out)}"
+
+
+def _suggest(result: Prepared, rest: str) -> None:
+    print(f"Try next:\n  {called()} --model=MultVAE --dataset={result.folder.name}{rest}")

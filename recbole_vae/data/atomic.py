@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from recbole.utils import FeatureType
 
+from recbole_vae.data.missing import MISSING
 from recbole_vae.errors import DataError
 
 _KINDS = ", ".join(kind.value for kind in FeatureType)
-# What pandas reads as a missing value where a number is expected.
-_MISSING = {
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
-    "NaN", "None", "n/a", "nan", "null",
-}  # fmt: skip
+
+
+def quoting(separator: str) -> Literal[0, 3]:
+    """Return whether quotation marks enclose cells, as the ``csv`` module calls it: as in CSV, but not between tabs."""
+    return csv.QUOTE_MINIMAL if separator in (",", ";", "|") else csv.QUOTE_NONE
+
+
+def _lines(path: str | Path, encoding: str) -> Iterator[str]:
+    """Read the lines of a text. Where ASCII is a part of the encoding, an error comes with the line that has it."""
+    if "\n".encode(encoding) == b"\n":
+        with Path(path).open("rb") as file:
+            yield from (line.decode(encoding) for line in file)
+    else:
+        with Path(path).open(encoding=encoding, newline="") as file:
+            yield from file
 
 
 def read_header(path: str | Path, separator: str, encoding: str) -> dict[str, FeatureType]:
@@ -30,8 +42,7 @@ def read_header(path: str | Path, separator: str, encoding: str) -> dict[str, Fe
     example = separator.join(("user_id:token", "item_id:token"))
     expected = f"columns 'name:type' separated by {separator!r}, such as {example!r}; the types are {_KINDS}"
     try:
-        with Path(path).open("rb") as file:
-            line = file.readline().decode(encoding).rstrip("\r\n").removeprefix("\ufeff")
+        line = next(_lines(path, encoding), "").rstrip("\r\n").removeprefix("\ufeff")
     except OSError as error:
         raise DataError(f"{path}: cannot read this file: {error.strerror}.") from None
     except UnicodeDecodeError as error:
@@ -43,6 +54,11 @@ def read_header(path: str | Path, separator: str, encoding: str) -> dict[str, Fe
     columns: dict[str, FeatureType] = {}
     for column in line.split(separator):
         name, colon, kind = column.partition(":")
+        if column[:1] == '"' == column[-1:]:
+            raise DataError(
+                f"{path}, line 1: {column[:80]} is in quotation marks, which RecBole does not take off a column's name; write "
+                "the file without them (pandas: quoting=3)."
+            )
         if not (name and colon) or kind not in {each.value for each in FeatureType}:
             raise DataError(f"{path}, line 1: {column[:80]!r} is no column; there must be {expected}.")
         if name in columns:
@@ -73,46 +89,60 @@ def read_columns(
     try:
         data = pd.read_csv(
             path, sep=separator, header=0, names=list(columns), usecols=wanted, dtype=kinds, encoding=encoding, engine="c",
-            index_col=False, float_precision="round_trip",
+            index_col=False, float_precision="round_trip", quoting=quoting(separator),
         )  # fmt: skip
     except (ValueError, OverflowError) as error:  # a ParserError, a UnicodeDecodeError, or one of a number
         numbers = [name for name in wanted if columns[name] is FeatureType.FLOAT]
         message = _what_is_wrong(path, list(columns), numbers, separator, encoding)
         raise DataError(message or f"{path}: {error}.") from None
-    # pandas fills up a line that is too short with missing values, and cuts one that is too long.
-    whole = _count(path, separator, encoding) == (len(columns) - 1) * (len(data) + 1)
-    if not whole or data[wanted].isna().to_numpy().any():
+    # pandas fills up a line that is too short with missing values, cuts one that is too long, and mends stray marks.
+    separators, marks = _count(path, separator, encoding)
+    if separators != (len(columns) - 1) * (len(data) + 1) or marks or data[wanted].isna().to_numpy().any():
         message = _what_is_wrong(path, list(columns), [], separator, encoding)
         if message:
             raise DataError(message)
+    refuse_header_again(path, data, columns, encoding)
     return data[wanted]
 
 
-def _count(path: str | Path, separator: str, encoding: str) -> int:
-    """Count the separators in a file."""
-    total, mark = 0, separator.encode(encoding)
-    with Path(path).open("rb") as file:
-        while chunk := file.read(2**24):
-            total += chunk.count(mark)
-    return total
+def check_cells(path: str | Path, columns: dict[str, FeatureType], separator: str, encoding: str) -> None:
+    """Raise a DataError that names the first line with a stray quotation mark, or with too few or too many cells."""
+    message = _what_is_wrong(path, list(columns), [], separator, encoding)
+    if message:
+        raise DataError(message)
+
+
+def refuse_header_again(path: str | Path, data: pd.DataFrame, columns: dict[str, FeatureType], encoding: str) -> None:
+    """Raise a DataError if a line repeats the first, as in files that were put together; it would become a user."""
+    for name in data:
+        if columns[name] is FeatureType.TOKEN and (data[name] == f"{name}:token").any():
+            first, *others = (line.strip().removeprefix("\ufeff") for line in _lines(path, encoding))
+            number = others.index(first) + 2 if first in others else "?"
+            raise DataError(f"{path}, line {number}: the names of the columns again; remove this line.")
+
+
+def _count(path: str | Path, separator: str, encoding: str) -> tuple[int, int]:
+    """Count the separators in a file, and the quotation marks that may enclose cells."""
+    separators = marks = 0
+    enclose = quoting(separator) != csv.QUOTE_NONE
+    with Path(path).open(encoding=encoding, newline="") as file:
+        while chunk := file.read(2**22):
+            separators += chunk.count(separator)
+            marks += chunk.count('"') if enclose else 0
+    return separators, marks
 
 
 def _what_is_wrong(
     path: str | Path, columns: list[str], numbers: list[str], separator: str, encoding: str
 ) -> str | None:
     """Return a message that names the first bad line, or None if there is none."""
-    number = 1
-
-    def lines() -> Iterator[str]:
-        nonlocal number
-        with Path(path).open("rb") as file:
-            next(file)
-            for number, line in enumerate(file, start=2):  # noqa: B007 - for the messages
-                yield line.decode(encoding)
-
+    number, lines = 2, _lines(path, encoding)
     try:
-        for cells in csv.reader(lines(), delimiter=separator, strict=True):
+        next(lines)
+        reader = csv.reader(lines, delimiter=separator, strict=True, quoting=quoting(separator))
+        for cells in reader:
             if not cells or (len(cells) == 1 and not cells[0].strip()):
+                number = reader.line_num + 2
                 continue
             if len(cells) != len(columns):
                 return (
@@ -121,8 +151,9 @@ def _what_is_wrong(
                 )
             for name in numbers:
                 cell = cells[columns.index(name)]
-                if cell not in _MISSING and not _is_number(cell):
+                if cell not in MISSING and not _is_number(cell):
                     return f"{path}, line {number}: {cell[:80]!r} in column '{name}:float' is no number."
+            number = reader.line_num + 2  # where the next one starts
     except UnicodeDecodeError as error:
         return _not_text(path, number, error)
     except csv.Error as error:
@@ -132,7 +163,10 @@ def _what_is_wrong(
 
 
 def _not_text(path: str | Path, line: int, error: UnicodeDecodeError) -> str:
-    return f"{path}, line {line}: not text of encoding {error.encoding} ({error.reason}); set the option encoding."
+    with Path(path).open("rb") as file:
+        is_utf_16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    meant = "utf-16" if is_utf_16 else "that of the file"
+    return f"{path}, line {line}: not text of encoding {error.encoding} ({error.reason}); set the option encoding to {meant}."
 
 
 def _is_number(text: str) -> bool:

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from recbole.data.dataset import Dataset
-from recbole.utils import FeatureSource
 
 from recbole_vae.data import padding
-from recbole_vae.data.atomic import read_columns, read_header
 from recbole_vae.data.histories import Histories
-from recbole_vae.data.times import read_exactly
 from recbole_vae.errors import DataError
 from recbole_vae.storage import checkpoint, recbole_checkpoint
 
@@ -45,30 +42,6 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                 f"download. Put the interactions into {file}, or set data_path to the folder that holds "
                 f"{self.dataset_name}/{self.dataset_name}.inter."
             ) from None
-
-    def _load_feat(self, filepath: str, source: Any) -> Any:
-        """Load an atomic file as RecBole does: interactions by a faster parser, with errors that name the line."""
-        separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
-        if source is not FeatureSource.INTERACTION or len(separator) != 1:
-            return super()._load_feat(filepath, source)
-        columns = read_header(filepath, separator, encoding)
-        load, unload = self._get_load_and_unload_col(source)
-        unknown = sorted((load or set()) - columns.keys())
-        if unknown:
-            raise DataError(
-                f"{filepath}: there is no column '{unknown[0]}', which load_col, USER_ID_FIELD, ITEM_ID_FIELD or another option "
-                f"names; there are: {', '.join(columns)}."
-            )
-        wanted = [name for name in columns if (load is None or name in load) and name not in (unload or ())]
-        if any(columns[name].value.endswith("seq") for name in wanted) or not wanted:
-            return super()._load_feat(filepath, source)
-        for name in wanted:
-            self.field2source[name], self.field2type[name], self.field2seqlen[name] = source, columns[name], 1
-            if columns[name].value == "float":
-                self.field2bucketnum[name] = 2
-        feat = read_columns(filepath, columns, wanted, separator, encoding)
-        read_exactly(self, feat, filepath)
-        return feat
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         parts = self.benchmark_filename_list

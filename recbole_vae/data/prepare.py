@@ -215,19 +215,28 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
         DataError: the source is missing, damaged, or another data set; a line is wrong; or the result exists already. Then
             nothing is left behind.
     """
-    target = NAMES.get(name, name)
-    what, path, folder = SOURCES[name], Path(source), Path(out) / target
+    folder = Path(out) / NAMES.get(name, name)
+    with new_folder(Path(source), folder) as temporary:
+        return _write(name, SOURCES[name], Path(source), temporary, folder, show_progress)
+
+
+@contextlib.contextmanager
+def new_folder(source: Path, folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that gets its name when the block ends, and is removed if that fails.
+
+    Raises:
+        DataError: there is such a folder, or no such source, or the folder cannot be written.
+    """
     if folder.exists():
         raise DataError(f"{folder}: exists already; remove it, or choose another --out.")
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder.")
-    temporary = temporary_beside(folder)
-    made = not Path(out).exists()
+    if not source.exists():
+        raise DataError(f"{source}: there is no such file or folder.")
+    temporary, made = temporary_beside(folder), not folder.parent.exists()
     for left in leftovers(folder):
         shutil.rmtree(left, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        result = _write(name, what, path, temporary, folder, show_progress)
+        yield temporary
         temporary.rename(folder)
     except OSError as error:  # those of the source are DataErrors already
         raise DataError(f"{folder}: cannot be written ({error.strerror}).") from None
@@ -235,8 +244,7 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
         shutil.rmtree(temporary, ignore_errors=True)
         if made and not folder.exists():
             with contextlib.suppress(OSError):
-                Path(out).rmdir()
-    return result
+                folder.parent.rmdir()
 
 
 def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, show_progress: bool) -> Prepared:

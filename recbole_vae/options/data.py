@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from recbole_vae.errors import ConfigError
@@ -67,6 +68,27 @@ def _number_in(value: Any) -> Any:
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def check_dataset_name(name: str, data_path: str) -> None:
+    """Raise a ConfigError if a data set is named by a path: RecBole finds its folder in ``data_path``.
+
+    Args:
+        name: the option ``dataset``.
+        data_path: the option of that name.
+    """
+    if not re.search(r"[/\\]", name):
+        return
+    path = Path(name)
+    if path.is_file():
+        way = f"make a data set of this file by: recbole-vae prepare NAME {name} --user=COLUMN --item=COLUMN"
+        if path.suffix == ".inter":
+            way = f"pass --dataset={path.stem.partition('.')[0]} --data_path={path.parent.parent}"
+    else:
+        folder = path.parent if path.is_dir() else Path(data_path) / path.parent
+        where = "" if folder == Path("dataset") else f" --data_path={folder}"
+        way = f"pass --dataset={path.name}{where}, for the file {folder / path.name / path.name}.inter"
+    raise ConfigError(f"dataset: '{name}' is a path, and a data set is named without its folder; {way}.")
 
 
 def _are_columns(columns: Any) -> bool:

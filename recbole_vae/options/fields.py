@@ -185,6 +185,10 @@ class ModelConfig(Strict):
         True,
         description="Evaluate by this package's collector and metrics; False: by RecBole's, with the same results.",
     )
+    exact_ids: bool = Field(
+        True,
+        description="Quotation marks in files separated by tabs are part of a cell; False: as in RecBole, they enclose it.",
+    )
     resume: str | None = Field(
         None,
         description="Checkpoint to go on from; its settings hold, but for those that may change (epochs, stopping_step, ...).",

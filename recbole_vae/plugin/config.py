@@ -14,7 +14,7 @@ from typing import Any
 
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model.registry import is_history_model, model_class, recbole_name
-from recbole_vae.options.data import check_data_options, check_filters
+from recbole_vae.options.data import check_data_options, check_dataset_name, check_filters
 from recbole_vae.options.evaluation import check_eval_args, check_metrics, holds_out_users, orders_by_time
 from recbole_vae.options.names import check_names, place_of
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_folder
@@ -33,6 +33,8 @@ def _load_config_files(original: Any) -> Any:
     def load_config_files(self: Any, file_list: Any) -> Any:
         import yaml
 
+        if isinstance(file_list, str):  # RecBole would take it for a list of letters
+            file_list = [file_list] if Path(file_list).is_file() else file_list.split()
         self.config_file_list = list(file_list or [])
         for file in self.config_file_list:
             try:
@@ -57,6 +59,7 @@ def _load_config_files(original: Any) -> Any:
 def _load_internal_config_dict(original: Any) -> Any:
     def load_internal_config_dict(self: Any, model: str, kind: Any, dataset: str) -> None:
         original(self, model, kind, dataset)
+        _check_place_of_data(self, dataset)
         _order_by_time(self)
         if is_history_model(kind) or model_class(model) is kind:
             _expose(kind)
@@ -67,6 +70,16 @@ def _load_internal_config_dict(original: Any) -> Any:
         _load_columns(self)
 
     return load_internal_config_dict
+
+
+def _check_place_of_data(config: Any, dataset: str) -> None:
+    """Refuse a path as the data set's name, and take a separator of a backslash and a t for a tab."""
+    given = config.external_config_dict
+    values = {**config.internal_config_dict, **given}
+    check_dataset_name(dataset, str(values.get("data_path")))
+    for name in ("field_separator", "seq_separator"):
+        if isinstance(given.get(name), str):
+            given[name] = given[name].replace("\\t", "\t")
 
 
 def _load_defaults(config: Any, model: str, kind: Any, dataset: str) -> None:

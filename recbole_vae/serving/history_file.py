@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -38,9 +38,10 @@ def read_histories(
     if not first.strip():
         raise DataError(f"{name}: is empty; the first line must name the columns, such as user_id,item_id.")
     separator = "\t" if "\t" in first else ","
-    # Spaces beside a comma are part of no id.
+    # Spaces beside a comma are part of no id. In atomic files, quotation marks are.
     strip = separator == ","
-    header = next(csv.reader([first], delimiter=separator, skipinitialspace=strip), [])
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if strip else csv.QUOTE_NONE
+    header = next(csv.reader([first], delimiter=separator, skipinitialspace=strip, quoting=quoting), [])
     columns = [cell.strip().partition(":")[0] for cell in header]
     places = []
     for field, usual in ((user_field, "user_id"), (item_field, "item_id")):
@@ -55,7 +56,8 @@ def read_histories(
     weight_place = columns.index(value_field) if value_field in columns else None
 
     def pairs() -> Iterator[tuple[int, str, str, float]]:
-        reader, number = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=strip), 1
+        reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=strip, quoting=quoting)
+        number = 1
         try:
             for number, cells in enumerate(reader, start=2):
                 if len(cells) != len(columns):

@@ -126,11 +126,18 @@ def write(text: str, encoding: str = "utf-8") -> Path:
         ("user_id:token\tuser_id:token\n", "line 1: there are two columns 'user_id'"),
         (f"{COLUMNS}\n", "there is no interaction in its file, only the first line"),
         (
-            f'{COLUMNS}\nu1\ti1\t"4"\nu2\ti2\t#NA\n  \nu3\ti3\tx\n',
+            f"{COLUMNS}\nu1\ti1\t4\nu2\ti2\t#NA\n  \nu3\ti3\tx\n",
             "bad.inter, line 5: 'x' in column 'rating:float' is no number",
         ),
-        (f'{COLUMNS}\n"u1"x\ti1\t4\n"u2" \t"i1\n', r"line 2: '\\t' expected after '\"'; a cell that"),
-        (f'{COLUMNS}\n"u1\ti1\t4\nu2\ti1\t4\n"u3\ti1\t4\n', "bad.inter, line 4: .* must end with one"),
+        (f'{COLUMNS}\nu1\ti1\t"4"\n', "bad.inter, line 2: '\"4\"' in column 'rating:float' is no number"),
+        (
+            f"{COLUMNS}\nu1\ti1\t4\n{COLUMNS}\n",
+            "bad.inter, line 3: 'rating:float' in column 'rating:float' is no number",
+        ),
+        (
+            '"user_id:token"\t"item_id:token"\nu\ti\n',
+            'bad.inter, line 1: "user_id:token" is in quotation marks, which RecBole does not take off',
+        ),
         (f'{COLUMNS}\nu1\ti1\t4\na"b\n', "bad.inter, line 3: 1 column instead of 3"),
         (f"{COLUMNS}\nu1\ti1\t4\n\nu1\ti2\tfour\n", "bad.inter, line 4: 'four' in column 'rating:float' is no number"),
         (f"{COLUMNS}\nu1\ti1\t4\nu1\n", "bad.inter, line 3: 1 column instead of 3"),
@@ -240,11 +247,11 @@ def test_columns_are_read_as_recbole_reads_them(build: Builder, ending: str) -> 
     rng = np.random.default_rng(0)
     lines = [f"{user}\t{item}\t{rng.lognormal():.17g}" for user, item in random_rows()]
     lines[3] = lines[3].rpartition("\t")[0] + "\t"  # a value is missing
-    lines[5] = '"quoted user"\tNA\t7'
+    lines[5] = "a user\tNA\t7"
     write(ending.join([COLUMNS, *lines]) + ending)
     data = build(data_path=".", dataset="bad", load_col=None).dataset
     ours = data._load_feat("bad/bad.inter", FeatureSource.INTERACTION)
-    theirs = Dataset._load_feat(data, "bad/bad.inter", FeatureSource.INTERACTION)
+    theirs = Dataset._load_feat.__wrapped__(data, "bad/bad.inter", FeatureSource.INTERACTION)
     assert list(ours) == list(theirs) == ["user_id", "item_id", "rating"]
     for name in ours:
         assert ours[name].isna().tolist() == theirs[name].isna().tolist()

@@ -1,0 +1,89 @@
+"""``recbole.data.dataset.Dataset._load_feat``: atomic files as they are written, and errors that name file and line.
+
+RecBole takes quotation marks off cells, as in CSV, also between tabs: ids lose theirs, and a cell that begins with a mark
+swallows all lines up to one that ends with a mark. ``exact_ids: False`` brings this back.
+"""
+
+from __future__ import annotations
+
+import csv
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from recbole_vae.errors import DataError
+from recbole_vae.plugin.import_hooks import replace
+
+_quoting = ContextVar("quoting", default=csv.QUOTE_MINIMAL)
+
+
+def hook(dataset: ModuleType) -> None:
+    """Change ``recbole.data.dataset.dataset``."""
+    pandas = dataset.pd
+
+    class Pandas(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pandas, name)
+
+        @staticmethod
+        def read_csv(*args: Any, **kwargs: Any) -> Any:
+            return pandas.read_csv(*args, **{"quoting": _quoting.get(), **kwargs})
+
+    dataset.pd = Pandas("pandas")  # type: ignore[attr-defined]
+    replace(dataset.Dataset, "_load_feat", _load_feat)
+
+
+def _load_feat(original: Any) -> Any:
+    def load_feat(self: Any, filepath: str, source: Any) -> Any:
+        from recbole_vae.data import atomic
+
+        separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
+        load, unload = self._get_load_and_unload_col(source)
+        if load == set():  # nothing of this file
+            return None
+        columns = atomic.read_header(filepath, separator, encoding)
+        unknown = sorted((load or set()) - columns.keys())
+        if unknown:
+            raise DataError(
+                f"{filepath}: there is no column '{unknown[0]}', which load_col, USER_ID_FIELD, ITEM_ID_FIELD or another option "
+                f"names; there are: {', '.join(columns)}."
+            )
+        wanted = [name for name in columns if (load is None or name in load) and name not in (unload or ())]
+        for name in wanted:
+            if name in (self.uid_field, self.iid_field) and columns[name].value != "token":
+                raise DataError(f"{filepath}, line 1: '{name}:{columns[name].value}' holds ids; write '{name}:token'.")
+        exact = self.config["exact_ids"] is not False
+        numbers_and_ids = all(columns[name].value in ("token", "float") for name in wanted)
+        if getattr(source, "value", "") == "inter" and len(separator) == 1 and wanted and numbers_and_ids and exact:
+            for name in wanted:
+                self.field2source[name], self.field2type[name], self.field2seqlen[name] = source, columns[name], 1
+                if columns[name].value == "float":
+                    self.field2bucketnum[name] = 2
+            feat = atomic.read_columns(filepath, columns, wanted, separator, encoding)
+        else:
+            how = atomic.quoting(separator) if exact else csv.QUOTE_MINIMAL
+            if exact and len(separator) == 1:  # pandas would cut lines that are too long
+                atomic.check_cells(filepath, columns, separator, encoding)
+            token = _quoting.set(how)
+            try:
+                feat = original(self, filepath, source)
+            finally:
+                _quoting.reset(token)
+            if feat is not None:
+                atomic.refuse_header_again(filepath, feat, columns, encoding)
+        if exact and atomic.quoting(separator) == csv.QUOTE_NONE and feat is not None and _has_marks(feat):
+            self.logger.info(
+                f"Kept quotation marks in {Path(filepath).name} as they are written (exact_ids: False drops them)."
+            )
+        return feat
+
+    return load_feat
+
+
+def _has_marks(feat: Any) -> bool:
+    """Tell whether a cell begins with a quotation mark: these are the ones that RecBole changes."""
+    texts = [
+        feat[name] for name in feat if feat[name].dtype == object and len(feat) and isinstance(feat[name].iat[0], str)
+    ]
+    return any(each.str.startswith('"', na=False).any() for each in texts)
