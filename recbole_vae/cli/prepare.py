@@ -14,7 +14,7 @@ from recbole_vae.options.names import near
 if TYPE_CHECKING:
     from recbole_vae.data.prepare import Prepared
 
-SUMMARY = "Make a data set for RecBole from a CSV, TSV or Parquet file, or from a published archive."
+SUMMARY = "Make a data set for RecBole from CSV, TSV or Parquet, or a published archive."
 
 _COLUMNS = ("user", "item", "time", "rating", "title")
 _FILTERS = ("min_rating", "min_user", "min_item", "keep")

@@ -243,7 +243,7 @@ def test_what_cannot_reach_recbole_is_named(capfd: pytest.CaptureFixture[str]) -
     assert "--json=. (command line): this is a folder; name a file." in capfd.readouterr().err
     Path("file").touch()
     assert main(["run", "--checkpoint_dir=file/x", "--epochs=1"]) == 1
-    assert "error: file/x: Not a directory" in capfd.readouterr().err
+    assert "/file: a file is where RecBole needs a folder; rename the file" in capfd.readouterr().err
 
 
 def test_a_download_that_fails_is_named_and_leaves_no_folder(
