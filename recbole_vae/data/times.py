@@ -7,12 +7,14 @@ become nanoseconds since 1970. ``exact_time: False`` turns this off.
 from __future__ import annotations
 
 import contextlib
+import csv
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from recbole.utils import FeatureType
 
+from recbole_vae.data.atomic import quoting
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import orders_by_time
 
@@ -111,7 +113,13 @@ def _as_written(config: Any, path: str, field: str) -> Any:
         return column.removeprefix("\ufeff").rpartition(":")[0] == field
 
     return pd.read_csv(
-        path, sep=separator, usecols=is_time, dtype=str, encoding=config["encoding"], engine=engine
+        path,
+        sep=separator,
+        usecols=is_time,
+        dtype=str,
+        encoding=config["encoding"],
+        engine=engine,
+        quoting=csv.QUOTE_MINIMAL if config["exact_ids"] is False else quoting(separator),
     ).iloc[:, 0]
 
 

@@ -30,6 +30,7 @@ From format 2 to 3:
 
 ==========================  ======================  ==========================================================================
 all                         exact_time              False: times were float32
+all                         exact_ids               False: quotation marks enclosed cells
 all                         repeats                 keep
 ==========================  ======================  ==========================================================================
 
@@ -95,7 +96,7 @@ def _from_1(state: dict[str, Any]) -> None:
 
 _STEPS: tuple[Step, ...] = (
     _from_1,
-    _adding("train_batch_size", exact_time=False, repeats="keep"),
+    _adding("train_batch_size", exact_time=False, exact_ids=False, repeats="keep"),
 )
 """From format 1 to 2, from 2 to 3, ..."""
 FORMAT_VERSION = 1 + len(_STEPS)
