@@ -244,7 +244,7 @@ def _table(histories: Iterable[NDArray[Any]], n_items: int) -> csr_matrix:
 
 
 def table_of(histories: Histories, n_items: int) -> csr_matrix:
-    """Return the histories that are not empty as a table of 0 and 1, shape [rows, n_items - 1]."""
+    """Return the histories that are not empty as a table of 0 and 1, shape [rows, items without the padding]."""
     table = Histories(histories.indptr, histories.indices).to_scipy(padding.real(n_items))
     return table[np.diff(table.indptr) > 0]
 

@@ -263,7 +263,7 @@ class Parser(argparse.ArgumentParser):
 
 SHARED: dict[str, dict[str, Any]] = {
     "checkpoint": {
-        "metavar": "FILE", "help": "a checkpoint that training wrote; nothing else is needed",
+        "metavar": "FILE", "help": "a checkpoint that training wrote; RecBole's own models need their data set, too",
         "missing": "a file that training wrote, such as saved/MultVAE-....pth",
     },
     "users": {

@@ -48,6 +48,7 @@ def command(options: Options) -> None:
     out = check_outputs(options, "out", stdout="out").get("out")
     from tqdm import tqdm
 
+    from recbole_vae.data import padding
     from recbole_vae.serving.posterior import Sampling
     from recbole_vae.serving.ranking import write_rankings
     from recbole_vae.serving.recommender import Recommender
@@ -68,7 +69,8 @@ def command(options: Options) -> None:
     elif options.users:  # looked up before anything is written
         pairs, total = [(user, model.history(user)) for user in options.users], len(options.users)
     else:
-        pairs, total = ((user, model.history(user)) for user in model.users[1:]), len(model.users) - 1
+        known = model.users[padding.REAL]
+        pairs, total = ((user, model.history(user)) for user in known), len(known)
     # Standard output is for the result, and a terminal shows one of the two.
     bar = tqdm(pairs, total=total, unit=" users", ncols=100, disable=None if out else True)
     rankings = model.stream(bar, options.k, not options.keep_seen, candidates, sampling)
