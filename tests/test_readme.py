@@ -58,6 +58,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if place % 7 < 3
         ]
         write_inter(rated, "ml-1m", "user_id:token\titem_id:token\trating:float", "dataset")
+        orders = [
+            f"{user},{item},{place},title {item}"
+            for place, (user, item) in enumerate(itertools.product(range(30), range(20)))
+        ]
+        Path("orders.csv").write_text("\n".join(["customer,sku,bought_at,title", *orders]), encoding="utf-8")
         Path("new.csv").write_text("user_id,item_id\na,50\na,181\nb,172\n", encoding="utf-8")
         (plan,) = (text for language, text in BLOCKS if language == "yaml")
         Path("plan.yaml").write_text(plan.replace("[750, 750]", "[20, 20]"), encoding="utf-8")
