@@ -44,6 +44,11 @@ def _load_feat(original: Any) -> Any:
             return None
         columns = atomic.read_header(filepath, separator, encoding)
         unknown = sorted((load or set()) - columns.keys())
+        if unknown == [self.time_field]:
+            raise DataError(
+                f"{filepath}: there is no column '{self.time_field}', by which the split is ordered; there are: "
+                f"{', '.join(columns)}. Set TIME_FIELD, or eval_args: {{order: RO}} and another split than TS."
+            )
         if unknown:
             raise DataError(
                 f"{filepath}: there is no column '{unknown[0]}', which load_col, USER_ID_FIELD, ITEM_ID_FIELD or another option "

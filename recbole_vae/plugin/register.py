@@ -2,7 +2,51 @@
 
 Each change is made when the module that has the place is imported, by the file of ``plugin/`` that the table names.
 
-==================================================================  ===========  ==========================================
+==================================================================  ===========  =================================================
+Place                                                               File         What is changed
+==================================================================  ===========  =================================================
+``sys.meta_path``                                                   get_model    RecBole's ``get_model`` finds the modules below
+``recbole.model.general_recommender.<name>``                        get_model    modules that hold the registered models
+``recbole.utils.utils.ensure_dir``                                  ensure_dir   several processes may make the same folder
+``recbole.config.configurator.Config._load_config_files``           config       an error in a config file names it and the line
+``recbole.config.configurator.Config._load_internal_config_dict``   config       defaults of registered models, checked options
+``recbole.config.configurator.Config._init_device``                 config       ``use_gpu: False`` means the CPU
+``recbole.data.dataset.<Name>Dataset``                              config       the data set of a registered model
+``recbole.trainer.<Name>Trainer``                                   config       the trainer of a registered model
+``recbole.quick_start.quick_start.init_logger``                     quick_start  a log says whose class runs
+``recbole.quick_start.quick_start.run_recboles``                    quick_start  child processes know the registered models
+``recbole.data.utils.create_dataset``                               data_utils   held-out users, if ``eval_args`` asks for them
+``recbole.data.utils.create_samplers``                              data_utils   no sampler where nothing is sampled
+``recbole.data.utils.get_dataloader``                               data_utils   batches of users to train; faster evaluation
+``recbole.trainer.trainer.Collector``                               trainer      faster, unless ``fast_evaluation: False``
+``recbole.trainer.trainer.Evaluator``                               trainer      likewise
+``recbole.trainer.trainer.DistributedDataParallel``                 trainer      several processes without a GPU
+``recbole.trainer.trainer.Trainer.fit``                             trainer      RecBole's checkpoints record a hash of their data
+``recbole.trainer.trainer.Trainer.evaluate``                        trainer      held-out users are scored by their fold-in
+``recbole.evaluator.register.metrics_dict``                         evaluator    the metric TruncatedRecall
+``recbole.evaluator.register.metric_types``                         evaluator    likewise
+``recbole.evaluator.register.metric_information``                   evaluator    likewise
+``recbole.model.general_recommender.nceplrec.NCEPLRec.__init__``    nceplrec     keeps the projection of new users
+``recbole.quick_start.quick_start.tune``                            compat       a stand-in where ``ray`` cannot be imported
+``recbole.config.configurator.Config.compatibility_settings``       compat       whole process: ``np.float`` and other old names
+``recbole.data.dataset.dataset.Dataset._fill_nan``                  compat       missing values are filled under pandas 3
+``recbole.data.dataset.dataset.pd``                                 compat       ``read_csv`` reads as before pandas 3
+``recbole.data.dataset.dataset.pd``                                 load_feat    ``read_csv`` takes cells as they are written
+``recbole.data.dataset.dataset.Dataset._load_feat``                 load_feat    likewise; errors name file and line
+``recbole.data.dataset.dataset.Dataset._load_feat``                 dataset      times are read exactly, also ISO dates
+``recbole.data.dataset.dataset.Dataset._load_inter_feat``           dataset      times that an order needs are there; repeats
+``recbole.data.dataset.dataset.Dataset._filter_by_field_value``     dataset      also by users and items; repeats are dropped
+``recbole.data.dataset.dataset.Dataset._data_filtering``            dataset      times that an order needs are not missing
+``recbole.data.dataset.dataset.Dataset._normalize``                 dataset      times stay as they are
+``recbole.data.dataset.dataset.Dataset._dataframe_to_interaction``  dataset      times have 64 bits
+``recbole.data.dataset.dataset.Dataset.leave_one_out``              dataset      says so if it leaves a random interaction out
+``recbole.data.dataset.dataset.Dataset.time_based_split``           dataset      no test interaction lies before the boundary
+``recbole.data.dataset.dataset.Dataset.build``                      dataset      what the split leaves empty is said
+``pandas.Series.agg``                                               compat       whole process, but only calls from RecBole differ
+``scipy.sparse.dok_matrix._update``                                 compat       whole process: a method that scipy dropped
+``torch.load``                                                      compat       whole process, but only calls from RecBole differ
+==================================================================  ===========  =================================================
+
 Nothing is written into RecBole's folder. RecBole's own models stay as they are; their evaluation is faster, same numbers.
 """
 

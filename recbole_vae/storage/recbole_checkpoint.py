@@ -158,6 +158,7 @@ class _RestrictedUnpickler(_PythonUnpickler):  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a global of the file stands for."""
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # their names in Python 2
         if (module, name) in _DATA:
             return super().find_class(module, name)
         if (module, name) == ("numpy", "ndarray"):

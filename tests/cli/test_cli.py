@@ -332,7 +332,7 @@ def test_a_result_is_shown_before_it_is_written(
 @pytest.mark.parametrize("split", ["'RS': [0.8, 0.2, 0]", "'RS': [1, 0, 0]", "'LS': 'valid_only'"])
 def test_a_run_without_a_test_part_ends_well(model: str, split: str, capfd: pytest.CaptureFixture[str]) -> None:
     own = FAST if model == "MultVAE" else FAST[-2:]
-    apart = f"--eval_args={{'split': {{{split}}}, 'mode': 'full'}}"
+    apart = f"--eval_args={{'split': {{{split}}}, 'order': 'RO', 'mode': 'full'}}"
     assert main(["run", f"--model={model}", *own, "--epochs=1", "--show_progress=False", apart]) == 0
     out, err = capfd.readouterr()
     assert f"{model} on tiny: the split has no test part, so nothing was measured on one (eval_args: {{" in out

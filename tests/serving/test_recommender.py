@@ -341,9 +341,10 @@ def test_what_is_kept_of_unknown_ids_is_bounded(build: Builder) -> None:
         assert unknown.examples == {each[:100]: 2 for each in sent[:1000]}
 
 
+@pytest.mark.parametrize(
+    "model_name", ["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE"]
+)  # VASP has no weights
 def test_weights_of_histories_count_for_known_users_and_new_ones(build: Builder, model_name: str) -> None:
-    if model_name == "VASP":
-        pytest.skip("VASP has no weights")
     rows = [(user, f"{item}\t{1 + place % 5}") for place, (user, item) in enumerate(random_rows())]
     path = write_inter(rows, columns="user_id:token\titem_id:token\trating:float")
     run = build(model_name, "tiny", data_path=path, value_field="rating", learning_rate=0.01)
