@@ -152,7 +152,6 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
     """
 
     input_type = InputType.LISTWISE
-    by_softmax = True
     passes: ClassVar[tuple[str, ...]] = ("",)
     """Names of the passes over the users that make one epoch; see :meth:`begin_pass`."""
     needs_validation: str = ""

@@ -55,6 +55,7 @@ class CompositeVAE(VAE):
 
     config_class: ClassVar[type[ModelConfig]] = CompositeVAEConfig
     options: CompositeVAEConfig
+    by_softmax = True
     passes = ("encoder", "encoder", "encoder", "decoder")
     standard_prior = False
 

@@ -62,6 +62,7 @@ class VampVAE(VAE):
 
     config_class: ClassVar[type[ModelConfig]] = VampVAEConfig
     options: VampVAEConfig
+    by_softmax = True
     encoder: GatedEncoder
     standard_prior = False
 

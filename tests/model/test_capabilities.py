@@ -102,3 +102,7 @@ def test_a_class_may_declare_again_that_it_begins_with_a_linear_layer(build: Bui
     with torch.no_grad():
         whole, without = scores_without(model, history, items)
     torch.testing.assert_close(influences(model, history, items), whole - without, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_of_ones_own_promises_nothing_that_it_does_not_declare() -> None:
+    assert not HistoryRecommender.by_softmax
