@@ -14,6 +14,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         each in text
         for each in (
             "out of memory", "allocate memory", "can't allocate", "failed to map segment",
+            "calling read(nbytes) on source failed",  # of pandas
             "error return without exception set",  # of C code that did not say that its allocation failed
         )
     )  # fmt: skip

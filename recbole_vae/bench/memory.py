@@ -37,6 +37,14 @@ def limit_memory(gigabytes: float) -> bool:
         "recbole.model.general_recommender",
         "recbole.quick_start",
         "recbole.trainer",
+        "recbole_vae.data.prepare",
+        "recbole_vae.data.times",
+        "recbole_vae.data.repeats",
+        "recbole_vae.data.filters",
+        "recbole_vae.data.gaps",
+        "recbole_vae.data.atomic",
+        "recbole_vae.data.evaluation",
+        "recbole_vae.training.trainer",
     ):
         import_module(module)
     limit = int(gigabytes * 1e9)
