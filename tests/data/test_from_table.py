@@ -220,7 +220,7 @@ def test_each_reason_has_a_line() -> None:
         ("customer,sku,sku,rating\na,b,c,1\n", "shop.csv, line 1: there are 2 columns 'sku'; rename all but one."),
         ("customer,sku,rating\na,b,1\n".encode("utf-16-le"), "shop.csv: no text in UTF-8; set --encoding"),
         (b"PK\x03\x04rest", "shop.csv: a zip archive or an Excel file; unpack it, or save the sheet as CSV."),
-        (gzip.compress(b"customer,sku,rating\na,b,1\n" * 999)[:-20], "shop.csv: damaged or not downloaded whole ("),
+        (gzip.compress(b"customer,sku,rating\na,b,1\n" * 999, mtime=0)[:-20], "shop.csv: damaged or not downloaded whole ("),
         (b"PAR1 and no more", "shop.csv: cannot read this Parquet file ("),
     ],
 )  # fmt: skip
