@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from recbole_vae import Recommender
+from recbole_vae.analysis.explain import Explainer
+from recbole_vae.analysis.generate import synthesise
+from recbole_vae.analysis.latent import describe
 from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
+from recbole_vae.nn.encoder import normalise
 from recbole_vae.nn.layers import SparseLinear, wide_linear
 from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood, multinomial_log_likelihood
 from recbole_vae.nn.linear import Ridge, item_item_weights
 from recbole_vae.nn.precision import training_dtype
-from tests.conftest import Builder, random_rows, write_inter
+from tests.conftest import Builder, random_rows, set_all_seeds, write_inter
 from tests.training.test_trainer import LEARN, final_state, same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -125,6 +132,117 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(build: Builder, model:
     second.trainer.resume_checkpoint(first.trainer.saved_model_file)
     assert second.fit() == result
     assert same(final_state(second), final_state(whole))
+
+
+def test_sums_of_weights_are_the_same_each_time() -> None:
+    """A GPU's ``index_add`` adds in the order in which its threads happen to come."""
+    lengths = torch.tensor([70_000, 0, 3, 50_000])
+    indptr = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
+    weights = torch.rand(int(indptr[-1]), generator=torch.Generator().manual_seed(0)).exp()
+    on_cpu = Histories(indptr, torch.arange(len(weights)) + 1, weights)
+    table = on_cpu.to("cuda")
+    totals, normalised = table.totals(), normalise(table, torch.float32)
+    torch.testing.assert_close(totals.cpu(), on_cpu.totals(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(normalised.cpu(), normalise(on_cpu, torch.float32))
+    for _ in range(50):
+        assert torch.equal(table.totals(), totals)
+        assert torch.equal(normalise(table, torch.float32), normalised)
+
+
+@pytest.mark.parametrize("first", ["cuda", "cpu"])
+def test_a_run_goes_on_upon_another_device(build: Builder, first: str) -> None:
+    options = {**LEARN, "weight_averaging": 4}
+    run = build(**{**options, "epochs": 5, "use_gpu": first == "cuda"})
+    run.fit()
+    other = build(**options, use_gpu=first == "cpu")
+    other.trainer.resume_checkpoint(run.trainer.saved_model_file)
+    assert other.model.device.type != first
+    score, _ = other.fit()
+    assert other.trainer.start_epoch > 0
+    assert score >= run.trainer.best_valid_score
+
+
+@pytest.mark.parametrize(
+    "eval_args",
+    [
+        {"mode": "full"},
+        {"mode": "uni10"},
+        {"mode": "pop10"},
+        {"split": {"HU": [6, 6]}, "min_items": 2, "mode": "full"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("model", ["MultVAE", "HybridVAE", "EASE"])
+def test_an_evaluation_gives_the_same_numbers_on_both_devices(
+    build: Builder, model: str, eval_args: dict[str, Any]
+) -> None:
+    metrics = ["NDCG", "Recall", "MAP", "ItemCoverage", "AveragePopularity", "GiniIndex", "ShannonEntropy"]
+    ranked = {"metrics": metrics if eval_args["mode"] == "full" else metrics[:3], "topk": [3, 7]}
+    options = {**ranked, "valid_metric": "NDCG@7", "eval_args": eval_args}
+    on_gpu, on_cpu = (build(model, use_gpu=use, **options) for use in (True, False))
+    on_gpu.model.load_state_dict(on_cpu.model.state_dict())
+    results = []
+    for run in (on_gpu, on_cpu):
+        run.trainer.eval_collector.data_collect(run.train)
+        set_all_seeds(1)  # of the sampled items
+        results.append(run.trainer.evaluate(run.test, load_best_model=False))
+    assert results[0] == pytest.approx(dict(results[1]), abs=2e-3)
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "HybridVAE", "CompositeVAE", "VampVAE"])
+def test_what_is_said_of_a_model_is_the_same_on_both_devices(build: Builder, model: str) -> None:
+    run = build(model, **LEARN)
+    run.fit()
+    found = []
+    for device in ("cuda", "cpu"):
+        recommender = Recommender.load(run.trainer.saved_model_file, device)
+        history = recommender.history("u3")
+        explained = Explainer(recommender).explain("u3", history, 4)
+        (sampled,) = recommender.recommend([history], 4, samples=20)
+        (drawn,) = recommender.recommend([history], 4, diversify=1.0)
+        described = describe(recommender, latents=2, k=3, user="u3")
+        users = [items.tolist() for items in synthesise(recommender.model, None, 9)]
+        influences = {
+            (item.item_id, each.item_id): each.influence
+            for item in explained.recommendations
+            for each in item.influences
+        }
+        lists = [[item for item, *_ in each] for each in (sampled, drawn)]
+        found.append((influences, lists, described.active, len(described.latents), users))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-4)
+    assert found[0][1:] == found[1][1:]
+
+
+def test_a_gpu_is_chosen_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_inter(random_rows())
+    command = [
+        sys.executable,
+        "-m",
+        "recbole_vae",
+        "run",
+        "--model=MultVAE",
+        "--dataset=tiny",
+        "--data_path=data",
+        "--epochs=1",
+    ]
+    done = subprocess.run([*command, "--gpu_id=7"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "gpu_id: '7': there is no such GPU" in done.stderr
+    assert "Traceback" not in done.stderr
+    program = """
+import sys
+import recbole_vae
+from recbole.config import Config
+print(Config(model=sys.argv.pop(), dataset="tiny", config_dict={"data_path": "data"})["device"])
+"""
+    Path("program.py").write_text(program)
+    for visible, device in (("", "cpu"), ("0", "cuda")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        for model in ("MultVAE", "BPR"):
+            out = subprocess.run(
+                [sys.executable, "program.py", model], capture_output=True, text=True, check=True
+            ).stdout
+            assert out.split() == [device]
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

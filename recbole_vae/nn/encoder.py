@@ -23,8 +23,7 @@ def normalise(histories: Histories, dtype: torch.dtype) -> Tensor:
     if histories.values is None:
         return histories.lengths().double().rsqrt()[rows].to(dtype)
     values = histories.values.double()  # squares of float32 numbers neither underflow nor overflow in float64
-    squares = torch.zeros(len(histories), dtype=values.dtype, device=values.device).index_add_(0, rows, values * values)
-    return (values * squares.rsqrt()[rows]).to(dtype)
+    return (values * histories.sums(values * values).rsqrt()[rows]).to(dtype)
 
 
 def dropout_mask(entries: int, probability: float, like: Tensor) -> Tensor:

@@ -284,7 +284,10 @@ def _file_of(column: str, values: Mapping[str, Any], dataset: str) -> str:
 
 
 def _init_device(original: Any) -> Any:
-    """Make ``use_gpu: False`` mean the CPU, and let several processes without a GPU talk through gloo."""
+    """Make ``use_gpu: False`` mean the CPU, keep ``CUDA_VISIBLE_DEVICES`` and refuse a ``gpu_id`` that is not there.
+
+    And let several processes without a GPU talk through gloo.
+    """
 
     def init_device(self: Any) -> None:
         import torch
@@ -294,11 +297,23 @@ def _init_device(original: Any) -> Any:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             if not options["use_gpu"]:  # at which RecBole does not look
                 options["gpu_id"] = ""
+            elif visible is not None and "gpu_id" not in self.external_config_dict:
+                options["gpu_id"] = (
+                    visible  # RecBole would take the machine's first GPU, whichever a cluster has assigned
+                )
+            # Not is_available(), for after it the variable no longer decides which GPUs this process sees.
+            present = torch.cuda.device_count()
             original(self)
-            if not options["use_gpu"]:  # RecBole has hidden the GPUs, from later runs of the process, too
+            chosen = options["gpu_id"]
+            missing = chosen and not chosen.startswith("-") and present and options["device"].type == "cpu"
+            if missing or not options["use_gpu"]:  # RecBole has hidden the GPUs, from later runs of the process, too
                 os.environ.pop("CUDA_VISIBLE_DEVICES")
                 if visible is not None:
                     os.environ["CUDA_VISIBLE_DEVICES"] = visible
+            if missing:
+                raise ConfigError(
+                    f"gpu_id: {chosen!r}: there is no such GPU; choose a number that nvidia-smi lists, or set use_gpu: False."
+                )
             return
         # What RecBole does for several processes, for a machine without a GPU.
         torch.distributed.init_process_group(

@@ -185,7 +185,8 @@ def test_a_real_run() -> None:
         assert measured["load"] > 0
         assert min(measured["evaluate"].values()) > 0
         assert (measured["train"] is None) == (name == "ItemKNN")
-        assert 0.1 < measured["memory"][0] <= measured["memory"][1] <= measured["memory"][2] < 20
+        least = 0 if torch.cuda.is_available() else 0.1  # of the GPU, tensors alone; of a CPU, the whole process
+        assert least < measured["memory"][0] <= measured["memory"][1] <= measured["memory"][2] < 20
     assert "times better than RecBole's MultiVAE" in done.stdout
     assert [path.name for path in Path().iterdir()] == ["out.json"]
 

@@ -251,7 +251,11 @@ def test_what_goes_wrong_in_a_run_is_its_own(
     options = [f"--{name}={value}" for name, value in SMALL.items()]
     command = [sys.executable, "-m", "recbole_vae", "compare", f"--models={rows}", "--imports=bad_models", "--out=o"]
     done = subprocess.run(
-        [*command, "--memory_limit=4", held_out, *options], capture_output=True, text=True, check=False, timeout=300
+        [*command, "--memory_limit=4", "--use_gpu=False", held_out, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 1, done.stderr
     runs = {run.label: run for run in map(Run.load, Path("o/runs").iterdir())}
