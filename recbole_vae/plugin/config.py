@@ -298,19 +298,17 @@ def _init_device(original: Any) -> Any:
             if not options["use_gpu"]:  # at which RecBole does not look
                 options["gpu_id"] = ""
             elif visible is not None and "gpu_id" not in self.external_config_dict:
-                options["gpu_id"] = (
-                    visible  # RecBole would take the machine's first GPU, whichever a cluster has assigned
-                )
+                options["gpu_id"] = visible  # RecBole would take the first GPU, whichever a cluster has assigned
             # Not is_available(), for after it the variable no longer decides which GPUs this process sees.
             present = torch.cuda.device_count()
             original(self)
+            if options["device"].type == "cuda":
+                return
+            os.environ.pop("CUDA_VISIBLE_DEVICES")  # with which RecBole has hidden the GPUs, from later runs, too
+            if visible is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = visible
             chosen = options["gpu_id"]
-            missing = chosen and not chosen.startswith("-") and present and options["device"].type == "cpu"
-            if missing or not options["use_gpu"]:  # RecBole has hidden the GPUs, from later runs of the process, too
-                os.environ.pop("CUDA_VISIBLE_DEVICES")
-                if visible is not None:
-                    os.environ["CUDA_VISIBLE_DEVICES"] = visible
-            if missing:
+            if present and chosen and not chosen.startswith("-"):
                 raise ConfigError(
                     f"gpu_id: {chosen!r}: there is no such GPU; choose a number that nvidia-smi lists, or set use_gpu: False."
                 )

@@ -468,4 +468,4 @@ def test_without_a_gpu_a_run_leaves_no_trace_on_later_ones(
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
     run.fit()
     again = build(resume=run.trainer.saved_model_file, use_gpu=True)
-    assert (again.config["use_gpu"], again.config["gpu_id"]) == (True, "0")
+    assert (again.config["use_gpu"], again.config["gpu_id"]) == (True, visible or "0")
