@@ -15,6 +15,7 @@ from recbole_vae.analysis.explain import Explainer
 from recbole_vae.analysis.generate import synthesise
 from recbole_vae.analysis.latent import describe
 from recbole_vae.cli.main import main
+from recbole_vae.compare.results import Run
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.encoder import normalise
 from recbole_vae.nn.layers import SparseLinear, wide_linear
@@ -243,6 +244,18 @@ print(Config(model=sys.argv.pop(), dataset="tiny", config_dict={"data_path": "da
                 [sys.executable, "program.py", model], capture_output=True, text=True, check=True
             ).stdout
             assert out.split() == [device]
+
+
+def test_a_limit_of_memory_does_not_choose_the_gpu() -> None:
+    """Once a process has asked CUDA for its GPUs, CUDA_VISIBLE_DEVICES changes nothing."""
+    write_inter(random_rows())
+    options = ["--models=Pop", "--dataset=tiny", "--data_path=data", "--out=o", "--memory_limit=8", "--gpu_id=-1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "recbole_vae", "compare", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = map(Run.load, Path("o/runs").iterdir())
+    assert run.device.startswith("CPU")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -10,7 +10,7 @@ Place                                                               File        
 ``recbole.utils.utils.ensure_dir``                                  ensure_dir   several processes may make the same folder
 ``recbole.config.configurator.Config._load_config_files``           config       an error in a config file names it and the line
 ``recbole.config.configurator.Config._load_internal_config_dict``   config       defaults of registered models, checked options
-``recbole.config.configurator.Config._init_device``                 config       ``use_gpu: False`` means the CPU
+``recbole.config.configurator.Config._init_device``                 config       the GPU that was asked for, or the CPU
 ``recbole.data.dataset.<Name>Dataset``                              config       the data set of a registered model
 ``recbole.trainer.<Name>Trainer``                                   config       the trainer of a registered model
 ``recbole.quick_start.quick_start.init_logger``                     quick_start  a log says whose class runs
