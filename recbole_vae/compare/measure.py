@@ -73,7 +73,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     try:
         config = Config(model=job["model"], dataset=job["dataset"], config_dict=copy.deepcopy(options))
     except ConfigError as error:
-        reason = why_not(job["model"], job["settings"].get("knn_method"))
+        reason = why_not(model_class, job["settings"].get("knn_method"))
         if reason and reason in str(error):
             run.status, run.reason = REFUSED, reason
             return run
@@ -215,7 +215,7 @@ class _NoEvaluator:
 
 
 @dataclass
-class _Part:
+class _PartResults:
     """The results on one part of the data; the attributes are those of :class:`Run`."""
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -233,7 +233,7 @@ def _with(config: Any, **values: Any) -> Any:
 
 def _lists(
     config: Any, trainer: Any, train: Any, loader: Any, job: dict[str, Any], *, whole: bool, best: bool = False
-) -> _Part:
+) -> _PartResults:
     """Evaluate a part once, at the largest k, and compute everything from the lists.
 
     Args:
@@ -258,7 +258,7 @@ def _lists(
     finally:
         trainer.eval_collector, trainer.evaluator = before
     result = FastEvaluator(measured).evaluate(lists)
-    found = _Part()
+    found = _PartResults()
     table = [f"{name}@{k}" for name in names for k in job["topk"]]
     found.metrics = {name: float(result[name]) for name in table}
     per_user = {name: values for name, values in result.per_user.items() if name in table}

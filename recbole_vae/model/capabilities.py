@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
 
 
 class Capabilities:
@@ -48,3 +52,11 @@ class Capabilities:
                 break
             if vars(each).keys() & {"score", "score_latent", "code", "with_padding", "corrected"}:
                 cls.begins_with_linear_layer = False
+
+
+@runtime_checkable
+class ScoresHistories(Protocol):
+    """A model in RecBole's style that can score histories of users who were not in the training data."""
+
+    def score_histories(self, histories: Histories) -> Tensor:
+        """Score all items, with a column for RecBole's padding item, for histories on the model's device; [batch, n_items]."""

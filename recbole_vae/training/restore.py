@@ -90,7 +90,7 @@ def model_of_recbole(path: str | Path, device: str | torch.device = "cpu") -> tu
 
     state = load_recboles(path, device)
     config, random = state["config"], checkpoint.random_states()
-    reason = why_not(config["model"], config["knn_method"])
+    reason = why_not(config.model_class, config["knn_method"])
     if reason:
         raise CheckpointError(f"{path}: {reason}")
     # Where nothing is: RecBole unpickles data sets that it finds in this folder.
