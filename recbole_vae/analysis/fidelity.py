@@ -56,7 +56,7 @@ class Truth:
 
 
 @dataclass
-class Report:
+class FidelityReport:
     """Real users, synthetic users and a caricature of them, measured alike.
 
     In the row ``real``, ``nearest`` and ``copies`` are the yardstick: what users outside the training data score. These are
@@ -85,7 +85,7 @@ class Report:
 
 def truth(
     real: csr_matrix, synthetic: csr_matrix, unseen: csr_matrix | None = None, *, l2: float = _L2, seed: int = 0
-) -> Report:
+) -> FidelityReport:
     """Measure how true synthetic histories are.
 
     Half of the training users, drawn at random, are measured as the synthetic users are: they show what a perfect generator
@@ -107,8 +107,9 @@ def truth(
     own, users = real[chosen], len(chosen)
     lengths, shares = np.diff(own.indptr), np.asarray(real.sum(0), dtype=np.float64).ravel()
     keys = np.log(np.maximum(shares, 1e-300)) - np.log(rng.standard_exponential((users, real.shape[1])))
-    by_popularity = [np.argpartition(-keys[row], length - 1)[:length] for row, length in enumerate(lengths)]
-    sides = {"real": own, "synthetic": synthetic[:users], "popularity": _table(by_popularity, real.shape[1])}
+    drawn = (padding.ids(np.argpartition(-keys[row], length - 1)[:length]) for row, length in enumerate(lengths))
+    by_popularity = Histories.from_lists(drawn).to_scipy(real.shape[1])
+    sides = {"real": own, "synthetic": synthetic[:users], "popularity": by_popularity}
     fold_in, targets = _fold(judges, rng)
     similar = {
         "real": nearest(own[:_SEARCHED], real, chosen[:_SEARCHED])
@@ -119,7 +120,7 @@ def truth(
     }
     rows = {name: _truth(side, judges, fold_in, targets, l2, similar[name]) for name, side in sides.items()}
     searched = len(similar["synthetic"])
-    return Report(users, judges.shape[0], unseen is not None, real.shape[0], searched, rows)
+    return FidelityReport(users, judges.shape[0], unseen is not None, real.shape[0], searched, rows)
 
 
 def check_measurable(real: csr_matrix, users: int, unseen: csr_matrix | None = None, *, seed: int = 0) -> None:
@@ -235,14 +236,6 @@ def _ease_ndcg(training: csr_matrix, fold_in: csr_matrix, targets: csr_matrix, l
     return float(np.concatenate(values).mean())
 
 
-def _table(histories: Iterable[NDArray[Any]], n_items: int) -> csr_matrix:
-    """Return histories of items counted from 0 as a table of 0 and 1."""
-    rows = [np.sort(each) for each in histories]
-    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    indices = np.concatenate([*rows, np.empty(0, dtype=np.int64)]).astype(np.int64)
-    return csr_matrix((np.ones(len(indices), dtype=np.float32), indices, indptr), shape=(len(rows), n_items))
-
-
 def table_of(histories: Histories, n_items: int) -> csr_matrix:
     """Return the histories that are not empty as a table of 0 and 1, shape [rows, items without the padding]."""
     table = Histories(histories.indptr, histories.indices).to_scipy(padding.real(n_items))
@@ -261,7 +254,7 @@ class Tee:
         left = self._most
         while batch := list(islice(self._histories, 1024)):
             if left > 0:
-                self._tables.append(_table(map(padding.columns, batch[:left]), padding.real(self._n_items)))
+                self._tables.append(Histories.from_lists(batch[:left]).to_scipy(padding.real(self._n_items)))
                 left -= len(batch)
             yield from batch
 
@@ -282,7 +275,7 @@ _WORDS = {
 }
 
 
-def text(report: Report) -> str:
+def text(report: FidelityReport) -> str:
     """Return a report for the terminal."""
     kind = "unseen by the model" if report.unseen else "the other half of the training users, whom the model has seen"
     real = "the judges" if report.unseen else "each real user, among the other training users"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import diags
 from torch import Tensor
 from tqdm import tqdm
 
@@ -79,7 +79,7 @@ class Lists:
 
 
 @dataclass(frozen=True)
-class Report:
+class UncertaintyReport:
     """What :func:`evaluate` found.
 
     Attributes:
@@ -182,10 +182,9 @@ def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> F
     vectors = (table @ diags(1 / np.sqrt(counts.clip(1)))).T.tocsr()
     found = []
     for part in items.cpu().split(rows_per_chunk(len(histories))):
-        lists = csr_matrix(
-            (np.ones(part.numel()), part.numpy().ravel(), np.arange(0, part.numel() + 1, k)), shape=(len(part), n_items)
-        )
-        total = lists @ vectors  # of squared length k + twice the sum of the cosines
+        lists = Histories(torch.arange(0, part.numel() + 1, k), part.flatten())
+        # Its squared length is k + twice the sum of the cosines.
+        total = lists.to_scipy(padding.real(n_items), padded=True) @ vectors
         own = (counts[part.numpy()] > 0).sum(1)
         found.append(1 - (np.asarray(total.multiply(total).sum(1)).ravel() - own) / (k * (k - 1)))
     return np.concatenate(found)
@@ -229,7 +228,7 @@ def evaluate(
     data_path: str | Path | None = None,
     popularity_correction: float | None = None,
     show_progress: bool = False,
-) -> Report:
+) -> UncertaintyReport:
     """Load the data set of a checkpoint, split it as training did, and evaluate uncertainties on a part of it.
 
     Args:
@@ -281,7 +280,7 @@ def evaluate(
     values: dict[str, Floats] = {name: torch.cat(each).numpy() for name, each in columns.items()}
     quality, given = values.pop(_NDCG), (-values[_LENGTH], values.pop(_RELEVANT))
     orders = [order_by(name, each, quality, given) for name, each in values.items()]
-    return Report(
+    return UncertaintyReport(
         type(model).__name__, recommender.dataset, part, k, samples, seed, len(quality), float(quality.mean()),
         float(risk_coverage(-quality, quality).mean()), sorted(orders, key=lambda order: order.area),
         [

@@ -8,19 +8,19 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_vae.analysis.uncertainty import Lists, Order, Report, per_ndcg
+from recbole_vae.analysis.uncertainty import Lists, Order, UncertaintyReport, per_ndcg
 from recbole_vae.templates import render
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
 _WIDTH, _HEIGHT, _MARGIN = 640, 360, 56
 
 
-def as_json(report: Report) -> str:
-    """Return the fields of :class:`~recbole_vae.analysis.uncertainty.Report` as JSON."""
+def as_json(report: UncertaintyReport) -> str:
+    """Return the fields of :class:`~recbole_vae.analysis.uncertainty.UncertaintyReport` as JSON."""
     return json.dumps(asdict(report), indent=1) + "\n"
 
 
-def _tables(report: Report) -> list[tuple[str, list[list[str]]]]:
+def _tables(report: UncertaintyReport) -> list[tuple[str, list[list[str]]]]:
     """Return tables, each with a caption and, first, its header."""
     at_random = 1 - report.ndcg
     head = ["users by", "Spearman", "p", "partial", "area", f"NDCG@{report.k} of tenths of the users, the surest first"]
@@ -67,7 +67,7 @@ _NOTES = (
 )
 
 
-def as_text(report: Report) -> str:
+def as_text(report: UncertaintyReport) -> str:
     """Return the report for a terminal."""
     lines = []
     for caption, rows in _tables(report):
@@ -75,7 +75,7 @@ def as_text(report: Report) -> str:
     return "\n".join([*lines, _NOTES])
 
 
-def as_html(report: Report) -> str:
+def as_html(report: UncertaintyReport) -> str:
     """Return the report as a page that needs no other file and runs no script."""
     (caption, orders), *others = _tables(report)
     tables = [("orders", "Orders of the users", orders), *(("lists", *other) for other in others)]
@@ -85,7 +85,7 @@ def as_html(report: Report) -> str:
     )
 
 
-def _curves(report: Report) -> dict[str, Any]:
+def _curves(report: UncertaintyReport) -> dict[str, Any]:
     """Return where the drawing of the risk-coverage curves has its ticks, lines and names."""
     low = min(min(order.risks) for order in report.orders)
     high = max(max(order.risks) for order in report.orders)

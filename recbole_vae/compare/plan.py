@@ -36,7 +36,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """A row of the table: a model with settings of its own, above those of the plan."""
 
     model: str
@@ -48,7 +48,7 @@ class Row:
 class Plan(Strict):
     """A comparison, checked."""
 
-    rows: list[Row] = Field(description="What is compared, in the order of the table.")
+    rows: list[PlanRow] = Field(description="What is compared, in the order of the table.")
     datasets: dict[str, dict[str, Any]] = Field(description="Settings of each data set, by its name.")
     protocols: dict[str, dict[str, Any]] = Field(description="Settings of each protocol, by its name.")
     settings: dict[str, Any] = Field(
@@ -158,12 +158,12 @@ class Plan(Strict):
         }
         return {**others, **named, "rows": rows, "settings": {**self.settings, **self.options}}
 
-    def cells(self) -> list[tuple[str, str, Row]]:
+    def cells(self) -> list[tuple[str, str, PlanRow]]:
         """Return all of (data set, protocol, row), in the order of the tables."""
         return list(itertools.product(self.datasets, self.protocols, self.rows))
 
     def job(
-        self, dataset: str, protocol: str, row: Row, seed: int, tuned: Mapping[str, Any] | None = None
+        self, dataset: str, protocol: str, row: PlanRow, seed: int, tuned: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Return all that determines a run, and nothing else, as plain values."""
         settings = {
@@ -274,13 +274,13 @@ def _named_settings(values: Mapping[str, Any], where: Where) -> dict[str, Any]:
     return {name: {} for name in _words(value, "datasets", where)}
 
 
-def _rows(values: Mapping[str, Any], where: Where) -> list[Row]:
+def _rows(values: Mapping[str, Any], where: Where) -> list[PlanRow]:
     if "models" in values and "rows" in values:
         raise ConfigError(f"models ({where('models')}) and rows ({where('rows')}) cannot be given together.")
     given = values["rows"] if "rows" in values else _words(values.get("models", "MultVAE,MultDAE"), "models", where)
     if not isinstance(given, list) or not given:
         refuse("rows", given, where, "a list of models, or of {model: ..., label: ..., settings: {...}}")
-    rows: list[Row] = []
+    rows: list[PlanRow] = []
     for each in given:
         row = _row(each, "models" if "models" in values else "rows", where)
         for other in rows:
@@ -294,7 +294,7 @@ def _rows(values: Mapping[str, Any], where: Where) -> list[Row]:
     return rows
 
 
-def _row(given: Any, key: str, where: Where) -> Row:
+def _row(given: Any, key: str, where: Where) -> PlanRow:
     row = {"model": given} if isinstance(given, str) else given
     if not isinstance(row, dict) or not isinstance(row.get("model"), str):
         refuse("rows", given, where, "the name of a model, or {model: ..., label: ..., settings: {...}}")
@@ -313,7 +313,7 @@ def _row(given: Any, key: str, where: Where) -> Row:
             f"recbole_vae: {', '.join(model_names())}; or any of RecBole's."
         )
     settings = read_settings(row.get("settings"), model, where, KEYS)
-    return Row(model, str(row.get("label") or model), settings, row.get("space"))
+    return PlanRow(model, str(row.get("label") or model), settings, row.get("space"))
 
 
 def _check_metrics(plan: Plan, where: Where) -> None:

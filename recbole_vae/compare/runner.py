@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from recbole_vae.compare import process
 from recbole_vae.compare.folder import held
-from recbole_vae.compare.plan import Plan, Row, digest
+from recbole_vae.compare.plan import Plan, PlanRow, digest
 from recbole_vae.compare.results import DONE, FAILED, REFUSED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import ConfigError, DataError
@@ -26,12 +26,12 @@ from recbole_vae.storage.files import write_whole
 
 
 @dataclass
-class _Cell:
+class _PlanCell:
     """One row on one data set in one protocol; ``shown``: how many of its trials the bar has."""
 
     dataset: str
     protocol: str
-    row: Row
+    row: PlanRow
     study: Study | None = None
     shown: int = 0
     runs: list[Run] = field(default_factory=list)
@@ -81,7 +81,7 @@ class _Comparing:
     def __init__(self, plan: Plan, out: Path, executor: Executor) -> None:
         self.plan, self.out, self.executor = plan, out, executor
         self.pending: dict[Future[dict[str, bytes]], tuple[Any, ...]] = {}
-        self.cells = [_Cell(*each) for each in plan.cells()]
+        self.cells = [_PlanCell(*each) for each in plan.cells()]
         self.folders: set[Path] = set()
         self.bar: Any = None
 
@@ -146,7 +146,7 @@ class _Comparing:
         keys = run.dataset, run.protocol, run.label, run.seed
         return tuple(each.index(key) for each, key in zip(places, keys, strict=True))  # type: ignore[attr-defined]
 
-    def _next(self, cell: _Cell) -> Iterator[str]:
+    def _next(self, cell: _PlanCell) -> Iterator[str]:
         """Start what comes next: a trial of tuning, or the runs of all seeds. Yield what is known of each already."""
         plan = self.plan
         if cell.study is not None:
@@ -190,7 +190,7 @@ class _Comparing:
                 yield "again"
             self._submit(self._specification(job), folder, "run", cell, job)
 
-    def _shown(self, cell: _Cell, number: int) -> int:
+    def _shown(self, cell: _PlanCell, number: int) -> int:
         """Show trials of an earlier command in the bar, once."""
         before, cell.shown = cell.shown, number
         self.bar.update(number - before)
@@ -213,7 +213,7 @@ class _Comparing:
         place = None if self.plan.scheduler else str(folder)
         self.pending[self.executor.submit(process.execute, specification, place)] = (*what, folder)
 
-    def _take(self, future: Future[dict[str, bytes]], kind: str, cell: _Cell, what: Any, folder: Path) -> None:
+    def _take(self, future: Future[dict[str, bytes]], kind: str, cell: _PlanCell, what: Any, folder: Path) -> None:
         """Keep what a run left behind."""
         run = self._result(future, cell, folder)
         if kind == "trial":
@@ -242,7 +242,7 @@ class _Comparing:
             return
         list(self._next(cell))
 
-    def _result(self, future: Future[dict[str, bytes]], cell: _Cell, folder: Path) -> Run:
+    def _result(self, future: Future[dict[str, bytes]], cell: _PlanCell, folder: Path) -> Run:
         try:
             content = future.result()
             if content:
@@ -264,7 +264,7 @@ class _Comparing:
                 reason = str(error)
         return Run(cell.dataset, "", "", cell.row.model, self.plan.seeds[0], FAILED, reason)
 
-    def _finish(self, run: Run, cell: _Cell, job: Mapping[str, Any]) -> Run:
+    def _finish(self, run: Run, cell: _PlanCell, job: Mapping[str, Any]) -> Run:
         """Say what the run is in this plan."""
         self.bar.update()
         run.dataset, run.protocol, run.label, run.seed = cell.dataset, cell.protocol, cell.row.label, job["seed"]

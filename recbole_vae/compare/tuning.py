@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from recbole_vae.compare.plan import Plan, Row
+from recbole_vae.compare.plan import Plan, PlanRow
 from recbole_vae.compare.plan_file import YAML
 from recbole_vae.compare.settings import check_option, of_the_data
 from recbole_vae.errors import ConfigError, DataError
@@ -24,7 +24,7 @@ from recbole_vae.errors import ConfigError, DataError
 COUNTED = ("COMPLETE", "PRUNED", "FAIL")
 
 
-def space_of(plan: Plan, dataset: str, protocol: str, row: Row) -> dict[str, Any]:
+def space_of(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> dict[str, Any]:
     """Return the search space of a row on a data set in a protocol; empty where nothing is to be tuned.
 
     What the plan or the command line sets is not searched for by the spaces of ``properties/hyper``.

@@ -17,9 +17,16 @@ from recbole_vae.storage import checkpoint, recbole_checkpoint
 
 
 class HistoryDataset(Dataset):  # type: ignore[misc]
-    """RecBole's ``Dataset``, with errors that name file and line, and a refusal of data that no autoencoder can learn from."""
+    """RecBole's ``Dataset``, with errors that name file and line. It refuses data that no autoencoder can learn from.
+
+    Attributes:
+        n_training_users: number of training users if others are held out, else None.
+        split_hash: SHA-256 of the split if users are held out, else None.
+    """
 
     inter_feat: Any
+    n_training_users: int | None = None
+    split_hash: str | None = None
 
     def _download(self) -> None:
         try:

@@ -124,7 +124,7 @@ def prepare_table(
         raise ConfigError("--min_rating needs --rating, the column with the ratings.")
     named = columns.named()
     with new_folder(Path(source), Path(out) / name) as temporary:
-        table = _Table(Path(source), named, filters.min_rating)
+        table = _Entries(Path(source), named, filters.min_rating)
         table.read(encoding, show_progress)
         kept, counts = table.without_repeats(filters.keep)
         kept = table.core(kept, filters.min_user, filters.min_item)
@@ -137,7 +137,7 @@ def prepare_table(
     return FromTable(Path(out) / name, table.lines, len(kept), users, items, [], table.dropped)
 
 
-class _Table:
+class _Entries:
     """The table's interactions in arrays, one entry for each line that counts."""
 
     def __init__(self, path: Path, named: dict[str, str], min_rating: float | None) -> None:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from recbole_vae.errors import DataError
 from recbole_vae.storage.files import leftovers, temporary_beside
 
-Row = tuple[str, str, float, str]
+Line = tuple[str, str, float, str]
 """User, item, rating or count, and time in seconds since 1970 ("" where there is none)."""
 
 Name = tuple[str, str, str, str]
@@ -56,7 +56,7 @@ class Source:
     """
 
     file: str
-    read: Callable[[Iterable[bytes]], Iterator[Row]]
+    read: Callable[[Iterable[bytes]], Iterator[Line]]
     least: float = 4.0
     min_items: int = 5
     min_users: int = 0
@@ -69,10 +69,10 @@ class Source:
 
 def _separated(
     separator: bytes, order: tuple[int, ...], cells: int, header: bytes = b""
-) -> Callable[..., Iterator[Row]]:
+) -> Callable[..., Iterator[Line]]:
     """Return a reader of lines whose cells number ``order`` are user, item, rating and time; -1 if there is none."""
 
-    def read(lines: Iterable[bytes]) -> Iterator[Row]:
+    def read(lines: Iterable[bytes]) -> Iterator[Line]:
         rest = iter(lines)
         if header:
             found = next(rest, b"").strip()
@@ -102,7 +102,7 @@ def _short(text: bytes) -> str:
     return repr(text.decode("utf-8", errors="replace").strip()[:60])
 
 
-def _netflix(lines: Iterable[bytes]) -> Iterator[Row]:
+def _netflix(lines: Iterable[bytes]) -> Iterator[Line]:
     item = ""
     for line in lines:
         text = line.strip().decode("utf-8")
@@ -120,7 +120,7 @@ def _seconds(date: str) -> str:
     return str(int(datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=timezone.utc).timestamp()))
 
 
-def _gowalla(lines: Iterable[bytes]) -> Iterator[Row]:
+def _gowalla(lines: Iterable[bytes]) -> Iterator[Line]:
     for line in lines:
         parts = line.decode("utf-8").rstrip("\r\n").split("\t")
         if len(parts) != 5:
@@ -250,7 +250,7 @@ def new_folder(source: Path, folder: Path) -> Iterator[Path]:
 def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, show_progress: bool) -> Prepared:
     read = 0
 
-    def rows(purpose: str) -> Iterator[Row]:
+    def rows(purpose: str) -> Iterator[Line]:
         nonlocal read
         read = 0
         progress: dict[str, Any] = {

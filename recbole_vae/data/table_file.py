@@ -19,7 +19,7 @@ from typing import IO, Any
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.options.names import near
 
-Row = tuple[int, list[str]]
+NumberedCells = tuple[int, list[str]]
 """Number of the line (of the row in Parquet, both from 1), and the cells of the wanted columns; "" if there is none."""
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -27,7 +27,7 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _CHUNK = 65_536
 
 
-def read_rows(path: Path, wanted: Mapping[str, str], encoding: str | None = None) -> Iterator[Row]:
+def read_rows(path: Path, wanted: Mapping[str, str], encoding: str | None = None) -> Iterator[NumberedCells]:
     """Read a table, of which only a part is in memory at a time.
 
     Args:
@@ -56,7 +56,9 @@ def read_rows(path: Path, wanted: Mapping[str, str], encoding: str | None = None
         raise DataError(f"{path}: cannot read this file: {error.strerror or error}.") from None
 
 
-def _read(path: Path, file: Any, start: bytes, wanted: Mapping[str, str], encoding: str | None) -> Iterator[Row]:
+def _read(
+    path: Path, file: Any, start: bytes, wanted: Mapping[str, str], encoding: str | None
+) -> Iterator[NumberedCells]:
     if start == b"PAR1":
         yield from _parquet(path, file, wanted)
     elif start.startswith(b"PK\x03\x04"):
@@ -74,7 +76,7 @@ def _read(path: Path, file: Any, start: bytes, wanted: Mapping[str, str], encodi
             yield from _text(path, text, wanted)
 
 
-def _text(path: Path, text: IO[str], wanted: Mapping[str, str]) -> Iterator[Row]:
+def _text(path: Path, text: IO[str], wanted: Mapping[str, str]) -> Iterator[NumberedCells]:
     number = 1
     try:
         first = text.readline().removeprefix("\ufeff")
@@ -122,7 +124,7 @@ def _places(path: Path, header: Sequence[str], wanted: Mapping[str, str]) -> lis
     return [header.index(column) for column in wanted.values()]
 
 
-def _tabbed(text: IO[str]) -> Iterator[Row]:
+def _tabbed(text: IO[str]) -> Iterator[NumberedCells]:
     """Split lines at tabs. Quotation marks are part of a cell unless they enclose it as in CSV."""
     for number, line in enumerate(text, start=2):
         cells = line.rstrip("\r\n").split("\t")
@@ -131,7 +133,7 @@ def _tabbed(text: IO[str]) -> Iterator[Row]:
         yield number, cells
 
 
-def _separated(path: Path, text: IO[str], separator: str) -> Iterator[Row]:
+def _separated(path: Path, text: IO[str], separator: str) -> Iterator[NumberedCells]:
     reader, number = csv.reader(text, delimiter=separator, strict=True), 2
     try:
         for cells in reader:
@@ -144,7 +146,7 @@ def _separated(path: Path, text: IO[str], separator: str) -> Iterator[Row]:
         ) from None
 
 
-def _parquet(path: Path, file: Any, wanted: Mapping[str, str]) -> Iterator[Row]:
+def _parquet(path: Path, file: Any, wanted: Mapping[str, str]) -> Iterator[NumberedCells]:
     try:
         import pyarrow as arrow
         from pyarrow import parquet

@@ -329,10 +329,10 @@ def check_options(
 
 
 def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -> None:
-    """Raise a CheckpointError unless a checkpoint is of a data set with the same users and items."""
+    """Raise a CheckpointError unless a checkpoint has the users and items of a ``HistoryDataset``, and its split."""
     for kind, field in (("users", dataset.uid_field), ("items", dataset.iid_field)):
         saved, now = state[kind], list(map(str, dataset.field2id_token[field]))
-        if kind == "users" and hasattr(dataset, "n_training_users"):  # those who are held out come after them
+        if kind == "users" and dataset.n_training_users is not None:  # held-out users come after them
             now = now[: dataset.n_training_users + 1]
         if saved != now:
             what = f"{len(saved) - 1} against {len(now) - 1}" if len(saved) != len(now) else "as many, but not the same"
@@ -340,7 +340,7 @@ def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -
                 f"{path}: the data have other {kind} than those the checkpoint was trained on ({what}). "
                 "Use the same data set, with the same filters."
             )
-    split, split_now = state.get("split_hash"), getattr(dataset, "split_hash", None)
+    split, split_now = state.get("split_hash"), dataset.split_hash
     if split != split_now:
         raise CheckpointError(
             f"{path}: was trained with other users held out (SHA-256 of the split {split}, now {split_now}). Use the same data "

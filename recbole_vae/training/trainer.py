@@ -271,7 +271,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 "config": checkpoint.plain_config(self.config),
                 "users": list(map(str, dataset.field2id_token[dataset.uid_field])),
                 "items": list(map(str, dataset.field2id_token[dataset.iid_field])),
-                "split_hash": getattr(dataset, "split_hash", None),
+                "split_hash": dataset.split_hash,
                 "histories": {"indptr": histories.indptr, "indices": histories.indices, "values": histories.values},
                 "epoch": epoch,
                 "cur_step": self.cur_step,

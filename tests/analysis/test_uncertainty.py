@@ -492,7 +492,7 @@ def test_per_ndcg() -> None:
 
 
 RISKS = [[0.2 + 0.003 * percent for percent in range(1, 101)], [0.58 - 8e-6 * percent**2 for percent in range(1, 101)]]
-REPORT = uncertainty.Report(
+REPORT = uncertainty.UncertaintyReport(
     "M&M", "shop", "test", 7, 12, 3, 345, 0.5625, 0.1234,
     [
         uncertainty.Order("a < b", -0.25, 3e-12, -0.125, 0.35, [0.9, 0.1 + 0.7], RISKS[0]),
