@@ -1,4 +1,4 @@
-"""From data sets as their owners publish them to RecBole's atomic files, with the filters of Liang et al. (2018)."""
+"""Converts published data sets to RecBole's atomic files, with the filters of Liang et al. (2018)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Source:
 def _separated(
     separator: bytes, order: tuple[int, ...], cells: int, header: bytes = b""
 ) -> Callable[..., Iterator[Line]]:
-    """Return a reader of lines whose cells number ``order`` are user, item, rating and time; -1 if there is none."""
+    """Return a reader of lines; ``order`` has the places of user, item, rating and time in a line, -1 for none."""
 
     def read(lines: Iterable[bytes]) -> Iterator[Line]:
         rest = iter(lines)
@@ -203,7 +203,7 @@ class Prepared:
 def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool = False) -> Prepared:
     """Write the atomic file of a data set, and the settings of its protocol next to it.
 
-    The source is read two or three times and not kept in memory, which holds one number for each user and item.
+    The source is read two or three times. Memory holds one number for each user and item.
 
     Args:
         name: one of :data:`SOURCES`; the data set's name in RecBole.
@@ -222,10 +222,10 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
 
 @contextlib.contextmanager
 def new_folder(source: Path, folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that gets its name when the block ends, and is removed if that fails.
+    """Give a temporary folder, which is renamed to ``folder`` when the block ends, and removed if it fails.
 
     Raises:
-        DataError: there is such a folder, or no such source, or the folder cannot be written.
+        DataError: the folder exists already or cannot be written, or there is no such source.
     """
     if folder.exists():
         raise DataError(f"{folder}: exists already; remove it, or choose another --out.")

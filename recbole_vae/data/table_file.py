@@ -28,16 +28,16 @@ _CHUNK = 65_536
 
 
 def read_rows(path: Path, wanted: Mapping[str, str], encoding: str | None = None) -> Iterator[NumberedCells]:
-    """Read a table, of which only a part is in memory at a time.
+    """Read a table, with only a part of it in memory at a time.
 
     Args:
-        path: the file. What it is, its content tells, not its name.
+        path: the file. Its content tells its format, its name does not.
         wanted: the columns to read, by the options that name them.
-        encoding: of CSV and TSV; None for UTF-16 where the file says so, and UTF-8 elsewhere.
+        encoding: of CSV and TSV; None for UTF-8, or UTF-16 if the file says so.
 
     Raises:
         ConfigError: there is no such column, or no such encoding, or pyarrow is not installed.
-        DataError: the file cannot be read, is damaged or no table, or a line has too few or too many cells.
+        DataError: the file cannot be read, is damaged or not a table, or a line has too few or too many cells.
     """
     try:
         with path.open("rb") as raw:
@@ -71,7 +71,6 @@ def _read(
             codecs.lookup(encoding)
         except LookupError:
             raise ConfigError(f"encoding: Python knows no encoding '{encoding}'; most files are utf-8.") from None
-        # io.TextIOWrapper would close the file, and with it what a caller gave.
         with io.TextIOWrapper(file, encoding=encoding, newline="") as text:
             yield from _text(path, text, wanted)
 
@@ -81,7 +80,7 @@ def _text(path: Path, text: IO[str], wanted: Mapping[str, str]) -> Iterator[Numb
     try:
         first = text.readline().removeprefix("\ufeff")
         if "\0" in first:
-            raise DataError(f"{path}: no text in UTF-8; set --encoding, for example to utf-16-le.")
+            raise DataError(f"{path}: not text in UTF-8; set --encoding, for example to utf-16-le.")
         separator, header = _header(first, wanted)
         places = _places(path, header, wanted)
         for number, cells in _tabbed(text) if separator == "\t" else _separated(path, text, separator):
@@ -101,7 +100,7 @@ def _text(path: Path, text: IO[str], wanted: Mapping[str, str]) -> Iterator[Numb
 
 
 def _header(first: str, wanted: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Return the separator whose columns include the most of those that are wanted, and all columns."""
+    """Return the separator that gives the most of the wanted columns, and all columns that it gives."""
     found = []
     for separator in ",\t;|":
         cells = [cell.strip() for cell in next(csv.reader([first], delimiter=separator), [])]
@@ -189,6 +188,6 @@ def _as_text(arrow: Any, column: Any) -> list[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float) and value.is_integer():  # whole numbers, in a column that once had missing ones
+    if isinstance(value, float) and value.is_integer():  # a whole number, in a column that once had missing values
         return str(int(value))
     return (value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)).strip()

@@ -17,8 +17,8 @@ class Capabilities:
 
     by_softmax: bool = False
     """Whether a history is a draw from the softmax of the decoder's logits, as under a multinomial likelihood (and, given the
-    number of items, a Poisson one). Where it is False, no softmax is taken for probabilities. HybridVAE is ranked by mixed
-    scores, whose softmax orders users and is no more than that."""
+    number of items, a Poisson one). Where it is False, no softmax is taken for probabilities. HybridVAE ranks
+    by mixed scores, whose softmax serves to order users only."""
 
     has_code: bool = False
     """Whether it is an :class:`~recbole_vae.model.autoencoder.Autoencoder` whose decoder is a
@@ -32,10 +32,10 @@ class Capabilities:
     """Whether the prior of the latent variables is N(0, I)."""
 
     scores_by_latent: bool = True
-    """Whether the latent variables, if there are any, have a part in the scores."""
+    """Whether the latent variables, if there are any, contribute to the scores."""
 
     has_other_paths: bool = False
-    """Whether other paths than the latent variables' have a part in the scores."""
+    """Whether other paths than that of the latent variables contribute to the scores."""
 
     begins_with_linear_layer: bool = False
     """Whether ``score(h)`` is ``with_padding(decoder(code(encoder(h))))`` with a

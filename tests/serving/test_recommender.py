@@ -285,7 +285,7 @@ sys.exit(cli(["recommend", "--checkpoint={run.trainer.saved_model_file}", "--out
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + signal.SIGINT
-    assert "o.csv.partial: what there was until then" in done.stderr
+    assert "o.csv.partial: what was written until then" in done.stderr
     assert len(Path("o.csv.partial").read_text().splitlines()) == 51
     assert not Path("o.csv").exists()
 
