@@ -1,4 +1,4 @@
-"""What an evaluation of uncertainties found, for people: as text, and as a page of HTML with the risk-coverage curves."""
+"""The evaluation of uncertainties as text, JSON, or an HTML page with the risk-coverage curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ def as_json(report: UncertaintyReport) -> str:
 def _tables(report: UncertaintyReport) -> list[tuple[str, list[list[str]]]]:
     """Return tables, each with a caption and, first, its header."""
     at_random = 1 - report.ndcg
-    head = ["users by", "Spearman", "p", "partial", "area", f"NDCG@{report.k} of tenths of the users, the surest first"]
+    head = [
+        "users by",
+        "Spearman",
+        "p",
+        "partial",
+        "area",
+        f"NDCG@{report.k} by decile of the users, the most certain first",
+    ]
     rows = [head, *(_order(order) for order in report.orders)]
     rows += [
         ["nothing", "", "", "", f"{at_random:.4f}", ""],
@@ -62,8 +69,8 @@ def _lists(plain: Lists, each: Lists) -> list[str]:
 
 
 _NOTES = (
-    "Spearman: of uncertainty and NDCG over users; partial: with the length of the history and the number of relevant items held "
-    "fixed. Area: mean of 1 - NDCG under the risk-coverage curve."
+    "Spearman: correlation of uncertainty and NDCG over users; partial: controlling for the length of the history and the number "
+    "of relevant items. Area: mean of 1 - NDCG under the risk-coverage curve."
 )
 
 
@@ -86,7 +93,7 @@ def as_html(report: UncertaintyReport) -> str:
 
 
 def _curves(report: UncertaintyReport) -> dict[str, Any]:
-    """Return where the drawing of the risk-coverage curves has its ticks, lines and names."""
+    """Return the places of the ticks, lines and names in the drawing of the risk-coverage curves."""
     low = min(min(order.risks) for order in report.orders)
     high = max(max(order.risks) for order in report.orders)
     span = (high - low) or 1.0

@@ -94,7 +94,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     for name, part in (("validation", valid), ("the test", test)):
         if not len(part._dataset):
             raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
-    held_out = getattr(train._dataset, "split_hash", None)  # which run prints, too
+    held_out = getattr(train._dataset, "split_hash", None)  # the command run shows these, too
     if held_out is None:
         run.notes += [f"{gap}." for gap in users_without_history([part._dataset for part in (train, valid, test)])]
     run.split_hash = held_out or split_hash(train._dataset, valid._dataset, test._dataset)
@@ -204,7 +204,7 @@ def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int
     trainer.fit(train, valid, saved=True, show_progress=False, callback_fn=callback)
     run.epochs = len(run.curve)
     if run.best_epoch is None:
-        raise DataError("no epoch was saved: each validation score was worse than none (nan?).")
+        raise DataError("no epoch was saved, because no validation score was a number.")
 
 
 class _NoEvaluator:

@@ -1,6 +1,6 @@
-"""What a comparison is to do: read from a YAML file and the command line, checked before anything runs.
+"""The plan of a comparison, read from a YAML file and the command line, and checked before anything runs.
 
-RecBole is not imported here, but for the names of its metrics.
+RecBole is imported here only for the names of its metrics.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 @dataclass(frozen=True)
 class PlanRow:
-    """A row of the table: a model with settings of its own, above those of the plan."""
+    """A row of the table: a model, whose own settings override those of the plan."""
 
     model: str
     label: str
@@ -52,9 +52,9 @@ class Plan(Strict):
     datasets: dict[str, dict[str, Any]] = Field(description="Settings of each data set, by its name.")
     protocols: dict[str, dict[str, Any]] = Field(description="Settings of each protocol, by its name.")
     settings: dict[str, Any] = Field(
-        description="Settings of all runs. A data set's come above them, a protocol's above those, a row's above all three."
+        description="Settings of all runs. Those of a data set override them, those of a protocol both, those of a row all three."
     )
-    options: dict[str, Any] = Field(description="Settings of the command line, above all others.")
+    options: dict[str, Any] = Field(description="Settings of the command line, which override all others.")
     seeds: list[Seed] = Field(
         [FIRST_SEED],
         min_length=1,
@@ -142,7 +142,7 @@ class Plan(Strict):
         return {name: getattr(self, name) for name in names}
 
     def plain(self) -> dict[str, Any]:
-        """Return the plan as plain values, as a plan's YAML file could have them, with the command line's options in it."""
+        """Return the plan as plain values, as a YAML file could hold it, with the options of the command line included."""
 
         def left(settings: Mapping[str, Any]) -> dict[str, Any]:
             return {name: value for name, value in settings.items() if name not in self.options}
@@ -194,7 +194,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
 
     Args:
         file: YAML, or None.
-        options: of the command line, above the file: the plan's own keys, and RecBole's, which are settings.
+        options: of the command line, which override the file: keys of the plan, and RecBole's options, which are settings.
 
     Raises:
         ConfigError: something is missing, unknown or not allowed; the message says where.
@@ -211,7 +211,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     for name in content:
         if name not in KEYS:
             meant = near(str(name), KEYS)
-            hint = f" Did you mean {meant}?" if meant else " Options of RecBole stand under settings:."
+            hint = f" Did you mean {meant}?" if meant else " Options of RecBole go under settings:."
             raise ConfigError(f"{name} ({where(str(name))}): a plan has no such key.{hint} It has {', '.join(KEYS)}.")
     values = _above(content, {name: given[name] for name in given if name in KEYS}, where)
     if "imports" in values:
@@ -245,7 +245,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
 
 
 def _above(content: Mapping[str, Any], own: Mapping[str, Any], where: Where) -> dict[str, Any]:
-    """Return the keys of a plan's file with those of the command line above them; what is ~ in the file has its default."""
+    """Return the keys of a plan's file, overridden by the command line; ~ in the file stands for the default."""
     values: dict[str, Any] = {name: value for name, value in content.items() if value is not None}
     values |= own
     if "models" in own:

@@ -1,4 +1,4 @@
-"""Does the runs of a plan, each in a process of its own, keeps what they leave behind, and goes on where it was stopped."""
+"""Does the runs of a plan, each in a process of its own, keeps their results, and continues where it was stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from recbole_vae.storage.files import write_whole
 
 @dataclass
 class _PlanCell:
-    """One row on one data set in one protocol; ``shown``: how many of its trials the bar has."""
+    """One row on one data set in one protocol; ``shown``: how many of its trials the progress bar has counted."""
 
     dataset: str
     protocol: str
@@ -37,11 +37,11 @@ class _PlanCell:
     runs: list[Run] = field(default_factory=list)
 
     def key(self, job: Mapping[str, Any]) -> str:
-        """Return what tells a run from all others; two rows may have the same settings, and must not share a folder."""
+        """Return what identifies a run. Two rows may have the same settings, but must not share a folder."""
         return digest([self.protocol, self.row.label, job])
 
     def refused(self) -> str:
-        """Return why the row cannot take part, as a trial found; or ""."""
+        """Return why the row cannot take part, if a trial found that; else ""."""
         trials = self.study.trials() if self.study else []
         return next((each["reason"] for each in trials if each["status"] == REFUSED), "")
 
@@ -59,11 +59,11 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
 
     Args:
         plan: see :mod:`recbole_vae.compare.plan`.
-        out: folder of the comparison; made, or gone on with.
+        out: folder of the comparison, new or of an earlier command.
         command: what the user typed.
 
     Raises:
-        ConfigError: ``out`` is no folder, is that of another comparison, or is in use; or a package or the scheduler is missing.
+        ConfigError: ``out`` is not a folder, belongs to another comparison, or is in use; or a package or scheduler is missing.
         DataError: a result cannot be written.
     """
     models = {row.model for row in plan.rows}
@@ -94,7 +94,7 @@ class _Comparing:
                 file = self.out / "tuning" / f"{digest(key)[:16]}.journal"
                 cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
                 if len(cell.study.trials()) >= plan.trials and cell.study.best() is None and not cell.refused():
-                    file.unlink()  # all failed, and are tried again
+                    file.unlink()  # all failed: try again
                     cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
         total = len(self.cells) * len(plan.seeds) + sum(plan.trials for cell in self.cells if cell.study)
         self.bar = tqdm(total=total, desc="Compare", unit=" runs", ncols=100)
@@ -115,12 +115,12 @@ class _Comparing:
             raise
         finally:
             self.bar.close()
-        # Only now are the folders of all runs known: tuning chooses among them.
+        # The folders of all runs are known only now, because tuning chooses their settings.
         others = sum(file.parent not in self.folders for file in (self.out / "runs").glob("*/result.json"))
         if others:
             tqdm.write(
-                f"{self.out}: {others} runs of other rows, seeds or settings are kept, but are not of this command, and so "
-                "are not in its report",
+                f"{self.out}: {others} runs of other rows, seeds or settings are kept, but are not of this command and "
+                "not in its report",
                 file=sys.stderr,
             )
         return self._comparison(command)
@@ -147,7 +147,7 @@ class _Comparing:
         return tuple(each.index(key) for each, key in zip(places, keys, strict=True))  # type: ignore[attr-defined]
 
     def _next(self, cell: _PlanCell) -> Iterator[str]:
-        """Start what comes next: a trial of tuning, or the runs of all seeds. Yield what is known of each already."""
+        """Start the next tuning trial, or the runs of all seeds. Yield ``kept`` or ``again`` for each that was made before."""
         plan = self.plan
         if cell.study is not None:
             trials = cell.study.trials()
@@ -191,7 +191,7 @@ class _Comparing:
             self._submit(self._specification(job), folder, "run", cell, job)
 
     def _shown(self, cell: _PlanCell, number: int) -> int:
-        """Show trials of an earlier command in the bar, once."""
+        """Count the trials of an earlier command in the progress bar, once."""
         before, cell.shown = cell.shown, number
         self.bar.update(number - before)
         return number - before
@@ -214,7 +214,7 @@ class _Comparing:
         self.pending[self.executor.submit(process.execute, specification, place)] = (*what, folder)
 
     def _take(self, future: Future[dict[str, bytes]], kind: str, cell: _PlanCell, what: Any, folder: Path) -> None:
-        """Keep what a run left behind."""
+        """Keep the result of a run."""
         run = self._result(future, cell, folder)
         if kind == "trial":
             trial, settings = what
@@ -255,7 +255,7 @@ class _Comparing:
             reason = f"{error} ({type(error).__name__})"
         except DataError:  # a result could not be written
             raise
-        except Exception as error:  # Dask's, of a worker that died again and again
+        except Exception as error:  # Dask's, if a worker died repeatedly
             reason = f"{' '.join(str(error).split())[:300]} ({type(error).__name__})"
         else:
             try:
@@ -265,7 +265,7 @@ class _Comparing:
         return Run(cell.dataset, "", "", cell.row.model, self.plan.seeds[0], FAILED, reason)
 
     def _finish(self, run: Run, cell: _PlanCell, job: Mapping[str, Any]) -> Run:
-        """Say what the run is in this plan."""
+        """Label a run as in this plan."""
         self.bar.update()
         run.dataset, run.protocol, run.label, run.seed = cell.dataset, cell.protocol, cell.row.label, job["seed"]
         run.settings = dict(job["settings"])
@@ -281,7 +281,7 @@ class _Comparing:
 
 
 def _compare_splits(runs: list[Run]) -> None:
-    """Mark runs whose split is not that of the others of the same data set, protocol and seed."""
+    """Mark the runs whose split differs from that of the others with the same data set, protocol and seed."""
     first: dict[tuple[str, str, int], Run] = {}
     for run in runs:
         if run.status == DONE:
@@ -301,7 +301,7 @@ def _bigger(plan: Plan) -> bool:
 
 @contextlib.contextmanager
 def _executor(plan: Plan) -> Iterator[Executor]:
-    """Give what runs :func:`~recbole_vae.compare.process.execute`: threads here, or Dask's workers."""
+    """Give the executor of :func:`~recbole_vae.compare.process.execute`: threads here, or Dask's workers."""
     if plan.scheduler is None:
         threads = ThreadPoolExecutor(plan.jobs)
         try:

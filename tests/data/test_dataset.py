@@ -96,9 +96,7 @@ def test_a_longer_ranking_than_there_are_items_is_refused(build: Builder) -> Non
 
 def test_a_missing_id_field_is_named(build: Builder) -> None:
     path = write_inter(random_rows(), columns="person:token\titem_id:token")
-    with pytest.raises(
-        DataError, match="there is not a column 'user_id', .*USER_ID_FIELD.*; there are: person, item_id"
-    ):
+    with pytest.raises(DataError, match="there is no column 'user_id', .*USER_ID_FIELD.*; there are: person, item_id"):
         build(data_path=path, dataset="tiny")
 
 
@@ -138,7 +136,7 @@ def write(text: str, encoding: str = "utf-8") -> Path:
         ),
         (
             '"user_id:token"\t"item_id:token"\nu\ti\n',
-            'bad.inter, line 1: "user_id:token" is in quotation marks, which RecBole does not take off',
+            'bad.inter, line 1: "user_id:token" is in quotation marks, which RecBole does not remove',
         ),
         (f'{COLUMNS}\nu1\ti1\t4\na"b\n', "bad.inter, line 3: 1 column instead of 3"),
         (
@@ -204,9 +202,9 @@ def test_other_separators_and_byte_order_marks_are_read(build: Builder) -> None:
 
 def test_a_column_that_is_not_there_is_named(build: Builder) -> None:
     write_inter(random_rows())
-    with pytest.raises(DataError, match="there is not a column 'ratin', .*; there are: user_id, item_id"):
+    with pytest.raises(DataError, match="there is no column 'ratin', .*; there are: user_id, item_id"):
         build(data_path="data", dataset="tiny", load_col={"inter": ["user_id", "item_id", "ratin"]})
-    with pytest.raises(DataError, match="there is not a column 'timestamp', .*; there are: user_id, item_id"):
+    with pytest.raises(DataError, match="there is no column 'timestamp', .*; there are: user_id, item_id"):
         build(data_path="data", dataset="tiny", eval_args={"order": "TO"})
     with pytest.raises(DataError, match="TIME_FIELD: .* has no field 'timestamp' .*loaded are: user_id, item_id"):
         build(data_path="data", dataset="tiny", eval_args={"order": "TO"}, load_col=None)

@@ -183,7 +183,10 @@ def test_a_column_of_weights_is_read_where_the_model_knows_it() -> None:
         ("a,1\n", "line 1: there is no column 'user_id'"),
         ("user_id,item\na,1\n", "line 1: there is no column 'item_id'"),
         ("user_id,item_id\na,1\nb\n", "line 3: 1 cells instead of 2 (user_id,item_id)."),
-        ("user_id,item_id\na,1\nb,1\na,2\n", "line 4: user 'a' again; all lines of a user must stand together."),
+        (
+            "user_id,item_id\na,1\nb,1\na,2\n",
+            "line 4: user 'a' appears again; all lines of a user must be consecutive.",
+        ),
     ],
 )
 def test_a_bad_file_of_histories_is_named_with_its_line(text: str, message: str) -> None:
