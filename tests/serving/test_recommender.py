@@ -263,7 +263,7 @@ def test_a_failure_leaves_no_half_written_file(build: Builder, capsys: pytest.Ca
     Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na,i2\n")
     file = f"--checkpoint={run.trainer.saved_model_file}"
     assert main(["recommend", file, "--histories=h.csv", "--out=o.csv"]) == 1
-    assert "h.csv, line 4: user 'a' again" in capsys.readouterr().err
+    assert "h.csv, line 4: user 'a' appears again" in capsys.readouterr().err
     assert main(["recommend", file, "--histories=h.csv"]) == 1
     assert capsys.readouterr().out == ""  # not even the header
     assert not list(Path().glob("*o.csv*"))
