@@ -132,7 +132,7 @@ def test_another_comparison_is_refused(here: list[str]) -> None:
         compare(models="EASE", topk="[5,8]")
     Path("full").mkdir()
     Path("full/letter").write_text("mine")
-    with pytest.raises(ConfigError, match="not of a comparison and not empty"):
+    with pytest.raises(ConfigError, match="neither empty nor that of a comparison"):
         compare("full", models="EASE")
     assert [path.name for path in Path("full").iterdir()] == ["letter"]
     assert here == ["EASE"]
