@@ -1,9 +1,9 @@
-"""Why an item is recommended: the influence of each item of the history on it, and what would have to be missing.
+"""Why an item is recommended: the influence of each item of the history, and the items without which it would not be.
 
 The influence of a history's item on a recommendation is the drop of the recommendation's score when the history lacks that
-item. It is exact: the model scores each history that lacks one item. Where the model begins with a linear layer on the
+item. It is exact: the model scores each history that lacks one item. If the model begins with a linear layer on the
 normalised history (:class:`~recbole_vae.model.capabilities.Capabilities`), all of these share that layer's sum, and only the
-logits of the recommended items are made.
+logits of the recommended items are computed.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def counterfactual(
         history: a single history, on the model's device.
         item: internal id, not in the history.
         k: length of the ranking.
-        most: how many entries may be removed at most.
+        most: largest number of entries that may be removed.
 
     Returns:
         Positions in the history, int64, ascending; None if none was found.
@@ -205,7 +205,7 @@ def counterfactual(
 
 @dataclass(frozen=True)
 class ItemText:
-    """What people call an item."""
+    """The name of an item, and details such as genres."""
 
     name: str
     details: str = ""
@@ -216,7 +216,7 @@ class Influence:
     """The influence of an item of the history on a recommendation.
 
     Attributes:
-        item_id: the data set's own id; ``name``: what people call it, or the id.
+        item_id: the data set's own id; ``name``: the item's name, or the id.
         influence: the recommendation's score minus its score without this item.
         rank_without: rank of the recommendation without this item (by popularity, if no item is left); None if not computed.
     """
@@ -327,7 +327,7 @@ class Explainer:
         )  # fmt: skip
 
     def text(self, item: str) -> ItemText:
-        """Return what people call an item."""
+        """Return the name and details of an item."""
         return self.texts.get(item) or ItemText(item)
 
     def _reasons(

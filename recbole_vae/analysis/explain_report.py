@@ -1,4 +1,4 @@
-"""Explanations for people: as text, as JSON, as a page of HTML; and the names of items, from an ``.item`` file."""
+"""Explanations as text, JSON or an HTML page, and the names of items from an ``.item`` file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from recbole_vae.storage.files import standard_output, written_whole
 from recbole_vae.templates import stream
 
 _NAMED = 5
-"""The most items of a counterfactual that a sentence names."""
+"""A sentence names at most this many items of a counterfactual."""
 
 
 def read_item_texts(path: str | Path, item_field: str = "item_id") -> dict[str, ItemText]:
-    """Read what people call the items from an ``.item`` file of RecBole, in UTF-8.
+    """Read the names and details of items from an ``.item`` file of RecBole, in UTF-8.
 
-    The name is the column whose name contains "title" or "name", or else the first one after the item's id, with the column
-    that contains "year" behind it; the details are those that contain "genre", "class" or "categor".
+    The item's name is in the first column whose own name contains "title" or "name", else in the first column beside the id. The
+    year of a column with "year" is added to it. The details are the columns with "genre", "class" or "categor".
 
     Args:
         path: the file.
         item_field: name of the column with the items' ids.
 
     Raises:
-        DataError: the file cannot be read, has no such column or no other, or a line has another number of columns than the
-            first.
+        DataError: the file cannot be read, has no such column or no other, or a line has more or fewer columns than the first.
     """
     columns = list(read_header(path, "\t", "utf-8"))
     if item_field not in columns or len(columns) < 2:
@@ -72,7 +71,7 @@ def _join(parts: Sequence[str]) -> str:
 def _movement(now: int, without: int) -> str:
     if without == now:
         return f"stay at rank {now}"
-    return f"fall to rank {without}" if without > now else f"rise to rank {without}, for others lose more"
+    return f"fall to rank {without}" if without > now else f"rise to rank {without}, because others lose more"
 
 
 def because(each: Explained) -> str:
@@ -89,18 +88,18 @@ def because(each: Explained) -> str:
 
 
 def lost_without(each: Explained, explanation: Explanation) -> str:
-    """Say in a sentence what would have to be missing; empty where nothing was looked for."""
+    """Say in a sentence without which items it would not be recommended; "" if they were not looked for."""
     if not explanation.searched or not each.influences:
         return ""
     if each.counterfactual is None:
-        return f"no set was found without which it is not among the first {explanation.k}"
+        return f"no items were found without which it would drop out of the first {explanation.k}"
     names = {one.item_id: one.name for one in each.influences}
     shown = [names[item] for item in each.counterfactual[:_NAMED]]
     more = len(each.counterfactual) - len(shown)
     return f"not among the first {explanation.k} without {_join([*shown, *([f'{more} more'] if more else [])])}"
 
 
-GREEDY = "What would have to be missing was found greedily and checked by a full ranking; smaller sets may exist."
+GREEDY = "The sets of items to leave out were found greedily and checked by a full ranking; smaller ones may exist."
 
 
 def as_text(explanation: Explanation) -> str:
@@ -128,13 +127,13 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
     """Write explanations as they come: to standard output as text, and to the files that are given.
 
     Args:
-        explanations: of one user after the other.
-        json_file: a line for each user; ``-``: to standard output, in the place of the text.
-        html_file: a page that needs no other file and runs no script.
+        explanations: one for each user.
+        json_file: gets a line for each user; ``-``: standard output, instead of the text.
+        html_file: gets a page that needs no other file and runs no script.
 
     Raises:
-        DataError: a file or standard output cannot be written; in the latter case the files are.
-        BrokenPipeError: whoever read standard output has gone; the files are written.
+        DataError: a file or standard output cannot be written. If it is standard output, the files are written.
+        BrokenPipeError: the reader of standard output is gone; the files are written.
     """
     lost: Exception | None = None
     with contextlib.ExitStack() as stack:

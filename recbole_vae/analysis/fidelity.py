@@ -1,4 +1,4 @@
-"""How true synthetic users are: what is popular, what goes together, what can be learned from them, and how near they come."""
+"""How true synthetic users are: popularity, co-occurrence, what a model learns from them, and how near they come to real ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recbole_vae.serving.recommender import Recommender
 _POPULAR = 500
 """Items whose co-occurrence is compared."""
 _SEARCHED = 10_000
-"""Histories of each kind whose nearest training user is looked for; each takes a pass over all training users."""
+"""Nearest training users are found for this many histories of each kind; each takes a pass over all training users."""
 _L2 = 3.0
 _K = 100
 
@@ -41,7 +41,7 @@ class Truth:
         co_occurrence: correlation of the cosines between items with the judges', over the 500 most popular items.
         items: number of items that occur.
         nearest: Jaccard similarity of a history to the nearest training user's: median and 95th percentile.
-        copies: share of the histories that are exactly a training user's.
+        copies: share of the histories that equal a training user's.
         ndcg: NDCG@100, on the judges (80 % of each one's items given), of an EASE trained on the histories.
     """
 
@@ -56,18 +56,18 @@ class Truth:
 
 
 @dataclass
-class Report:
-    """Real users, synthetic users and a caricature of them, measured alike.
+class FidelityReport:
+    """Real users, synthetic users and a caricature, measured in the same way.
 
-    In the row ``real``, ``nearest`` and ``copies`` are the yardstick: what users outside the training data score. These are
-    the judges, if the model has not seen them; else each real user is compared with the other training users.
+    In the row ``real``, ``nearest`` and ``copies`` are the yardstick: the values of users outside the training data. If the
+    model has not seen the judges, these are the judges; else each real user is compared with the other training users.
 
     Attributes:
         users: number of users of each kind.
-        judges: number of real users with whom they are compared.
+        judges: number of real users with whom all are compared.
         unseen: whether the judges were kept from the model's training.
         trained_on: number of training users.
-        searched: number of synthetic users whose nearest training user was looked for.
+        searched: number of synthetic users for whom the nearest training user was found.
         rows: ``real``; ``synthetic``; and ``popularity``: histories as long as the real ones, drawn by popularity alone.
     """
 
@@ -85,12 +85,12 @@ class Report:
 
 def truth(
     real: csr_matrix, synthetic: csr_matrix, unseen: csr_matrix | None = None, *, l2: float = _L2, seed: int = 0
-) -> Report:
+) -> FidelityReport:
     """Measure how true synthetic histories are.
 
     Half of the training users, drawn at random, are measured as the synthetic users are: they show what a perfect generator
     would reach. The other half are the judges, unless there are ``unseen`` users, whom the generator does not know.
-    Nearest neighbours and copies are looked for among all training users, whatever the judges are.
+    Nearest neighbours and copies are searched for among all training users, whoever the judges are.
 
     Args:
         real: histories of all users that the model was trained on, 0 and 1, shape [users, items], no row empty.
@@ -107,8 +107,9 @@ def truth(
     own, users = real[chosen], len(chosen)
     lengths, shares = np.diff(own.indptr), np.asarray(real.sum(0), dtype=np.float64).ravel()
     keys = np.log(np.maximum(shares, 1e-300)) - np.log(rng.standard_exponential((users, real.shape[1])))
-    by_popularity = [np.argpartition(-keys[row], length - 1)[:length] for row, length in enumerate(lengths)]
-    sides = {"real": own, "synthetic": synthetic[:users], "popularity": _table(by_popularity, real.shape[1])}
+    drawn = (padding.ids(np.argpartition(-keys[row], length - 1)[:length]) for row, length in enumerate(lengths))
+    by_popularity = Histories.from_lists(drawn).to_scipy(real.shape[1])
+    sides = {"real": own, "synthetic": synthetic[:users], "popularity": by_popularity}
     fold_in, targets = _fold(judges, rng)
     similar = {
         "real": nearest(own[:_SEARCHED], real, chosen[:_SEARCHED])
@@ -119,7 +120,7 @@ def truth(
     }
     rows = {name: _truth(side, judges, fold_in, targets, l2, similar[name]) for name, side in sides.items()}
     searched = len(similar["synthetic"])
-    return Report(users, judges.shape[0], unseen is not None, real.shape[0], searched, rows)
+    return FidelityReport(users, judges.shape[0], unseen is not None, real.shape[0], searched, rows)
 
 
 def check_measurable(real: csr_matrix, users: int, unseen: csr_matrix | None = None, *, seed: int = 0) -> None:
@@ -137,7 +138,7 @@ def _divide(
     judges = real[order[half:]] if unseen is None else unseen
     if users < 2 or judges.shape[0] < 2:
         raise DataError(
-            "too few users to say how true the synthetic ones are; it takes at least 4 real and 2 synthetic ones."
+            "too few users to say how true the synthetic ones are; at least 4 real and 2 synthetic ones are needed."
         )
     if np.diff(judges.indptr).max() < 2:
         raise DataError(f"none of the {judges.shape[0]} judges has two items: one to be given, and one to be found.")
@@ -176,7 +177,7 @@ def nearest(side: csr_matrix, others: csr_matrix, itself: NDArray[np.int64] | No
     Args:
         side: 0 and 1, shape [rows, items].
         others: 0 and 1, shape [other rows, items].
-        itself: for each row of ``side`` the row of ``others`` that is the same user and does not count; shape [rows].
+        itself: for each row of ``side``, the row of ``others`` that is the same user and is left out; shape [rows].
     """
     mine, theirs = np.diff(side.indptr), np.diff(others.indptr)
     found = np.zeros(side.shape[0])
@@ -235,14 +236,6 @@ def _ease_ndcg(training: csr_matrix, fold_in: csr_matrix, targets: csr_matrix, l
     return float(np.concatenate(values).mean())
 
 
-def _table(histories: Iterable[NDArray[Any]], n_items: int) -> csr_matrix:
-    """Return histories of items counted from 0 as a table of 0 and 1."""
-    rows = [np.sort(each) for each in histories]
-    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    indices = np.concatenate([*rows, np.empty(0, dtype=np.int64)]).astype(np.int64)
-    return csr_matrix((np.ones(len(indices), dtype=np.float32), indices, indptr), shape=(len(rows), n_items))
-
-
 def table_of(histories: Histories, n_items: int) -> csr_matrix:
     """Return the histories that are not empty as a table of 0 and 1, shape [rows, items without the padding]."""
     table = Histories(histories.indptr, histories.indices).to_scipy(padding.real(n_items))
@@ -261,7 +254,7 @@ class Tee:
         left = self._most
         while batch := list(islice(self._histories, 1024)):
             if left > 0:
-                self._tables.append(_table(map(padding.columns, batch[:left]), padding.real(self._n_items)))
+                self._tables.append(Histories.from_lists(batch[:left]).to_scipy(padding.real(self._n_items)))
                 left -= len(batch)
             yield from batch
 
@@ -282,7 +275,7 @@ _WORDS = {
 }
 
 
-def text(report: Report) -> str:
+def text(report: FidelityReport) -> str:
     """Return a report for the terminal."""
     kind = "unseen by the model" if report.unseen else "the other half of the training users, whom the model has seen"
     real = "the judges" if report.unseen else "each real user, among the other training users"

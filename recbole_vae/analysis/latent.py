@@ -141,8 +141,8 @@ def check_has_latents(model: Any) -> None:
     """Raise a ConfigError if a model has no code between an encoder and a decoder."""
     if not model.has_code:
         raise ConfigError(
-            f"{type(model).__name__} has no latent variables that an encoder gives and a Decoder takes; take a checkpoint "
-            "of one of the models of recbole_vae, such as MultVAE."
+            f"{type(model).__name__} has no latent variables between an encoder and a Decoder; take a checkpoint of a "
+            "model of recbole_vae that has, such as MultVAE."
         )
 
 
@@ -338,9 +338,7 @@ def _traverse(model: Any, history: Histories, step: Tensor, k: int, names: Seque
     return [[names[item] for item in row] for row in scores.topk(k).indices.tolist()]
 
 
-ALONE = (
-    "What follows is of the variational autoencoder in {} alone; its other paths do not depend on the latent variables."
-)
+ALONE = "This describes only the variational autoencoder in {}; its other paths do not depend on the latent variables."
 
 
 def label(latent: Latent, most: int = 3) -> str:

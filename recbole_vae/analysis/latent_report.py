@@ -37,10 +37,10 @@ def html(found: Described) -> str:
 
 
 def _map(found: Described) -> dict[str, Any]:
-    """Return where the map has its marks and names, and what its colours mean."""
+    """Return the places of the map's marks and names, and the meaning of its colours."""
     count = Counter(genre for item in found.items for genre in item.genres)
     top = [genre for genre, _ in count.most_common(len(_COLOURS))]
-    # The rarer of an item's genres says more of it.
+    # The rarer of an item's genres says more about it.
     colour_of = dict(zip(top, _COLOURS, strict=False))
     points = [*found.items, *found.map_users, *([found.user_place] if found.user_place else [])]
     scale = _WIDE / 2.1 / (max((abs(point.x) for point in points), default=1.0) or 1.0)

@@ -15,11 +15,11 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import HistoryRecommender
 
-Order = Callable[[HistoryRecommender, Histories, int], Tensor]
+EntryValues = Callable[[HistoryRecommender, Histories, int], Tensor]
 """Values the entries of a history, shape [nnz], by how much they explain a recommended item."""
 
 
-def by_influence(method: str = "exact") -> Order:
+def by_influence(method: str = "exact") -> EntryValues:
     """Value entries by their influence; for ``method`` see :func:`~recbole_vae.analysis.explain.influences`."""
     return lambda model, history, item: influences(
         model, history, torch.tensor([item], device=history.indices.device), method
@@ -41,7 +41,7 @@ def by_cosine(model: HistoryRecommender, history: Histories, item: int) -> Tenso
     return (together / (counts * counts[item]).clamp_min(1).sqrt())[history.indices]
 
 
-def at_random(seed: int) -> Order:
+def at_random(seed: int) -> EntryValues:
     """Value entries at random."""
     generator = torch.Generator().manual_seed(seed)
     return lambda model, history, item: torch.rand(len(history.indices), generator=generator).to(history.indices.device)
@@ -49,7 +49,7 @@ def at_random(seed: int) -> Order:
 
 @torch.no_grad()
 def perturbation(
-    model: HistoryRecommender, histories: Histories, order: Order, k: int = 10, steps: int = 10
+    model: HistoryRecommender, histories: Histories, order: EntryValues, k: int = 10, steps: int = 10
 ) -> dict[str, float]:
     """Measure how well an order of the history's items explains each history's first recommendation (Barkan et al. 2024).
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import diags
 from torch import Tensor
 from tqdm import tqdm
 
@@ -63,10 +63,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Lists:
-    """What lists drawn with some spread of the posterior are worth.
+    """The value of lists that are drawn with some spread of the posterior.
 
     Attributes:
-        diversify: what the posterior's standard deviation is multiplied by; 0: the plain lists.
+        diversify: factor of the posterior's standard deviation; 0: the plain lists.
         ndcg: mean over users.
         diversity: 1 - cosine of two items of a list, by the users who have them; mean over pairs and users.
         coverage: share of the items that are in somebody's list.
@@ -79,16 +79,16 @@ class Lists:
 
 
 @dataclass(frozen=True)
-class Report:
+class UncertaintyReport:
     """What :func:`evaluate` found.
 
     Attributes:
         model, dataset, part: names; ``k``, ``samples``, ``seed``: as given.
-        users: how many had something to be found.
+        users: number of users who have relevant items.
         ndcg: NDCG@k, mean over users.
-        best_area: area under the curve of the order by NDCG itself; that of any order at random is 1 - NDCG.
+        best_area: area under the curve of the order by NDCG itself; a random order has 1 - NDCG.
         orders: the orders, by :attr:`Order.area`, best first.
-        lists: by the spread, the plain ones first; none unless asked for.
+        lists: by the spread, the plain ones first; empty unless asked for.
     """
 
     model: str
@@ -166,7 +166,7 @@ def order_by(name: str, values: Floats, quality: Floats, given: Sequence[Floats]
 
 
 def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> Floats:
-    """Return 1 - mean cosine over the pairs of items in each list; an item's vector are the users who have it.
+    """Return 1 - mean cosine over the pairs of items in each list; an item's vector marks the users who have it.
 
     Args:
         items: internal item ids, int64, shape [lists, k]; k is at least 2.
@@ -182,10 +182,9 @@ def intra_list_diversity(items: Tensor, histories: Histories, n_items: int) -> F
     vectors = (table @ diags(1 / np.sqrt(counts.clip(1)))).T.tocsr()
     found = []
     for part in items.cpu().split(rows_per_chunk(len(histories))):
-        lists = csr_matrix(
-            (np.ones(part.numel()), part.numpy().ravel(), np.arange(0, part.numel() + 1, k)), shape=(len(part), n_items)
-        )
-        total = lists @ vectors  # of squared length k + twice the sum of the cosines
+        lists = Histories(torch.arange(0, part.numel() + 1, k), part.flatten())
+        # Its squared length is k + twice the sum of the cosines.
+        total = lists.to_scipy(padding.real(n_items), padded=True) @ vectors
         own = (counts[part.numpy()] > 0).sum(1)
         found.append(1 - (np.asarray(total.multiply(total).sum(1)).ravel() - own) / (k * (k - 1)))
     return np.concatenate(found)
@@ -229,7 +228,7 @@ def evaluate(
     data_path: str | Path | None = None,
     popularity_correction: float | None = None,
     show_progress: bool = False,
-) -> Report:
+) -> UncertaintyReport:
     """Load the data set of a checkpoint, split it as training did, and evaluate uncertainties on a part of it.
 
     Args:
@@ -245,7 +244,7 @@ def evaluate(
 
     Raises:
         ConfigError: a value is not allowed, or samples are asked for and the model has no posterior.
-        CheckpointError: the file is no checkpoint, or the data are not those it was trained on.
+        CheckpointError: the file is not a checkpoint, or the data are not those it was trained on.
         DataError: the data are missing, or the part has no relevant items.
     """
     if part not in PARTS:
@@ -281,7 +280,7 @@ def evaluate(
     values: dict[str, Floats] = {name: torch.cat(each).numpy() for name, each in columns.items()}
     quality, given = values.pop(_NDCG), (-values[_LENGTH], values.pop(_RELEVANT))
     orders = [order_by(name, each, quality, given) for name, each in values.items()]
-    return Report(
+    return UncertaintyReport(
         type(model).__name__, recommender.dataset, part, k, samples, seed, len(quality), float(quality.mean()),
         float(risk_coverage(-quality, quality).mean()), sorted(orders, key=lambda order: order.area),
         [
@@ -303,7 +302,7 @@ def _load(path: str | Path, part: str, data_path: str | Path | None) -> Any:
     if data_path is not None:
         config["data_path"] = str(Path(data_path) / config["dataset"])
     folder, file = Path(config["data_path"]), f"{config['dataset']}/{config['dataset']}.inter"
-    if not folder.is_dir():  # RecBole would download what it knows by name, which need not be what was trained on
+    if not folder.is_dir():  # RecBole would download a data set of that name, which need not be the one trained on
         raise DataError(
             f"dataset: there is no folder {folder}, where the data set of {path} is looked for. Set data_path to the folder "
             f"that holds {file}."
@@ -314,7 +313,7 @@ def _load(path: str | Path, part: str, data_path: str | Path | None) -> Any:
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         loader = data_preparation(config, create_dataset(config))[1 + PARTS.index(part)]
     if not isinstance(loader, FullSortDataLoader):
-        raise ConfigError(f"{path}: was evaluated on sampled items (eval_args: mode); here all items are ranked.")
+        raise ConfigError(f"{path}: was evaluated on sampled items (eval_args: mode), but here all items are ranked.")
     if not len(loader.uid_list):
         raise DataError(
             f"{path}: the split leaves nothing to be found in the {part} part; see eval_args: {{split: ...}}."
@@ -364,6 +363,6 @@ def _worth(spread: float, items: Tensor, quality: Tensor, model: HistoryRecommen
 
 
 def per_ndcg(plain: Lists, other: Lists) -> float | None:
-    """Return the diversity gained per NDCG lost; None where none was lost."""
+    """Return the diversity gained per NDCG lost; None if none was lost."""
     lost = plain.ndcg - other.ndcg
     return (other.diversity - plain.diversity) / lost if lost > 0 and not math.isclose(lost, 0.0) else None

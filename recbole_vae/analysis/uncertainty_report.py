@@ -1,4 +1,4 @@
-"""What an evaluation of uncertainties found, for people: as text, and as a page of HTML with the risk-coverage curves."""
+"""The evaluation of uncertainties as text, JSON, or an HTML page with the risk-coverage curves."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_vae.analysis.uncertainty import Lists, Order, Report, per_ndcg
+from recbole_vae.analysis.uncertainty import Lists, Order, UncertaintyReport, per_ndcg
 from recbole_vae.templates import render
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
 _WIDTH, _HEIGHT, _MARGIN = 640, 360, 56
 
 
-def as_json(report: Report) -> str:
-    """Return the fields of :class:`~recbole_vae.analysis.uncertainty.Report` as JSON."""
+def as_json(report: UncertaintyReport) -> str:
+    """Return the fields of :class:`~recbole_vae.analysis.uncertainty.UncertaintyReport` as JSON."""
     return json.dumps(asdict(report), indent=1) + "\n"
 
 
-def _tables(report: Report) -> list[tuple[str, list[list[str]]]]:
+def _tables(report: UncertaintyReport) -> list[tuple[str, list[list[str]]]]:
     """Return tables, each with a caption and, first, its header."""
     at_random = 1 - report.ndcg
-    head = ["users by", "Spearman", "p", "partial", "area", f"NDCG@{report.k} of tenths of the users, the surest first"]
+    head = [
+        "users by",
+        "Spearman",
+        "p",
+        "partial",
+        "area",
+        f"NDCG@{report.k} by decile of the users, the most certain first",
+    ]
     rows = [head, *(_order(order) for order in report.orders)]
     rows += [
         ["nothing", "", "", "", f"{at_random:.4f}", ""],
@@ -62,12 +69,12 @@ def _lists(plain: Lists, each: Lists) -> list[str]:
 
 
 _NOTES = (
-    "Spearman: of uncertainty and NDCG over users; partial: with the length of the history and the number of relevant items held "
-    "fixed. Area: mean of 1 - NDCG under the risk-coverage curve."
+    "Spearman: correlation of uncertainty and NDCG over users; partial: controlling for the length of the history and the number "
+    "of relevant items. Area: mean of 1 - NDCG under the risk-coverage curve."
 )
 
 
-def as_text(report: Report) -> str:
+def as_text(report: UncertaintyReport) -> str:
     """Return the report for a terminal."""
     lines = []
     for caption, rows in _tables(report):
@@ -75,7 +82,7 @@ def as_text(report: Report) -> str:
     return "\n".join([*lines, _NOTES])
 
 
-def as_html(report: Report) -> str:
+def as_html(report: UncertaintyReport) -> str:
     """Return the report as a page that needs no other file and runs no script."""
     (caption, orders), *others = _tables(report)
     tables = [("orders", "Orders of the users", orders), *(("lists", *other) for other in others)]
@@ -85,8 +92,8 @@ def as_html(report: Report) -> str:
     )
 
 
-def _curves(report: Report) -> dict[str, Any]:
-    """Return where the drawing of the risk-coverage curves has its ticks, lines and names."""
+def _curves(report: UncertaintyReport) -> dict[str, Any]:
+    """Return the places of the ticks, lines and names in the drawing of the risk-coverage curves."""
     low = min(min(order.risks) for order in report.orders)
     high = max(max(order.risks) for order in report.orders)
     span = (high - low) or 1.0

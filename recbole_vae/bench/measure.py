@@ -23,8 +23,8 @@ class Measured:
 
     Attributes:
         load: seconds from the ``.inter`` file to a first batch and a model that can train on it.
-        train: users per second of training, by users in a batch; the batch size that all models share comes first.
-        evaluate: users per second of ranking all items, metrics included, by users in a batch; RecBole's default comes first.
+        train: users per second of training, by batch size in users; the size that all models share comes first.
+        evaluate: users per second of ranking all items, metrics included, by batch size in users; RecBole's default comes first.
         memory: peak memory in GB after loading, after training and after evaluating; see
             :func:`~recbole_vae.bench.memory.peak_memory`.
         error: why nothing was measured, or "".

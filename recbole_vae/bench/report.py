@@ -15,7 +15,7 @@ from recbole_vae.storage.files import write_whole
 
 
 def ratios(results: dict[str, Any], name: str) -> dict[str, list[float]]:
-    """Return how many times better a model is than the peer in each repeat: faster, or smaller in memory."""
+    """Return how many times faster than the peer a model is in each repeat, and how many times less memory it takes."""
     peer, *_ = results["measured"]
     found: dict[str, list[float]] = {}
     for ours, theirs in zip(results["measured"][name], results["measured"][peer], strict=False):

@@ -1,4 +1,4 @@
-"""The benchmark: models beside RecBole's own, each measurement in a process of its own.
+"""The benchmark: models against RecBole's own, each measured in a process of its own.
 
 The models take turns, so that other load on the machine affects all of them. Compare only numbers of the same run.
 """

@@ -153,7 +153,7 @@ def higher_is_better(metric: str) -> bool | None:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """Compute the tables of a comparison from the runs there are.
+    """Compute the tables of a comparison from the runs that are there.
 
     Raises:
         DataError: a run lacks a metric of the table, or has one that is not a finite number.
@@ -248,7 +248,7 @@ def _test(table: Table, rows: list[Row]) -> None:
     reference = table.reference
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
     table.compared = len(pairs) * len(table.tested)
-    # So many that the smallest p, after the correction, is a tenth of alpha, unless alpha is tiny.
+    # Enough for the smallest corrected p to be a tenth of alpha, unless alpha is tiny.
     table.samples = max(10_000, min(1_000_000, int(10 * table.compared / table.alpha)))
     all_pairs: dict[tuple[str, str, str], Test] = {}
     for metric, cube in cubes(rows, table.seeds, table.tested):

@@ -29,11 +29,11 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: mean, or what is in its place; ``deviation``: over seeds, or nothing.
+        text: the mean, or what stands for it; ``deviation``: over seeds, or "".
         value: what to sort by; None for nothing.
         rank: 1 for the best of the column, 2 for the second, else 0.
-        ties: does not differ significantly from the best; ``differs``: differs significantly from the reference row.
-        interval: of an effect size, in brackets; or nothing.
+        ties: whether it does not differ significantly from the best; ``differs``: whether it does from the reference row.
+        interval: of an effect size, in brackets; or "".
     """
 
     text: str
@@ -52,7 +52,7 @@ class Cell:
 
 @dataclass
 class Part:
-    """A grid of cells that fits the width of a page: accuracy, what lies beyond it, or costs."""
+    """A grid of cells that fits the width of a page: accuracy, other metrics, or costs."""
 
     title: str
     headers: list[str]
@@ -66,7 +66,7 @@ def title(metric: str) -> str:
 
 
 def number(value: float, like: float | None = None) -> str:
-    """Format a metric: four decimals for shares, fewer for what is large; with the decimals of another number, if given."""
+    """Format a metric: four decimals for shares, fewer for large numbers; if ``like`` is given, with its decimals."""
     size = abs(value if like is None else like)
     return f"{value:.4f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
 
@@ -90,7 +90,7 @@ def count(value: float, unit: str = "") -> str:
 
 
 def parts(table: Table) -> list[Part]:
-    """Lay a table out; parts of which nothing was measured are left out."""
+    """Lay out a table, without the parts of which nothing was measured."""
     result = [Part("Accuracy", [title(m) for m in table.metrics], _cells(table, table.metrics, everyone=True))]
     if table.beyond:
         ks = {metric.partition("@")[2] for metric in table.beyond}
@@ -110,7 +110,7 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
             over_seeds = row.over_seeds(metric)
             if over_seeds is not None:
                 means[metric][row.label] = over_seeds
-    # Equal means share their rank; what nobody calls better has none.
+    # Equal means share their rank; metrics without a better direction have none.
     ranks = {m: sorted({mean for mean, _ in means[m].values()}, reverse=higher_is_better(m) is True) for m in metrics}
     rows = []
     for row in table.rows:
@@ -169,7 +169,7 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
         sentences.append("One seed, so there is no deviation over seeds.")
     budget = _plural(comparison.trials, "tuning trial")
     tuned = f"{budget[0].upper()}{budget[1:]} for each row that has something to tune."
-    sentences.append(tuned if comparison.trials else "Nothing was tuned: defaults, and what the plan sets.")
+    sentences.append(tuned if comparison.trials else "Nothing was tuned: settings are the defaults and the plan's.")
     if sum(bool(row.done) for row in table.rows) > 1:
         sentences.append("The best of each column is bold, the second underlined.")
     if table.against_best:
@@ -185,7 +185,7 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
         )
         untested = [title(metric) for metric in table.metrics if metric not in table.tested]
         if untested:
-            sentences.append(f"Not tested, as not known for each user: {', '.join(untested)}.")
+            sentences.append(f"Not tested, because not known for each user: {', '.join(untested)}.")
     return sentences
 
 
@@ -194,7 +194,7 @@ def _most(table: Table) -> int:
 
 
 def remarks(table: Table, comparison: Comparison) -> list[str]:
-    """Return what went wrong or was mended: other splits, runs that are not done, and the notes of runs, once each."""
+    """Return what went wrong or was corrected: other splits, runs that are not done, and the notes of runs, once each."""
     found: list[str] = []
     if comparison.reference is not None and table.reference is None:
         found.append(
@@ -219,9 +219,7 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
             found.append(f"{row.label}: its means are of {len(row.done)} of {len(table.seeds)} seeds.")
     at_once = [row.label for row in table.rows if row.done and all(run.epochs is None for run in row.done)]
     if at_once:
-        found.append(
-            f"Not trained by epochs, so that the training time is that of the construction: {', '.join(at_once)}."
-        )
+        found.append(f"Not trained by epochs, so their training time is that of construction: {', '.join(at_once)}.")
     return [*found, *dict.fromkeys(note for row in table.rows for run in row.runs for note in run.notes)]
 
 

@@ -14,7 +14,7 @@ from recbole_vae.compare.analysis import Row, Table, base, cubes
 from recbole_vae.compare.cells import count, duration, number, title
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "var(--ink)"]
-"""Okabe and Ito (2008), which colour-blind people can tell apart, without the yellow that white swallows."""
+"""Okabe and Ito (2008), which colour-blind people can tell apart, without the yellow, which is invisible on white."""
 
 _SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down"]
 _DASHES = ["solid", "dash", "dot", "dashdot"]
@@ -298,7 +298,7 @@ def beyond(styles: Styles, table: Table, rows: Sequence[Row]) -> list[Chart]:
 
 
 def frontier(styles: Styles, table: Table, rows: Sequence[Row]) -> list[Chart]:
-    """Draw accuracy against what a list has of rare items, along the dial of the models that have one."""
+    """Draw accuracy against metrics of rare items, along ``popularity_correction`` for the models that have it."""
     if not any(run.frontier for row in rows for run in row.done):
         return []
     charts = []

@@ -18,10 +18,10 @@ from recbole_vae.storage.files import write_whole
 
 @contextlib.contextmanager
 def held(plan: Plan, out: Path) -> Iterator[None]:
-    """Make the folder, or check that it is of this comparison. Other commands are refused while the block runs.
+    """Make the folder, or check that it belongs to this comparison. Other commands are refused while the block runs.
 
     Raises:
-        ConfigError: it cannot be made, is that of another comparison, or is in use.
+        ConfigError: the folder cannot be made, belongs to another comparison, or is in use.
     """
     file = out / ".lock"
     made = not file.exists()
@@ -51,7 +51,7 @@ def _check_identity(plan: Plan, out: Path) -> None:
         others = [each.name for each in out.iterdir() if each.name not in (".lock", file.name, "runs", "tuning")]
         if others:
             raise ConfigError(
-                f"--out={out} (command line): this folder is not of a comparison and not empty ({others[0]})."
+                f"--out={out} (command line): this folder is neither empty nor that of a comparison ({others[0]})."
             )
         write_whole(file, json.dumps(own, indent=1).encode())
         return
@@ -73,7 +73,7 @@ def _check_identity(plan: Plan, out: Path) -> None:
 
 
 def _anything_done(out: Path) -> bool:
-    """Return whether a run is done, or a trial was made: until then, a mistake in the plan can be mended."""
+    """Return whether a run or a tuning trial is done; until then, mistakes in the plan can be corrected."""
     results = out.glob("runs/*/result.json")
     return any(out.glob("tuning/*.journal")) or any('"status": "done"' in each.read_text() for each in results)
 

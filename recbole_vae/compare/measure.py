@@ -73,7 +73,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     try:
         config = Config(model=job["model"], dataset=job["dataset"], config_dict=copy.deepcopy(options))
     except ConfigError as error:
-        reason = why_not(job["model"], job["settings"].get("knn_method"))
+        reason = why_not(model_class, job["settings"].get("knn_method"))
         if reason and reason in str(error):
             run.status, run.reason = REFUSED, reason
             return run
@@ -94,7 +94,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     for name, part in (("validation", valid), ("the test", test)):
         if not len(part._dataset):
             raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
-    held_out = getattr(train._dataset, "split_hash", None)  # which run prints, too
+    held_out = getattr(train._dataset, "split_hash", None)  # the command run shows these, too
     if held_out is None:
         run.notes += [f"{gap}." for gap in users_without_history([part._dataset for part in (train, valid, test)])]
     run.split_hash = held_out or split_hash(train._dataset, valid._dataset, test._dataset)
@@ -204,7 +204,7 @@ def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int
     trainer.fit(train, valid, saved=True, show_progress=False, callback_fn=callback)
     run.epochs = len(run.curve)
     if run.best_epoch is None:
-        raise DataError("no epoch was saved: each validation score was worse than none (nan?).")
+        raise DataError("no epoch was saved, because no validation score was a number.")
 
 
 class _NoEvaluator:
@@ -215,7 +215,7 @@ class _NoEvaluator:
 
 
 @dataclass
-class _Part:
+class _PartResults:
     """The results on one part of the data; the attributes are those of :class:`Run`."""
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -233,7 +233,7 @@ def _with(config: Any, **values: Any) -> Any:
 
 def _lists(
     config: Any, trainer: Any, train: Any, loader: Any, job: dict[str, Any], *, whole: bool, best: bool = False
-) -> _Part:
+) -> _PartResults:
     """Evaluate a part once, at the largest k, and compute everything from the lists.
 
     Args:
@@ -258,7 +258,7 @@ def _lists(
     finally:
         trainer.eval_collector, trainer.evaluator = before
     result = FastEvaluator(measured).evaluate(lists)
-    found = _Part()
+    found = _PartResults()
     table = [f"{name}@{k}" for name in names for k in job["topk"]]
     found.metrics = {name: float(result[name]) for name in table}
     per_user = {name: values for name, values in result.per_user.items() if name in table}

@@ -1,6 +1,6 @@
-"""What a comparison is to do: read from a YAML file and the command line, checked before anything runs.
+"""The plan of a comparison, read from a YAML file and the command line, and checked before anything runs.
 
-RecBole is not imported here, but for the names of its metrics.
+RecBole is imported here only for the names of its metrics.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the table: a model with settings of its own, above those of the plan."""
+class PlanRow:
+    """A row of the table: a model, whose own settings override those of the plan."""
 
     model: str
     label: str
@@ -48,13 +48,13 @@ class Row:
 class Plan(Strict):
     """A comparison, checked."""
 
-    rows: list[Row] = Field(description="What is compared, in the order of the table.")
+    rows: list[PlanRow] = Field(description="What is compared, in the order of the table.")
     datasets: dict[str, dict[str, Any]] = Field(description="Settings of each data set, by its name.")
     protocols: dict[str, dict[str, Any]] = Field(description="Settings of each protocol, by its name.")
     settings: dict[str, Any] = Field(
-        description="Settings of all runs. A data set's come above them, a protocol's above those, a row's above all three."
+        description="Settings of all runs. Those of a data set override them, those of a protocol both, those of a row all three."
     )
-    options: dict[str, Any] = Field(description="Settings of the command line, above all others.")
+    options: dict[str, Any] = Field(description="Settings of the command line, which override all others.")
     seeds: list[Seed] = Field(
         [FIRST_SEED],
         min_length=1,
@@ -142,7 +142,7 @@ class Plan(Strict):
         return {name: getattr(self, name) for name in names}
 
     def plain(self) -> dict[str, Any]:
-        """Return the plan as plain values, as a plan's YAML file could have them, with the command line's options in it."""
+        """Return the plan as plain values, as a YAML file could hold it, with the options of the command line included."""
 
         def left(settings: Mapping[str, Any]) -> dict[str, Any]:
             return {name: value for name, value in settings.items() if name not in self.options}
@@ -158,12 +158,12 @@ class Plan(Strict):
         }
         return {**others, **named, "rows": rows, "settings": {**self.settings, **self.options}}
 
-    def cells(self) -> list[tuple[str, str, Row]]:
+    def cells(self) -> list[tuple[str, str, PlanRow]]:
         """Return all of (data set, protocol, row), in the order of the tables."""
         return list(itertools.product(self.datasets, self.protocols, self.rows))
 
     def job(
-        self, dataset: str, protocol: str, row: Row, seed: int, tuned: Mapping[str, Any] | None = None
+        self, dataset: str, protocol: str, row: PlanRow, seed: int, tuned: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Return all that determines a run, and nothing else, as plain values."""
         settings = {
@@ -194,7 +194,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
 
     Args:
         file: YAML, or None.
-        options: of the command line, above the file: the plan's own keys, and RecBole's, which are settings.
+        options: of the command line, which override the file: keys of the plan, and RecBole's options, which are settings.
 
     Raises:
         ConfigError: something is missing, unknown or not allowed; the message says where.
@@ -211,7 +211,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     for name in content:
         if name not in KEYS:
             meant = near(str(name), KEYS)
-            hint = f" Did you mean {meant}?" if meant else " Options of RecBole stand under settings:."
+            hint = f" Did you mean {meant}?" if meant else " Options of RecBole go under settings:."
             raise ConfigError(f"{name} ({where(str(name))}): a plan has no such key.{hint} It has {', '.join(KEYS)}.")
     values = _above(content, {name: given[name] for name in given if name in KEYS}, where)
     if "imports" in values:
@@ -245,7 +245,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
 
 
 def _above(content: Mapping[str, Any], own: Mapping[str, Any], where: Where) -> dict[str, Any]:
-    """Return the keys of a plan's file with those of the command line above them; what is ~ in the file has its default."""
+    """Return the keys of a plan's file, overridden by the command line; ~ in the file stands for the default."""
     values: dict[str, Any] = {name: value for name, value in content.items() if value is not None}
     values |= own
     if "models" in own:
@@ -274,13 +274,13 @@ def _named_settings(values: Mapping[str, Any], where: Where) -> dict[str, Any]:
     return {name: {} for name in _words(value, "datasets", where)}
 
 
-def _rows(values: Mapping[str, Any], where: Where) -> list[Row]:
+def _rows(values: Mapping[str, Any], where: Where) -> list[PlanRow]:
     if "models" in values and "rows" in values:
         raise ConfigError(f"models ({where('models')}) and rows ({where('rows')}) cannot be given together.")
     given = values["rows"] if "rows" in values else _words(values.get("models", "MultVAE,MultDAE"), "models", where)
     if not isinstance(given, list) or not given:
         refuse("rows", given, where, "a list of models, or of {model: ..., label: ..., settings: {...}}")
-    rows: list[Row] = []
+    rows: list[PlanRow] = []
     for each in given:
         row = _row(each, "models" if "models" in values else "rows", where)
         for other in rows:
@@ -294,7 +294,7 @@ def _rows(values: Mapping[str, Any], where: Where) -> list[Row]:
     return rows
 
 
-def _row(given: Any, key: str, where: Where) -> Row:
+def _row(given: Any, key: str, where: Where) -> PlanRow:
     row = {"model": given} if isinstance(given, str) else given
     if not isinstance(row, dict) or not isinstance(row.get("model"), str):
         refuse("rows", given, where, "the name of a model, or {model: ..., label: ..., settings: {...}}")
@@ -313,7 +313,7 @@ def _row(given: Any, key: str, where: Where) -> Row:
             f"recbole_vae: {', '.join(model_names())}; or any of RecBole's."
         )
     settings = read_settings(row.get("settings"), model, where, KEYS)
-    return Row(model, str(row.get("label") or model), settings, row.get("space"))
+    return PlanRow(model, str(row.get("label") or model), settings, row.get("space"))
 
 
 def _check_metrics(plan: Plan, where: Where) -> None:

@@ -1,4 +1,4 @@
-"""Reads a plan as it is written: YAML with the line of each key, and values of the command line."""
+"""Reads a plan: YAML with the line of each key, and values of the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recbole_vae.errors import ConfigError
 
 
 class YAML(yaml.SafeLoader):
-    """YAML with 1e-3 as a number, as RecBole has it, and no key twice."""
+    """YAML in which 1e-3 is a number, as RecBole reads it, and in which no key stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -33,7 +33,7 @@ def load(file: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Return the content of a plan's file, and the lines, from 1, in which each key stands, at whatever depth.
 
     Raises:
-        ConfigError: the file cannot be read, or is not YAML, or no mapping.
+        ConfigError: the file cannot be read, is not YAML, or is not a mapping.
     """
     try:
         text = Path(file).read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def _lines_of_keys(document: yaml.Node | None) -> dict[str, list[int]]:
     left, seen = [document], set[int]()
     while left:
         node = left.pop()
-        if id(node) in seen:  # an alias is the node that it stands for
+        if id(node) in seen:  # an alias and its target are the same node
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):

@@ -19,7 +19,7 @@ from recbole_vae.compare.results import FAILED, OUT_OF_MEMORY, TIMED_OUT, Run
 from recbole_vae.storage.files import write_whole
 
 _SIGKILL = 9
-"""Which ``signal`` does not have on Windows."""
+"""The module ``signal`` does not have it on Windows."""
 
 _children: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
@@ -27,12 +27,12 @@ _stopped = threading.Event()
 
 
 def execute(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
-    """Do one run in a new process, and wait for it. Nothing that happens to it is raised.
+    """Do one run in a new process, and wait for it. If it fails, its result says so; nothing is raised.
 
     Args:
         specification: plain values: ``job`` (of ``Plan.job``), ``imports``, ``path``, ``threads``, ``memory_limit`` in GB and
             ``time_limit`` in seconds, and for a trial of tuning ``others`` and ``bigger``.
-        folder: where its files are; None for a temporary one, whose files are returned.
+        folder: where its files go; None for a temporary folder, whose files are returned.
 
     Returns:
         Content of ``result.json``, ``log.txt`` and perhaps ``users.npz``; empty if ``folder`` is given.
@@ -57,7 +57,7 @@ def execute(specification: dict[str, Any], folder: str | None = None) -> dict[st
         with _lock:
             if _stopped.is_set():
                 return {}
-            # In a session of its own: Ctrl-C is for this process, which then ends the others. (Windows has no sessions.)
+            # In its own session: Ctrl-C reaches this process only, which then ends the others. (Windows has no sessions.)
             child = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "recbole_vae.compare.worker", str(place.resolve() / "job.json")],
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=environment, start_new_session=True,

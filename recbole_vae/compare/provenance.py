@@ -1,4 +1,4 @@
-"""What makes each row of a comparison again: commands, settings and versions."""
+"""How to reproduce each row of a comparison: commands, settings and versions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def settings_yaml(comparison: Comparison) -> str:
 
 
 def versions(runs: Iterable[Run]) -> dict[str, str]:
-    """Return the versions of the packages; several where the runs differ."""
+    """Return the versions of the packages; several if the runs differ."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         for package, version in run.versions.items():
@@ -51,7 +51,7 @@ def versions(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def command(run: Run, comparison: Comparison) -> str:
-    """Return the command that makes a run by itself, or that of the comparison where only ``compare`` does what it needs."""
+    """Return the command that reproduces a run alone; that of the comparison if only ``compare`` can do it."""
     plan = comparison.settings
     if plan.get("split_seed") is not None or plan.get("imports") or run.model == "Pop":
         return comparison.command

@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML page that needs nothing else, with tables, charts, and what makes each row again."""
+"""The report of a comparison: one HTML page that needs nothing else, with tables, charts, and how to reproduce each row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs of a comparison leave behind: one folder for each, and all of them read together.
+"""The results of a comparison's runs: a folder for each, and all of them read together.
 
 A run is one model with one seed on one data set in one protocol. Its folder has ``result.json`` (everything but the users)
 and ``users.npz`` (a row for each user); both are written whole or not at all.
@@ -29,7 +29,7 @@ class Users:
 
     Attributes:
         ids: the data set's own ids, shape [users].
-        history_length: items of the history that the user is scored by, int64, shape [users].
+        history_length: number of items in the history by which the user is scored, int64, shape [users].
         metrics: values of each metric that is a mean over users (``ndcg@10``), float64, shape [users].
     """
 
@@ -44,29 +44,29 @@ class Run:
 
     Attributes:
         dataset: its name; ``protocol``: the name of its protocol in the plan.
-        label: name of the row of the table: the model's, or what the plan calls this setting of it.
+        label: name of the row of the table: the model's, unless the plan has another.
         model: name of the class.
         seed: that of the model, and of the split unless the plan has a ``split_seed``.
         status: ``done``, ``failed``, ``out of memory``, ``timed out`` or ``cannot take part``.
-        reason: one line; of what is not done.
-        test: metrics on the test part, by lower-case names (``ndcg@10``), those beyond accuracy (``itemcoverage@10``) too.
+        reason: why the run is not done, in one line.
+        test: metrics on the test part, beyond accuracy, too, by lower-case names (``ndcg@10``, ``itemcoverage@10``).
         valid: the same on the validation part, at the best epoch.
         over_k: ``recall`` and ``ndcg`` on the test part at k = 1, 2, ...
         by_popularity: bins of the items, from the least popular: ``items`` (their number), ``popularity`` (mean number of
             training interactions), ``relevant`` (test interactions), ``recall`` (found among the first ``max(topk)``).
-        frontier: the test metrics by ``popularity_correction``, itself in each, from the same parameters; empty where the model
-            has no such option.
-        curve: epochs: ``epoch``, ``seconds``, perhaps ``loss``, ``reconstruction``, ``kl``, ``beta``; and the metrics where the
-            epoch was evaluated.
+        frontier: ``popularity_correction`` and the test metrics with it, for several values and the same parameters; empty if
+            the model has no such option.
+        curve: for each epoch ``epoch``, ``seconds``, perhaps ``loss``, ``reconstruction``, ``kl``, ``beta``, and, if it was
+            evaluated, the metrics.
         seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation.
         peak_memory: of the process in bytes: the resident set, or what torch took from a GPU.
-        parameters: number of trained parameters; 0 where there are none.
-        epochs: how many were trained; ``best_epoch``: the one that was tested, from 1; None where nothing is trained by epochs.
+        parameters: number of trained parameters; 0 for none.
+        epochs: how many were trained; ``best_epoch``: the one that was tested, from 1; None if the model has no epochs.
         device: in words; ``versions``: of the packages.
-        settings: the options that were given for this run, by name, as a config file could have them.
-        trials: tuning, where there was any: ``settings``, ``valid``, ``status``, ``seconds`` of each.
+        settings: the options of this run that were given, by name, as in a config file.
+        trials: of tuning, if any: ``settings``, ``valid``, ``status`` and ``seconds`` of each.
         split_hash: SHA-256 of the interactions of each part.
-        notes: what was mended or left out, in sentences.
+        notes: what was corrected or left out, in sentences.
         users: of the test part; None unless the run is done.
     """
 
@@ -98,7 +98,7 @@ class Run:
     users: Users | None = None
 
     def save(self, folder: Path) -> None:
-        """Write the run into its folder, which is made; ``result.json`` comes last, and its presence means that all is there."""
+        """Write the run into its folder. ``result.json`` is written last, so if it is there, everything is."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.users is not None:
             buffer = io.BytesIO()
@@ -140,11 +140,11 @@ class Comparison:
     Attributes:
         runs: in the order of the plan: data set, protocol, label, seed.
         metrics: the columns of the table, in order (``recall@10``); ``primary``: the one that ranks and is tested.
-        reference: label of the row that others are tested against, beside the best one; None for none.
+        reference: label of the row against which the others are tested, as against the best one; None for none.
         alpha: level of the tests.
-        trials: tuning trials that each row had; 0 for untuned defaults.
+        trials: tuning trials of each row; 0 for none.
         settings: the plan as plain values, for ``settings.yaml``.
-        command: what makes it again.
+        command: the command line that reproduces it.
     """
 
     runs: Sequence[Run]

@@ -1,4 +1,4 @@
-"""Does the runs of a plan, each in a process of its own, keeps what they leave behind, and goes on where it was stopped."""
+"""Does the runs of a plan, each in a process of its own, keeps their results, and continues where it was stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from recbole_vae.compare import process
 from recbole_vae.compare.folder import held
-from recbole_vae.compare.plan import Plan, Row, digest
+from recbole_vae.compare.plan import Plan, PlanRow, digest
 from recbole_vae.compare.results import DONE, FAILED, REFUSED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import ConfigError, DataError
@@ -26,22 +26,22 @@ from recbole_vae.storage.files import write_whole
 
 
 @dataclass
-class _Cell:
-    """One row on one data set in one protocol; ``shown``: how many of its trials the bar has."""
+class _PlanCell:
+    """One row on one data set in one protocol; ``shown``: how many of its trials the progress bar has counted."""
 
     dataset: str
     protocol: str
-    row: Row
+    row: PlanRow
     study: Study | None = None
     shown: int = 0
     runs: list[Run] = field(default_factory=list)
 
     def key(self, job: Mapping[str, Any]) -> str:
-        """Return what tells a run from all others; two rows may have the same settings, and must not share a folder."""
+        """Return what identifies a run. Two rows may have the same settings, but must not share a folder."""
         return digest([self.protocol, self.row.label, job])
 
     def refused(self) -> str:
-        """Return why the row cannot take part, as a trial found; or ""."""
+        """Return why the row cannot take part, if a trial found that; else ""."""
         trials = self.study.trials() if self.study else []
         return next((each["reason"] for each in trials if each["status"] == REFUSED), "")
 
@@ -59,11 +59,11 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
 
     Args:
         plan: see :mod:`recbole_vae.compare.plan`.
-        out: folder of the comparison; made, or gone on with.
+        out: folder of the comparison, new or of an earlier command.
         command: what the user typed.
 
     Raises:
-        ConfigError: ``out`` is no folder, is that of another comparison, or is in use; or a package or the scheduler is missing.
+        ConfigError: ``out`` is not a folder, belongs to another comparison, or is in use; or a package or scheduler is missing.
         DataError: a result cannot be written.
     """
     models = {row.model for row in plan.rows}
@@ -81,7 +81,7 @@ class _Comparing:
     def __init__(self, plan: Plan, out: Path, executor: Executor) -> None:
         self.plan, self.out, self.executor = plan, out, executor
         self.pending: dict[Future[dict[str, bytes]], tuple[Any, ...]] = {}
-        self.cells = [_Cell(*each) for each in plan.cells()]
+        self.cells = [_PlanCell(*each) for each in plan.cells()]
         self.folders: set[Path] = set()
         self.bar: Any = None
 
@@ -94,7 +94,7 @@ class _Comparing:
                 file = self.out / "tuning" / f"{digest(key)[:16]}.journal"
                 cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
                 if len(cell.study.trials()) >= plan.trials and cell.study.best() is None and not cell.refused():
-                    file.unlink()  # all failed, and are tried again
+                    file.unlink()  # all failed: try again
                     cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
         total = len(self.cells) * len(plan.seeds) + sum(plan.trials for cell in self.cells if cell.study)
         self.bar = tqdm(total=total, desc="Compare", unit=" runs", ncols=100)
@@ -115,12 +115,12 @@ class _Comparing:
             raise
         finally:
             self.bar.close()
-        # Only now are the folders of all runs known: tuning chooses among them.
+        # The folders of all runs are known only now, because tuning chooses their settings.
         others = sum(file.parent not in self.folders for file in (self.out / "runs").glob("*/result.json"))
         if others:
             tqdm.write(
-                f"{self.out}: {others} runs of other rows, seeds or settings are kept, but are not of this command, and so "
-                "are not in its report",
+                f"{self.out}: {others} runs of other rows, seeds or settings are kept, but are not of this command and "
+                "not in its report",
                 file=sys.stderr,
             )
         return self._comparison(command)
@@ -146,8 +146,8 @@ class _Comparing:
         keys = run.dataset, run.protocol, run.label, run.seed
         return tuple(each.index(key) for each, key in zip(places, keys, strict=True))  # type: ignore[attr-defined]
 
-    def _next(self, cell: _Cell) -> Iterator[str]:
-        """Start what comes next: a trial of tuning, or the runs of all seeds. Yield what is known of each already."""
+    def _next(self, cell: _PlanCell) -> Iterator[str]:
+        """Start the next tuning trial, or the runs of all seeds. Yield ``kept`` or ``again`` for each that was made before."""
         plan = self.plan
         if cell.study is not None:
             trials = cell.study.trials()
@@ -190,8 +190,8 @@ class _Comparing:
                 yield "again"
             self._submit(self._specification(job), folder, "run", cell, job)
 
-    def _shown(self, cell: _Cell, number: int) -> int:
-        """Show trials of an earlier command in the bar, once."""
+    def _shown(self, cell: _PlanCell, number: int) -> int:
+        """Count the trials of an earlier command in the progress bar, once."""
         before, cell.shown = cell.shown, number
         self.bar.update(number - before)
         return number - before
@@ -213,8 +213,8 @@ class _Comparing:
         place = None if self.plan.scheduler else str(folder)
         self.pending[self.executor.submit(process.execute, specification, place)] = (*what, folder)
 
-    def _take(self, future: Future[dict[str, bytes]], kind: str, cell: _Cell, what: Any, folder: Path) -> None:
-        """Keep what a run left behind."""
+    def _take(self, future: Future[dict[str, bytes]], kind: str, cell: _PlanCell, what: Any, folder: Path) -> None:
+        """Keep the result of a run."""
         run = self._result(future, cell, folder)
         if kind == "trial":
             trial, settings = what
@@ -242,7 +242,7 @@ class _Comparing:
             return
         list(self._next(cell))
 
-    def _result(self, future: Future[dict[str, bytes]], cell: _Cell, folder: Path) -> Run:
+    def _result(self, future: Future[dict[str, bytes]], cell: _PlanCell, folder: Path) -> Run:
         try:
             content = future.result()
             if content:
@@ -255,7 +255,7 @@ class _Comparing:
             reason = f"{error} ({type(error).__name__})"
         except DataError:  # a result could not be written
             raise
-        except Exception as error:  # Dask's, of a worker that died again and again
+        except Exception as error:  # Dask's, if a worker died repeatedly
             reason = f"{' '.join(str(error).split())[:300]} ({type(error).__name__})"
         else:
             try:
@@ -264,8 +264,8 @@ class _Comparing:
                 reason = str(error)
         return Run(cell.dataset, "", "", cell.row.model, self.plan.seeds[0], FAILED, reason)
 
-    def _finish(self, run: Run, cell: _Cell, job: Mapping[str, Any]) -> Run:
-        """Say what the run is in this plan."""
+    def _finish(self, run: Run, cell: _PlanCell, job: Mapping[str, Any]) -> Run:
+        """Label a run as in this plan."""
         self.bar.update()
         run.dataset, run.protocol, run.label, run.seed = cell.dataset, cell.protocol, cell.row.label, job["seed"]
         run.settings = dict(job["settings"])
@@ -281,7 +281,7 @@ class _Comparing:
 
 
 def _compare_splits(runs: list[Run]) -> None:
-    """Mark runs whose split is not that of the others of the same data set, protocol and seed."""
+    """Mark the runs whose split differs from that of the others with the same data set, protocol and seed."""
     first: dict[tuple[str, str, int], Run] = {}
     for run in runs:
         if run.status == DONE:
@@ -301,7 +301,7 @@ def _bigger(plan: Plan) -> bool:
 
 @contextlib.contextmanager
 def _executor(plan: Plan) -> Iterator[Executor]:
-    """Give what runs :func:`~recbole_vae.compare.process.execute`: threads here, or Dask's workers."""
+    """Give the executor of :func:`~recbole_vae.compare.process.execute`: threads here, or Dask's workers."""
     if plan.scheduler is None:
         threads = ThreadPoolExecutor(plan.jobs)
         try:

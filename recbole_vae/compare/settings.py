@@ -12,7 +12,7 @@ from recbole_vae.model.registry import is_history_model, model_class, model_name
 from recbole_vae.options.names import Where, near, refuse
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_defaults
 
-# The key of a plan to use instead; None where nothing is.
+# The key of a plan to use instead; None if there is none.
 _SET_BY_COMPARE = {
     "model": "rows", "seed": "seeds", "checkpoint_dir": None, "show_progress": None, "fast_evaluation": None, "resume": None,
     "config_files": None, "nproc": "jobs", "metric_decimal_place": None, "metrics": "the plan's metrics",
@@ -21,7 +21,7 @@ _SET_BY_COMPARE = {
 
 
 def of_the_data() -> set[str]:
-    """Return the options that make data set, split and candidates, which must be the same for all rows."""
+    """Return the options that determine data set, split and candidates, which must be the same for all rows."""
     return options_in("dataset/*") | {"data_path", "eval_args", "repeatable", "exact_time", "repeats"}
 
 
@@ -33,19 +33,19 @@ def known_options() -> set[str]:
         known |= set(getattr(found, "defaults", {}))
         if is_history_model(found):
             known |= set(found.config_class.names())
-    return known | {"shrink"}  # of ItemKNN; in none of RecBole's files of older versions
+    return known | {"shrink"}  # an option of ItemKNN that older versions of RecBole do not list
 
 
 def check_option(name: Any, place: str, others: Collection[str] = ()) -> None:
-    """Refuse what is no option, or is not for a plan to set.
+    """Refuse an unknown option, or one that a plan must not set.
 
     Args:
         name: of the option.
-        place: where it stands; it begins the message after the name.
-        others: names beside options that a misspelt one may have been meant to be.
+        place: where it stands, for the message.
+        others: further names that a misspelt one may stand for.
 
     Raises:
-        ConfigError: as said.
+        ConfigError: the option is refused.
     """
     if name in _SET_BY_COMPARE:
         instead = _SET_BY_COMPARE[name]
@@ -66,12 +66,12 @@ def read_settings(given: Any, owner: str, where: Where, others: Collection[str])
 
     Args:
         given: options by name, or None.
-        owner: the key that they stand under.
+        owner: the key under which they stand.
         where: tells where the value of an option was set.
         others: see :func:`check_option`.
 
     Raises:
-        ConfigError: ``given`` is no mapping, or an option is unknown, not for a plan, or of another kind.
+        ConfigError: ``given`` is not a mapping, or an option is unknown, not for a plan, or of another kind.
     """
     if not isinstance(given or {}, dict):
         refuse(owner, given, where, "a mapping of options, lines 'option: value'")
@@ -83,7 +83,7 @@ def read_settings(given: Any, owner: str, where: Where, others: Collection[str])
 
 
 def _check_kind(name: str, value: Any, where: Where) -> None:
-    """Refuse a word where RecBole has a number; each run would end by it, and late."""
+    """Refuse a word where RecBole has a number: each run would fail by it, and late."""
     default = recbole_defaults().get(name)
     if value is None or (isinstance(default, bool) and isinstance(value, bool)):
         return
@@ -97,14 +97,14 @@ def _check_kind(name: str, value: Any, where: Where) -> None:
 
 
 def check_values(model: str, settings: Mapping[str, Any], where: Where) -> None:
-    """Refuse, before the first run is started, each value that a model of recbole_vae would refuse by itself."""
+    """Refuse each value that a model of recbole_vae would refuse, before the first run starts."""
     found = model_class(model)
     if is_history_model(found):
         found.config_class.check_each({name: _as_recbole_reads(value) for name, value in settings.items()}, where)
 
 
 def _as_recbole_reads(value: Any) -> Any:
-    """Return the value that RecBole makes of a string: of a literal of Python, or true or false in any case."""
+    """Return the value that RecBole reads in a string: a literal of Python, or true or false in any case."""
     if not isinstance(value, str):
         return value
     try:

@@ -65,7 +65,7 @@ def randomisation_test(differences: Floats, samples: int = 10_000, seed: int = 0
     If two rows do not differ, each user's difference could as well have the other sign. Users with a difference of 0 do not
     matter, so if at most ``EXACT`` differ, all flips are counted: ``p = count / 2^n``. Else
     ``p = (1 + count) / (1 + samples)``, which is never too small (Phipson and Smyth, 2010). All tests share the signs.
-    Made by hand: ``scipy.stats.permutation_test`` takes about eight times as long (10 tests, 943 users).
+    Written by hand: ``scipy.stats.permutation_test`` takes about eight times as long (10 tests, 943 users).
 
     Args:
         differences: shape [users, tests].
@@ -161,7 +161,7 @@ def effects(
     """
     values, reference = _checked(differences), _checked(reference)
     users, tests = values.shape
-    # Subtract one of them: only then do equal differences have a deviation of exactly 0.
+    # Subtract one of them, so that equal differences have a deviation of exactly 0.
     offset = values[0]
     columns = np.hstack([values - offset, (values - offset) ** 2, reference])
 

@@ -1,7 +1,7 @@
-"""Tuning: search spaces, and studies of Optuna that go on after a stop.
+"""Tuning: search spaces, and studies of Optuna that continue after a stop.
 
-A space is a mapping from options to what they may be: a list of values, or ``{from: A, to: B}`` with perhaps ``log: True``
-for numbers between (whole ones where both are). Those of ``properties/hyper`` hold unless the plan has others.
+A space maps options to their possible values: a list, or ``{from: A, to: B}``, perhaps with ``log: True``, for the numbers
+between (integers, if both are). Those of ``properties/hyper`` are used unless the plan has others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from recbole_vae.compare.plan import Plan, Row
+from recbole_vae.compare.plan import Plan, PlanRow
 from recbole_vae.compare.plan_file import YAML
 from recbole_vae.compare.settings import check_option, of_the_data
 from recbole_vae.errors import ConfigError, DataError
@@ -24,14 +24,14 @@ from recbole_vae.errors import ConfigError, DataError
 COUNTED = ("COMPLETE", "PRUNED", "FAIL")
 
 
-def space_of(plan: Plan, dataset: str, protocol: str, row: Row) -> dict[str, Any]:
-    """Return the search space of a row on a data set in a protocol; empty where nothing is to be tuned.
+def space_of(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> dict[str, Any]:
+    """Return the search space of a row on a data set in a protocol; empty if nothing is to be tuned.
 
-    What the plan or the command line sets is not searched for by the spaces of ``properties/hyper``.
+    The spaces of ``properties/hyper`` leave out what the plan or the command line sets.
 
     Raises:
-        ConfigError: the space names no option, one that is not to be tuned, or one that the row or the command line sets; or
-            it has another form than the above.
+        ConfigError: the space has an unknown option, one that must not be tuned, or one that the row or the command line sets;
+            or it has another form than the above.
     """
     if row.space is not None:
         space, owner = row.space, f"rows: {row.label}: space"
@@ -46,7 +46,9 @@ def space_of(plan: Plan, dataset: str, protocol: str, row: Row) -> dict[str, Any
     for name in space:
         setter = "the command line" if name in plan.options else "the row" if name in row.settings else None
         if setter:
-            raise ConfigError(f"{owner}: {name} cannot be tuned, for {setter} sets it; take it out of one of the two.")
+            raise ConfigError(
+                f"{owner}: {name} cannot be tuned, because {setter} sets it; remove it from one of the two."
+            )
     return dict(space)
 
 
@@ -73,7 +75,7 @@ def _check(space: Any, owner: str) -> None:
 
 
 def optuna() -> Any:
-    """Return Optuna, quiet.
+    """Return Optuna, with its messages turned off.
 
     Raises:
         ConfigError: it is not installed.
@@ -117,10 +119,10 @@ def pruner(others: Sequence[Sequence[float]], bigger: bool) -> Callable[[int, fl
 class Study:
     """The trials of one row on one data set in one protocol, kept in a file.
 
-    The next trial depends on the seed and the trials before it only, so that a study that was stopped goes on as if it was not.
+    The next trial depends only on the seed and the trials before it, so a study that was stopped continues as if it was not.
 
     Args:
-        file: of the trials; what a process that was killed left unfinished in it is dropped.
+        file: of the trials; those that a killed process left unfinished are dropped.
         space: see the module.
         seed: of the proposals.
         bigger: whether larger scores are better.
@@ -147,7 +149,7 @@ class Study:
                 f"{file}: the journal of these trials is damaged ({error}); delete it to make them again."
             ) from None
         for trial in self._study.get_trials(deepcopy=False):
-            if trial.state.name not in COUNTED:  # whatever ran it is gone
+            if trial.state.name not in COUNTED:  # its process is gone
                 self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
 
     def trials(self) -> list[dict[str, Any]]:
@@ -163,7 +165,7 @@ class Study:
             return trial, {name: _suggest(trial, name, each) for name, each in self.space.items()}
 
     def tell(self, trial: Any, result: dict[str, Any]) -> None:
-        """Keep what came of a trial; the status is ``done``, ``pruned``, or why there is nothing."""
+        """Keep the result of a trial; its status is ``done``, ``pruned``, or why there is none."""
         states = self._optuna.trial.TrialState
         for step, score in enumerate(result["scores"], start=1):
             trial.report(score, step)
@@ -180,7 +182,7 @@ class Study:
 
 
 def _clean(journal: Path) -> None:
-    """Take away what a kill may have left: a lock, for the folder is held by this process, and half a line at the end."""
+    """Remove what a killed process may have left: a lock (only this process has the folder) and half a line at the end."""
     for lock in journal.parent.glob(f"{journal.name}.lock*"):
         lock.unlink()
     if journal.is_file():
@@ -191,7 +193,7 @@ def _clean(journal: Path) -> None:
 
 
 def _suggest(trial: Any, name: str, allowed: Any) -> Any:
-    if isinstance(allowed, list):  # as text: a value may be a list
+    if isinstance(allowed, list):  # as text, because a value may be a list
         return json.loads(trial.suggest_categorical(name, [json.dumps(each) for each in allowed]))
     low, high, log = allowed["from"], allowed["to"], bool(allowed.get("log"))
     if isinstance(low, int) and isinstance(high, int):

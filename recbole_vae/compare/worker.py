@@ -50,7 +50,7 @@ def main(file: str) -> int:
 
         try:
             limit = specification.get("memory_limit")
-            # CUDA reserves more than any sensible limit. Not is_available(), after which gpu_id would have no effect.
+            # CUDA reserves more address space than any sensible limit. Not is_available(), after which gpu_id would have no effect.
             without_limit = limit and torch.cuda.device_count() and job["settings"].get("use_gpu", True)
             unlimited = limit and not without_limit and not limit_memory(limit)
             run = measure(job, _reporter(specification, scores) if job.get("trial") else None)
@@ -97,7 +97,7 @@ def _reporter(specification: dict[str, Any], scores: list[float]) -> Callable[[i
 
 
 if __name__ == "__main__":
-    # Left at once: nothing is to be undone, and the thread that watches standard input does not hold up the end.
+    # Exit at once: there is nothing to clean up, and the thread that watches standard input would delay the end.
     status = 1
     try:
         status = main(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Reads RecBole's atomic files, and says of a bad one in which line it is bad."""
+"""Reads RecBole's atomic files; errors name the first bad line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _KINDS = ", ".join(kind.value for kind in FeatureType)
 
 
 def quoting(separator: str) -> Literal[0, 3]:
-    """Return whether quotation marks enclose cells, as the ``csv`` module calls it: as in CSV, but not between tabs."""
+    """Return the ``csv`` module's constant for a separator: quotation marks enclose cells in CSV, but not between tabs."""
     return csv.QUOTE_MINIMAL if separator in (",", ";", "|") else csv.QUOTE_NONE
 
 
 def _lines(path: str | Path, encoding: str) -> Iterator[str]:
-    """Read the lines of a text. Where ASCII is a part of the encoding, an error comes with the line that has it."""
+    """Read the lines of a text file. If the encoding extends ASCII, an error is raised at the line that has it."""
     if "\n".encode(encoding) == b"\n":
         with Path(path).open("rb") as file:
             yield from (line.decode(encoding) for line in file)
@@ -37,7 +37,7 @@ def read_header(path: str | Path, separator: str, encoding: str) -> dict[str, Fe
     """Read the first line of an atomic file: the columns, each ``name:type``.
 
     Raises:
-        DataError: the file is missing, empty or not text, or its first line is not such a line.
+        DataError: the file is missing, empty or not text, or its first line has another form.
     """
     example = separator.join(("user_id:token", "item_id:token"))
     expected = f"columns 'name:type' separated by {separator!r}, such as {example!r}; the types are {_KINDS}"
@@ -56,11 +56,11 @@ def read_header(path: str | Path, separator: str, encoding: str) -> dict[str, Fe
         name, colon, kind = column.partition(":")
         if column[:1] == '"' == column[-1:]:
             raise DataError(
-                f"{path}, line 1: {column[:80]} is in quotation marks, which RecBole does not take off a column's name; write "
+                f"{path}, line 1: {column[:80]} is in quotation marks, which RecBole does not remove from a column's name; write "
                 "the file without them (pandas: quoting=3)."
             )
         if not (name and colon) or kind not in {each.value for each in FeatureType}:
-            raise DataError(f"{path}, line 1: {column[:80]!r} is no column; there must be {expected}.")
+            raise DataError(f"{path}, line 1: {column[:80]!r} is not a column; there must be {expected}.")
         if name in columns:
             raise DataError(f"{path}, line 1: there are two columns '{name}'.")
         columns[name] = FeatureType(kind)
@@ -72,7 +72,7 @@ def read_columns(
 ) -> pd.DataFrame:
     """Read some columns of an atomic file: tokens as strings, numbers as float64, missing values as NaN.
 
-    The same values as RecBole reads, by the parser of pandas that is written in C.
+    The values are those that RecBole reads. The parser is that of pandas in C.
 
     Args:
         path: the file.
@@ -82,20 +82,20 @@ def read_columns(
         encoding: of the file.
 
     Raises:
-        DataError: a line has another number of columns than the first, or no number where there must be one.
+        DataError: a line has more or fewer columns than the first, or something else where a number must be.
     """
-    # As objects, tokens stay what is written: categories that are all numbers become numbers since pandas 3.1, 01 and 1 the same.
+    # As objects, tokens stay as written. Since pandas 3.1, categories that are all numbers become numbers, and 01 becomes 1.
     kinds: dict[str, Any] = {name: np.float64 if columns[name] is FeatureType.FLOAT else object for name in wanted}
     try:
         data = pd.read_csv(
             path, sep=separator, header=0, names=list(columns), usecols=wanted, dtype=kinds, encoding=encoding, engine="c",
             index_col=False, float_precision="round_trip", quoting=quoting(separator),
         )  # fmt: skip
-    except (ValueError, OverflowError) as error:  # a ParserError, a UnicodeDecodeError, or one of a number
+    except (ValueError, OverflowError) as error:  # a ParserError, a UnicodeDecodeError, or a bad number
         numbers = [name for name in wanted if columns[name] is FeatureType.FLOAT]
         message = _what_is_wrong(path, list(columns), numbers, separator, encoding)
         raise DataError(message or f"{path}: {error}.") from None
-    # pandas fills up a line that is too short with missing values, cuts one that is too long, and mends stray marks.
+    # pandas pads short lines with missing values, cuts long ones, and repairs stray quotation marks.
     separators, marks = _count(path, separator, encoding)
     if separators != (len(columns) - 1) * (len(data) + 1) or marks or data[wanted].isna().to_numpy().any():
         message = _what_is_wrong(path, list(columns), [], separator, encoding)
@@ -113,12 +113,12 @@ def check_cells(path: str | Path, columns: dict[str, FeatureType], separator: st
 
 
 def refuse_header_again(path: str | Path, data: pd.DataFrame, columns: dict[str, FeatureType], encoding: str) -> None:
-    """Raise a DataError if a line repeats the first, as in files that were put together; it would become a user."""
+    """Raise a DataError if a line repeats the first, as in concatenated files; it would become a user."""
     for name in data:
         if columns[name] is FeatureType.TOKEN and (data[name] == f"{name}:token").any():
             first, *others = (line.strip().removeprefix("\ufeff") for line in _lines(path, encoding))
             number = others.index(first) + 2 if first in others else "?"
-            raise DataError(f"{path}, line {number}: the names of the columns again; remove this line.")
+            raise DataError(f"{path}, line {number}: the names of the columns are repeated; remove this line.")
 
 
 def _count(path: str | Path, separator: str, encoding: str) -> tuple[int, int]:
@@ -152,7 +152,7 @@ def _what_is_wrong(
             for name in numbers:
                 cell = cells[columns.index(name)]
                 if cell not in MISSING and not _is_number(cell):
-                    return f"{path}, line {number}: {cell[:80]!r} in column '{name}:float' is no number."
+                    return f"{path}, line {number}: {cell[:80]!r} in column '{name}:float' is not a number."
             number = reader.line_num + 2  # where the next one starts
     except UnicodeDecodeError as error:
         return _not_text(path, number, error)

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 
 
 class UserBatchDataLoader(AbstractDataLoader):  # type: ignore[misc]
-    """Gives the users who have a training history, once an epoch, in batches of ``train_batch_size``.
+    """Gives each user who has a training history once per epoch, in batches of ``train_batch_size``.
 
-    RecBole's own ``UserDataLoader`` also gives the padding user and users whose history is empty. And where several
-    processes train, this one gives the same whole batches to each of them: the model takes its share (see
-    :meth:`~recbole_vae.model.base.HistoryRecommender.calculate_loss`), so that their number changes nothing.
+    RecBole's own ``UserDataLoader`` also gives the padding user and users with an empty history. If several processes train,
+    this one gives each of them the same whole batches, of which the model takes its share (see
+    :meth:`~recbole_vae.model.base.HistoryRecommender.batch_terms`). So the number of processes changes nothing.
 
     Each item is an ``Interaction`` with the user ids, int64, shape [batch].
     """
@@ -32,7 +32,7 @@ class UserBatchDataLoader(AbstractDataLoader):  # type: ignore[misc]
         self.generator = torch.Generator()
         self.generator.manual_seed(config["seed"])
         self._init_batch_size_and_step()
-        # Not AbstractDataLoader's __init__: that one deals the users out to the processes.
+        # Not AbstractDataLoader's __init__, which divides the users among the processes.
         DataLoader.__init__(
             self,
             dataset=range(self.sample_size),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""RecBole's data set, which checks the data before anything is built on them."""
+"""RecBole's data set, with checks of the data before anything is built on them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from recbole_vae.storage import checkpoint, recbole_checkpoint
 
 
 class HistoryDataset(Dataset):  # type: ignore[misc]
-    """RecBole's ``Dataset``, with errors that name file and line, and a refusal of data that no autoencoder can learn from."""
+    """RecBole's ``Dataset``, with errors that name file and line. It refuses data that no autoencoder can learn from.
+
+    Attributes:
+        n_training_users: number of training users if others are held out, else None.
+        split_hash: SHA-256 of the split if users are held out, else None.
+    """
 
     inter_feat: Any
+    n_training_users: int | None = None
+    split_hash: str | None = None
 
     def _download(self) -> None:
         try:
@@ -50,7 +57,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             file = Path(dataset_path) / f"{token}{part}.inter"
             if not file.is_file():
                 raise DataError(
-                    f"dataset: there is no file {file}, where data_path, dataset and benchmark_filename put it."
+                    f"dataset: there is no file {file}, which data_path, dataset and benchmark_filename point to."
                 )
         super()._load_inter_feat(token, dataset_path)
         loaded = [] if self.inter_feat is None else list(map(str, self.inter_feat.columns))
@@ -62,7 +69,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                     f"{', '.join(loaded) or 'none'}. Set {key}, and load_col: {{inter: [...]}}."
                 )
         if not len(self.inter_feat):
-            raise DataError(f"{where}: there is no interaction in its file, only the first line.")
+            raise DataError(f"{where}: its file has no interactions, only a first line.")
         if parts is not None:  # RecBole filters nothing then
             for field in (self.uid_field, self.iid_field):
                 if self.inter_feat[field].isna().any():
@@ -74,8 +81,8 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
         for field in missing.columns[missing.any()]:
             rows = missing[field].to_numpy().nonzero()[0] + 1
             self.logger.warning(
-                f"'{field}' is missing in {len(rows)} interactions, which are left out; the first are those of number "
-                f"{', '.join(map(str, rows[:5]))}. Empty cells are missing values, and NA, NaN, null and the like."
+                f"'{field}' is missing in {len(rows)} interactions, which are left out; the first are number "
+                f"{', '.join(map(str, rows[:5]))}. Missing values are empty cells, NA, NaN, null and the like."
             )
         self.inter_feat = self.inter_feat[~missing.any(axis=1)].reset_index(drop=True)
         super()._filter_nan_user_or_item()
@@ -124,14 +131,14 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
 
         Raises:
             DataError: there are fewer than two users or items, fewer items than ``topk``, or nothing to train on.
-            CheckpointError: the data are not those of the checkpoint that is to be loaded or gone on from.
+            CheckpointError: the data are not those of the checkpoint that is to be loaded or resumed.
         """
         users, items = padding.real(self.user_num), padding.real(self.item_num)
         for kind, number in (("user", users), ("item", items)):
             if number < 2:
                 raise DataError(
                     f"data set '{self.dataset_name}' has {number} {kind}{'' if number == 1 else 's'} after filtering; at least 2 "
-                    f"are needed. Look at the filters: val_interval, user_inter_num_interval, item_inter_num_interval."
+                    f"are needed. Check the filters: val_interval, user_inter_num_interval, item_inter_num_interval."
                 )
         topk = max(self.config["topk"])
         if topk > items:
@@ -144,7 +151,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                 f"data set '{self.dataset_name}': the split leaves no interaction for training; see eval_args: {{split: ...}}."
             )
         path = self.config["resume"] or self.config["loaded_from"]
-        if path and recbole_checkpoint.is_ours(path):  # RecBole's hold nothing to compare with
+        if path and recbole_checkpoint.is_ours(path):  # RecBole's checkpoints hold nothing to compare with
             state = checkpoint.load(path)
             checkpoint.check_vocabulary(state, path, self)
             checkpoint.check_histories(state, path, Histories.from_dataset(parts[0], self.config["value_field"]))

@@ -1,4 +1,4 @@
-"""The dataloader of evaluations that rank all items: users, their seen items and the relevant ones, as sparse rows."""
+"""The dataloader of evaluations that rank all items: users with their seen and relevant items, as sparse rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from recbole_vae.data.histories import Histories
 
 @dataclass
 class SeenItems:
-    """Takes the place of RecBole's ``Sampler`` where nothing is sampled: that one builds a Python set for each user and phase.
+    """Replaces RecBole's ``Sampler``, which builds a Python set for each user and phase, where nothing is sampled.
 
     Attributes:
         phases: ``train``, ``valid``, ``test``.
         datasets: the parts of the split, in that order.
-        phase: the phase that is evaluated; items of it and of those before it are seen.
+        phase: the phase that is evaluated; items of earlier phases are seen.
     """
 
     phases: list[str]
@@ -32,14 +32,14 @@ class SeenItems:
 
 
 class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
-    """RecBole's ``FullSortEvalDataLoader``, which holds sparse rows and loops over no interaction.
+    """RecBole's ``FullSortEvalDataLoader`` with sparse rows, and without Python loops over interactions.
 
-    Each item is what RecBole's gives: the users, (row, item) of what they have seen, and row and item of what is relevant.
+    Each batch has RecBole's form: the users; row and item of each seen item, as a pair; row of each relevant item; and the item.
 
     Attributes:
-        fold_in: histories to score users by, rows by internal id, where the users are held out; else None.
-        seen: what is not to be recommended, rows by internal id.
-        relevant: what is to be found, rows by internal id.
+        fold_in: if users are held out, histories to score them by, rows by internal id; else None.
+        seen: items that are not to be recommended, rows by internal id.
+        relevant: items that are to be found, rows by internal id.
         uid_list: the users, internal ids, in the order of evaluation.
     """
 
@@ -59,7 +59,7 @@ class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
         if self.fold_in is not None:
             self.seen = Histories(self.fold_in.indptr, self.fold_in.indices)
         else:
-            # A RepeatableSampler has no parts: nothing counts as seen, for it may be recommended again.
+            # A RepeatableSampler has no parts: nothing counts as seen, because items may be recommended again.
             parts = getattr(sampler, "datasets", [])
             seen = keys(parts[: sampler.phases.index(sampler.phase)] if parts else [])
             places = torch.searchsorted(relevant, seen).clamp_(max=len(relevant) - 1)
@@ -76,7 +76,7 @@ class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
         seen, relevant = self.seen[users], self.relevant[users]
         return self.user_df[np.array(index)], (seen.rows(), seen.indices), relevant.rows(), relevant.indices
 
-    # What RecBole's has, and its case studies use.
+    # What RecBole's dataloader has and its case studies use.
 
     @property
     def uid2history_item(self) -> _Rows:

@@ -1,4 +1,4 @@
-"""Filters by value: what RecBole's ``val_interval`` would ignore is refused, and what it leaves out is said."""
+"""Filters by value: refuses what RecBole's ``val_interval`` would ignore, and reports what it leaves out."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def check(dataset: Any) -> None:
 
 
 def by_users_and_items(dataset: Any) -> None:
-    """Filter the interactions by users or items of files that were loaded for ``val_interval`` alone, and forget these files.
+    """Keep the interactions of the users and items in files that were loaded only for ``val_interval``; forget these files.
 
-    Otherwise users and items without an interaction would be in the data set.
+    Otherwise the data set would have users and items without an interaction.
     """
     for file in sorted(getattr(dataset.config, "only_for_filters", ())):
         feat, name = getattr(dataset, f"{file}_feat"), dataset.uid_field if file == "user" else dataset.iid_field

@@ -1,4 +1,4 @@
-"""From a table of anybody's interactions to RecBole's atomic files, with a report of what was left out."""
+"""Converts any table of interactions to RecBole's atomic files, and reports what was left out."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _NANO = 10**9
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of the table hold what; None for what it does not have.
+    """Names of the table's columns; None for those that it does not have.
 
     Attributes:
         user: the users' ids.
         item: the items' ids.
-        time: numbers of any unit, or dates as ISO 8601 writes them.
+        time: numbers in any unit, or dates in ISO 8601.
         rating: numbers.
-        title: what people call the items.
+        title: the items' names.
     """
 
     user: str
@@ -49,7 +49,7 @@ class Columns:
     title: str | None = None
 
     def named(self) -> dict[str, str]:
-        """Return those that there are.
+        """Return the columns that the table has, by kind.
 
         Raises:
             ConfigError: one column is named twice.
@@ -64,14 +64,14 @@ class Columns:
 
 @dataclass(frozen=True)
 class Filters:
-    """What is left out.
+    """What is kept.
 
     Attributes:
-        min_rating: lower ratings; None for none.
-        min_user: users with fewer different items.
-        min_item: items with fewer different users.
-        keep: of a repeated pair of user and item, all but the ``first`` or the ``last``, by time where there is one; or
-            ``count``, all but the first, with the number of repeats in a column ``count``.
+        min_rating: lines with at least this rating; None for all.
+        min_user: users with at least this many different items.
+        min_item: items with at least this many different users.
+        keep: which line of a repeated pair of user and item: the ``first`` or the ``last``, by time if there is one; or
+            ``count``: the first, with the number of lines in a column ``count``.
     """
 
     min_rating: float | None = None
@@ -85,7 +85,7 @@ class FromTable(Prepared):
     """What was written.
 
     Attributes:
-        dropped: what was left out and why, a line each.
+        dropped: what was left out and why, in lines.
     """
 
     dropped: list[str]
@@ -97,15 +97,15 @@ def prepare_table(
 ) -> FromTable:  # fmt: skip
     """Write ``<name>.inter``, and ``<name>.item`` if there are titles, from a CSV, TSV or Parquet file or a gzip of one.
 
-    The lines keep their order. Of each line, some 30 bytes are kept in memory, and each different id and title once.
+    The lines keep their order. Memory holds some 30 bytes for each line, and each different id and title once.
 
     Args:
         name: the data set's name in RecBole.
         source: the file; its first line names the columns.
         out: the folder in which the data set's folder is made; RecBole's ``data_path``.
         columns: which columns hold what.
-        filters: what is left out.
-        encoding: of the file; None for UTF-8, or UTF-16 where the file says so.
+        filters: what is kept.
+        encoding: of the file; None for UTF-8, or UTF-16 if the file says so.
         show_progress: whether a progress bar is shown.
 
     Raises:
@@ -124,7 +124,7 @@ def prepare_table(
         raise ConfigError("--min_rating needs --rating, the column with the ratings.")
     named = columns.named()
     with new_folder(Path(source), Path(out) / name) as temporary:
-        table = _Table(Path(source), named, filters.min_rating)
+        table = _Entries(Path(source), named, filters.min_rating)
         table.read(encoding, show_progress)
         kept, counts = table.without_repeats(filters.keep)
         kept = table.core(kept, filters.min_user, filters.min_item)
@@ -137,7 +137,7 @@ def prepare_table(
     return FromTable(Path(out) / name, table.lines, len(kept), users, items, [], table.dropped)
 
 
-class _Table:
+class _Entries:
     """The table's interactions in arrays, one entry for each line that counts."""
 
     def __init__(self, path: Path, named: dict[str, str], min_rating: float | None) -> None:
@@ -148,7 +148,7 @@ class _Table:
         self.ratings = np.zeros(0)
 
     def read(self, encoding: str | None, show_progress: bool) -> None:
-        """Read all lines. Lines without a user, an item, a rating or a time are left out, and those below the least rating."""
+        """Read all lines. Those without a user, item, rating or time are left out, and so are those below the lowest rating."""
         kinds, header = list(self.named), list(self.named.values())
         missing, low, renamed = dict.fromkeys(kinds, 0), 0, set[int]()
         headers, users, items = 0, array("q"), array("q")
@@ -195,7 +195,7 @@ class _Table:
                     renamed.add(item)
         self.users, self.items, self.seconds = (np.array(each, np.int64) for each in (users, items, seconds))
         self.nanoseconds, self.ratings = np.array(nanoseconds, np.int64), np.array(ratings, np.float64)
-        self._say(headers, "line", "the line with the names of the columns again")
+        self._say(headers, "line", "the names of the columns, repeated")
         for kind, count in missing.items():
             self._say(count, "line", f"no {kind} (an empty cell, or NA, null and the like)")
         if low:
@@ -219,7 +219,7 @@ class _Table:
         except ValueError:
             rating = math.nan
         if not math.isfinite(rating) or "_" in text:
-            raise self._wrong(number, "rating", text, "is no number")
+            raise self._wrong(number, "rating", text, "is not a number")
         return rating
 
     def _time(self, number: int, text: str) -> tuple[int, int, bool]:
@@ -254,7 +254,7 @@ class _Table:
         return np.sort(chosen), counts
 
     def core(self, kept: Places, min_user: int, min_item: int) -> Places:
-        """Leave out users and items with too few entries, until none is left that has."""
+        """Leave out users and items with too few entries, until all that are left have enough."""
         least = {"item": min_item, "user": min_user}
         gone, lines = dict.fromkeys(least, 0), dict.fromkeys(least, 0)
         before = -1

@@ -10,7 +10,7 @@ from recbole_vae.data import padding
 
 
 def users_without_history(parts: list[Any]) -> list[str]:
-    """Say of validation and test how many users have no training history, for the parts of a split that have such users."""
+    """Say how many validation and test users have no training history, for each part of a split that has such users."""
     train, *others = (np.unique(part.inter_feat[part.uid_field].numpy()) for part in parts)
     found = []
     for name, users in zip(("validation", "test"), others, strict=False):

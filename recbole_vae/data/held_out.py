@@ -34,7 +34,7 @@ class Split:
     """Which interactions are used, and for what.
 
     Attributes:
-        order: positions of the used interactions, sorted by block, user and item; int64.
+        order: positions of the interactions that are used, sorted by block, user and item; int64.
         sizes: sizes of the five blocks: training; fold-in and target of validation; fold-in and target of the test.
         users: number of users in training, validation and test.
         unknown: interactions of held-out users that are left out because no training user (or no line of the file) has the item.
@@ -110,7 +110,7 @@ def split_users(
     if wanted.file is not None and digest.hexdigest() != file.digest:
         raise DataError(
             f"{wanted.file}: the split in this file has SHA-256 {file.digest}, and with this data set it becomes "
-            f"{digest.hexdigest()}: the training users have other interactions than those it was made with. Use the same data "
+            f"{digest.hexdigest()}: the interactions of the training users have changed. Use the same data "
             "and filters, or draw users anew by numbers (eval_args: split: HU)."
         )
     return Split(order, sizes.tolist(), (counts[0], counts[1], counts[2]), unknown, short, digest.hexdigest())
@@ -280,7 +280,7 @@ def _given(user: NDArray[np.int64], tokens: Any, parts: NDArray[np.int64]) -> ND
     if len(twice):
         raise DataError(
             f"user '{tokens[twice[0]]}' is in more than one of the files that benchmark_filename names ({len(twice)} users are); "
-            "for held-out users each user must be in one."
+            "if users are held out, each must be in one file only."
         )
     return first
 
@@ -322,7 +322,7 @@ class HeldOutDataset(HistoryDataset):
         )
         left_out += f"; left out: {split.short} held-out users with too few items" * bool(split.short)
         where = f" (in {wanted.file})" if wanted.file else ""
-        if not where and not self.config["loaded_from"]:  # to read a checkpoint writes nothing
+        if not where and not self.config["loaded_from"]:  # reading a checkpoint writes nothing
             folder = Path(self.config["checkpoint_dir"] or "saved")
             where = f" (in {SplitFile.of(split, users, items).write(folder, self.dataset_name)})"
         self.logger.info(

@@ -1,4 +1,4 @@
-"""Users' histories as a sparse matrix in CSR form, which is how all models get them."""
+"""Users' histories as a sparse matrix in CSR form, in which all models get them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Histories:
             value_field: field of the interactions that has their weights, or None for weights of 1.
 
         Raises:
-            DataError: the field is missing or is no number, or a weight is not a positive finite number.
+            DataError: the field is missing or not numeric, or a weight is not a positive finite number.
         """
         check_value_field(dataset, value_field)
         feat = dataset.inter_feat
@@ -133,7 +133,7 @@ class Histories:
 
         Args:
             n_items: number of items (without RecBole's padding item).
-            padded: whether the table has a column for RecBole's padding item before them, as RecBole's own have.
+            padded: whether a column for RecBole's padding item comes first, as in RecBole's own tables.
         """
         columns, width = (self.indices, padding.ids(n_items)) if padded else (self.columns(), n_items)
         entries = (self.entry_values(), columns, self.indptr)

@@ -1,4 +1,4 @@
-"""RecBole's padding: id 0 is no real item and no real user. Only this file knows where it stands.
+"""RecBole's padding: id 0 is not a real item or user. Only this file knows its place.
 
 A *column* is the place of a real item in a table that has no padding: a row of a weight matrix, a logit, a column of a sparse
 table.
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 REAL = slice(1, None)
-"""The part of a list or table by RecBole's ids that belongs to real items, or users."""
+"""The part of a list or table by RecBole's ids that belongs to real items or users."""
 
 _Numbers = TypeVar("_Numbers", Tensor, NDArray[Any], int)
 
@@ -30,7 +30,7 @@ def ids(columns: _Numbers) -> _Numbers:
 
 
 def real(number: int) -> int:
-    """Return how many real items or users there are if RecBole counts so many ids (``n_items``, ``item_num``)."""
+    """Return the number of real items or users from RecBole's number of ids (``n_items``, ``item_num``)."""
     return number - 1
 
 

@@ -1,4 +1,4 @@
-"""From data sets as their owners publish them to RecBole's atomic files, with the filters of Liang et al. (2018)."""
+"""Converts published data sets to RecBole's atomic files, with the filters of Liang et al. (2018)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from recbole_vae.errors import DataError
 from recbole_vae.storage.files import leftovers, temporary_beside
 
-Row = tuple[str, str, float, str]
+Line = tuple[str, str, float, str]
 """User, item, rating or count, and time in seconds since 1970 ("" where there is none)."""
 
 Name = tuple[str, str, str, str]
@@ -56,7 +56,7 @@ class Source:
     """
 
     file: str
-    read: Callable[[Iterable[bytes]], Iterator[Row]]
+    read: Callable[[Iterable[bytes]], Iterator[Line]]
     least: float = 4.0
     min_items: int = 5
     min_users: int = 0
@@ -69,10 +69,10 @@ class Source:
 
 def _separated(
     separator: bytes, order: tuple[int, ...], cells: int, header: bytes = b""
-) -> Callable[..., Iterator[Row]]:
-    """Return a reader of lines whose cells number ``order`` are user, item, rating and time; -1 if there is none."""
+) -> Callable[..., Iterator[Line]]:
+    """Return a reader of lines; ``order`` has the places of user, item, rating and time in a line, -1 for none."""
 
-    def read(lines: Iterable[bytes]) -> Iterator[Row]:
+    def read(lines: Iterable[bytes]) -> Iterator[Line]:
         rest = iter(lines)
         if header:
             found = next(rest, b"").strip()
@@ -102,7 +102,7 @@ def _short(text: bytes) -> str:
     return repr(text.decode("utf-8", errors="replace").strip()[:60])
 
 
-def _netflix(lines: Iterable[bytes]) -> Iterator[Row]:
+def _netflix(lines: Iterable[bytes]) -> Iterator[Line]:
     item = ""
     for line in lines:
         text = line.strip().decode("utf-8")
@@ -120,7 +120,7 @@ def _seconds(date: str) -> str:
     return str(int(datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=timezone.utc).timestamp()))
 
 
-def _gowalla(lines: Iterable[bytes]) -> Iterator[Row]:
+def _gowalla(lines: Iterable[bytes]) -> Iterator[Line]:
     for line in lines:
         parts = line.decode("utf-8").rstrip("\r\n").split("\t")
         if len(parts) != 5:
@@ -203,7 +203,7 @@ class Prepared:
 def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool = False) -> Prepared:
     """Write the atomic file of a data set, and the settings of its protocol next to it.
 
-    The source is read two or three times and not kept in memory, which holds one number for each user and item.
+    The source is read two or three times. Memory holds one number for each user and item.
 
     Args:
         name: one of :data:`SOURCES`; the data set's name in RecBole.
@@ -222,10 +222,10 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
 
 @contextlib.contextmanager
 def new_folder(source: Path, folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that gets its name when the block ends, and is removed if that fails.
+    """Give a temporary folder, which is renamed to ``folder`` when the block ends, and removed if it fails.
 
     Raises:
-        DataError: there is such a folder, or no such source, or the folder cannot be written.
+        DataError: the folder exists already or cannot be written, or there is no such source.
     """
     if folder.exists():
         raise DataError(f"{folder}: exists already; remove it, or choose another --out.")
@@ -250,7 +250,7 @@ def new_folder(source: Path, folder: Path) -> Iterator[Path]:
 def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, show_progress: bool) -> Prepared:
     read = 0
 
-    def rows(purpose: str) -> Iterator[Row]:
+    def rows(purpose: str) -> Iterator[Line]:
         nonlocal read
         read = 0
         progress: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Repeated pairs of user and item: counted, said, and by default dropped before the split, so that none is on both sides."""
+"""Repeated pairs of user and item: counted, reported, and by default dropped before the split, so that none is on both sides."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def drop_repeats(dataset: Any) -> None:
         return
     expected = config["repeatable"] or getattr(config.model_class, "type", None) in _EXPECT_REPEATS
     if how == "keep" or (how == "auto" and expected):
-        dataset.logger.warning(
-            f"{said}. All are kept, so that pairs of the test part may be in the training part, too."
-        )
+        dataset.logger.warning(f"{said}. All are kept, so pairs of the test part may be in the training part, too.")
         return
     keep = how
     if how in ("auto", COUNT):

@@ -19,7 +19,7 @@ from typing import IO, Any
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.options.names import near
 
-Row = tuple[int, list[str]]
+NumberedCells = tuple[int, list[str]]
 """Number of the line (of the row in Parquet, both from 1), and the cells of the wanted columns; "" if there is none."""
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -27,17 +27,17 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _CHUNK = 65_536
 
 
-def read_rows(path: Path, wanted: Mapping[str, str], encoding: str | None = None) -> Iterator[Row]:
-    """Read a table, of which only a part is in memory at a time.
+def read_rows(path: Path, wanted: Mapping[str, str], encoding: str | None = None) -> Iterator[NumberedCells]:
+    """Read a table, with only a part of it in memory at a time.
 
     Args:
-        path: the file. What it is, its content tells, not its name.
+        path: the file. Its content tells its format, its name does not.
         wanted: the columns to read, by the options that name them.
-        encoding: of CSV and TSV; None for UTF-16 where the file says so, and UTF-8 elsewhere.
+        encoding: of CSV and TSV; None for UTF-8, or UTF-16 if the file says so.
 
     Raises:
         ConfigError: there is no such column, or no such encoding, or pyarrow is not installed.
-        DataError: the file cannot be read, is damaged or no table, or a line has too few or too many cells.
+        DataError: the file cannot be read, is damaged or not a table, or a line has too few or too many cells.
     """
     try:
         with path.open("rb") as raw:
@@ -56,7 +56,9 @@ def read_rows(path: Path, wanted: Mapping[str, str], encoding: str | None = None
         raise DataError(f"{path}: cannot read this file: {error.strerror or error}.") from None
 
 
-def _read(path: Path, file: Any, start: bytes, wanted: Mapping[str, str], encoding: str | None) -> Iterator[Row]:
+def _read(
+    path: Path, file: Any, start: bytes, wanted: Mapping[str, str], encoding: str | None
+) -> Iterator[NumberedCells]:
     if start == b"PAR1":
         yield from _parquet(path, file, wanted)
     elif start.startswith(b"PK\x03\x04"):
@@ -69,17 +71,16 @@ def _read(path: Path, file: Any, start: bytes, wanted: Mapping[str, str], encodi
             codecs.lookup(encoding)
         except LookupError:
             raise ConfigError(f"encoding: Python knows no encoding '{encoding}'; most files are utf-8.") from None
-        # io.TextIOWrapper would close the file, and with it what a caller gave.
         with io.TextIOWrapper(file, encoding=encoding, newline="") as text:
             yield from _text(path, text, wanted)
 
 
-def _text(path: Path, text: IO[str], wanted: Mapping[str, str]) -> Iterator[Row]:
+def _text(path: Path, text: IO[str], wanted: Mapping[str, str]) -> Iterator[NumberedCells]:
     number = 1
     try:
         first = text.readline().removeprefix("\ufeff")
         if "\0" in first:
-            raise DataError(f"{path}: no text in UTF-8; set --encoding, for example to utf-16-le.")
+            raise DataError(f"{path}: not text in UTF-8; set --encoding, for example to utf-16-le.")
         separator, header = _header(first, wanted)
         places = _places(path, header, wanted)
         for number, cells in _tabbed(text) if separator == "\t" else _separated(path, text, separator):
@@ -99,7 +100,7 @@ def _text(path: Path, text: IO[str], wanted: Mapping[str, str]) -> Iterator[Row]
 
 
 def _header(first: str, wanted: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Return the separator whose columns include the most of those that are wanted, and all columns."""
+    """Return the separator that gives the most of the wanted columns, and all columns that it gives."""
     found = []
     for separator in ",\t;|":
         cells = [cell.strip() for cell in next(csv.reader([first], delimiter=separator), [])]
@@ -122,7 +123,7 @@ def _places(path: Path, header: Sequence[str], wanted: Mapping[str, str]) -> lis
     return [header.index(column) for column in wanted.values()]
 
 
-def _tabbed(text: IO[str]) -> Iterator[Row]:
+def _tabbed(text: IO[str]) -> Iterator[NumberedCells]:
     """Split lines at tabs. Quotation marks are part of a cell unless they enclose it as in CSV."""
     for number, line in enumerate(text, start=2):
         cells = line.rstrip("\r\n").split("\t")
@@ -131,7 +132,7 @@ def _tabbed(text: IO[str]) -> Iterator[Row]:
         yield number, cells
 
 
-def _separated(path: Path, text: IO[str], separator: str) -> Iterator[Row]:
+def _separated(path: Path, text: IO[str], separator: str) -> Iterator[NumberedCells]:
     reader, number = csv.reader(text, delimiter=separator, strict=True), 2
     try:
         for cells in reader:
@@ -144,7 +145,7 @@ def _separated(path: Path, text: IO[str], separator: str) -> Iterator[Row]:
         ) from None
 
 
-def _parquet(path: Path, file: Any, wanted: Mapping[str, str]) -> Iterator[Row]:
+def _parquet(path: Path, file: Any, wanted: Mapping[str, str]) -> Iterator[NumberedCells]:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -187,6 +188,6 @@ def _as_text(arrow: Any, column: Any) -> list[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float) and value.is_integer():  # whole numbers, in a column that once had missing ones
+    if isinstance(value, float) and value.is_integer():  # a whole number, in a column that once had missing values
         return str(int(value))
     return (value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)).strip()

@@ -62,7 +62,7 @@ def read_exactly(dataset: Any, feat: Any, path: str) -> None:
 
 
 def check_times(dataset: Any, feat: Any) -> None:
-    """Raise a DataError if the split orders interactions by time and some have none; RecBole takes the mean for these."""
+    """Raise a DataError if the split orders interactions by time and some have none, for which RecBole would take the mean."""
     field = dataset.time_field
     missing = int(feat[field].isna().sum()) if orders_by_time(dataset.config) else 0
     if missing:
@@ -124,7 +124,7 @@ def _as_written(config: Any, path: str, field: str) -> Any:
 
 
 def _numbers(text: Any) -> Any:
-    """Return times that are numbers as int64 if all are whole, else as float64; None if they are no numbers."""
+    """Return times that are numbers as int64 if all are whole, else as float64; None if some are not numbers."""
     text = text.astype(str).str.strip()
     if text.str.fullmatch(r"[+-]?\d+(\.0*)?").all():
         with contextlib.suppress(OverflowError):
@@ -139,8 +139,8 @@ def _dates(text: Any, field: str, path: str) -> Any:
     bad = ~dates.dt.year.between(1678, 2261)
     if bad.any():
         raise DataError(
-            f"{path}: {str(text[bad].iloc[0])[:80]!r} in column '{field}' is no time ({int(bad.sum())} of {len(text)} are not). "
-            "Times are numbers, such as Unix seconds, or ISO dates such as 2024-05-31 or 2024-05-31T23:59:59, "
+            f"{path}: {str(text[bad].iloc[0])[:80]!r} in column '{field}' is not a time ({int(bad.sum())} of {len(text)} are "
+            "not). Times are numbers, such as Unix seconds, or ISO dates such as 2024-05-31 or 2024-05-31T23:59:59, "
             "from 1678 to 2261."
         )
     return dates.to_numpy(dtype="datetime64[ns]").astype(np.int64)

@@ -1,4 +1,9 @@
-"""Scores for histories that a model was not trained on: of this package's models, and of RecBole's that can."""
+"""Scores for histories that a model was not trained on.
+
+This package's models have such scores. Some of RecBole's do, too (``_ADAPTERS``), and so do subclasses of these that change
+nothing that the adapter relies on. Any other class declares them by a method
+(:class:`~recbole_vae.model.capabilities.ScoresHistories`).
+"""
 
 from __future__ import annotations
 
@@ -14,18 +19,18 @@ from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import HistoryRecommender
-from recbole_vae.model.capabilities import Capabilities
+from recbole_vae.model.capabilities import Capabilities, ScoresHistories
+from recbole_vae.model.registry import recboles_class
 
 
 def score_histories(model: Any, histories: Histories) -> Tensor:
     """Score all items for histories of any users.
 
-    RecBole's models score by their own ``full_sort_predict``, with the histories in the place of their training data.
+    RecBole's models score by their own ``full_sort_predict``, which finds the histories in place of the training data.
 
     Args:
         model: a trained model.
-        histories: batch of histories, of the model's internal item ids. Only this package's models see their weights, as in
-            training.
+        histories: batch of histories, of the model's internal item ids. RecBole's models ignore the weights.
 
     Returns:
         Shape [batch, n_items].
@@ -35,27 +40,31 @@ def score_histories(model: Any, histories: Histories) -> Tensor:
     """
     if isinstance(model, HistoryRecommender):
         return model.score(histories.to(model.device))
-    reason = why_not(type(model).__name__, getattr(model, "method", None))
+    reason = why_not(type(model), getattr(model, "method", None))
     if reason:
         raise ConfigError(reason)
-    users = {model.USER_ID: torch.arange(len(histories), device=model.device)}
-    with _ADAPTERS[type(model).__name__](model, histories):
-        scores: Tensor = type(model).full_sort_predict(model, users)  # not what evaluated_on puts before it
+    scores: Tensor
+    device = model.device
+    if isinstance(model, ScoresHistories):
+        scores = model.score_histories(histories.to(device))
+    else:
+        users = {model.USER_ID: torch.arange(len(histories), device=device)}
+        with _ADAPTERS[recboles_class(type(model)).__name__](model, histories):
+            scores = type(model).full_sort_predict(model, users)  # the class's: evaluated_on replaces the model's
     return scores.view(len(histories), -1)
 
 
 @contextlib.contextmanager
-def evaluated_on(model: Any, fold_in: Histories | None) -> Iterator[None]:
-    """Let a model's ``full_sort_predict`` score users by other histories than those of training, for a while.
+def evaluated_on(model: Any, histories: Histories | None) -> Iterator[None]:
+    """Let a model's ``full_sort_predict`` score users by these histories instead of the training histories, in this block.
 
     Args:
         model: a model of this package, or of RecBole.
-        fold_in: histories, rows by internal user id; None to change nothing.
+        histories: rows by internal user id; None to change nothing.
     """
-    if fold_in is None:
+    if histories is None:
         yield
         return
-    histories = fold_in
 
     def full_sort_predict(interaction: Any) -> Tensor:
         users = interaction[model.USER_ID].to(histories.indptr.device)
@@ -65,20 +74,34 @@ def evaluated_on(model: Any, fold_in: Histories | None) -> Iterator[None]:
         yield
 
 
-def why_not(model: str, knn_method: str | None = None) -> str | None:
-    """Return why a model of RecBole cannot score a history of a user it was not trained on, or None if it can."""
-    if model == "ItemKNN" and knn_method == "user":
-        return "ItemKNN with knn_method: user compares training users; held-out users need knn_method: item."
-    if model in _ADAPTERS:
+def why_not(model: type, knn_method: str | None = None) -> str | None:
+    """Return why a class in RecBole's style cannot score histories of users it was not trained on, or None if it can."""
+    if issubclass(model, ScoresHistories):
         return None
-    return (
-        f"{model} cannot score users who were not in the training data: RecBole's interface has scores for training users only. "
-        f"Of RecBole's models, these can: {', '.join(_ADAPTERS)}. Choose one, or another split in eval_args."
-    )
+    base = recboles_class(model)
+    adapter = _ADAPTERS.get(base.__name__)
+    cannot = f"{model.__name__} cannot score users who were not in the training data"
+    if adapter is None:
+        return (
+            f"{cannot}: RecBole's interface has scores for training users only. Of RecBole's models, these can: "
+            f"{', '.join(_ADAPTERS)}. Choose one, or another split in eval_args; a model of your own can have a method "
+            "score_histories(histories)."
+        )
+    if base.__name__ == "ItemKNN" and knn_method == "user":
+        return f"{model.__name__} with knn_method: user compares training users; held-out users need knn_method: item."
+    relied_on = _RELIED_ON | ({"__init__"} if adapter in _REPLACE_WHAT_INIT_KEEPS else set())
+    for each in model.__mro__[: model.__mro__.index(base)]:
+        changed = sorted(relied_on & vars(each).keys())
+        if changed:
+            return (
+                f"{cannot}: {each.__name__} overrides {changed[0]} of RecBole's {base.__name__}, so they might not be scored as "
+                "the training users are. Give it a method score_histories(histories), or choose another split in eval_args."
+            )
+    return None
 
 
 class HistoryScorer(Capabilities):
-    """One of RecBole's models, used as this package's are: histories in, scores out. It declares no capability.
+    """A model in RecBole's style behind the interface of this package's: histories in, scores out. It has no capability.
 
     Args:
         model: a trained model for which :func:`why_not` is None.
@@ -111,13 +134,13 @@ class HistoryScorer(Capabilities):
 
 
 def as_history_model(model: Any, histories: Histories) -> Any:
-    """Return a :class:`HistoryScorer` of a class called like the model's, for errors and reports name models by their class."""
+    """Return a :class:`HistoryScorer` whose class has the name of the model's: errors and reports name models by class."""
     return type(type(model).__name__, (HistoryScorer,), {})(model, histories)
 
 
 @contextlib.contextmanager
 def _replaced(model: Any, **values: Any) -> Iterator[None]:
-    """Replace attributes for a while, also such as are methods."""
+    """Replace attributes of a model, or methods, in this block."""
     before = {name: model.__dict__[name] for name in values if name in model.__dict__}
     model.__dict__.update(values)
     try:
@@ -177,3 +200,11 @@ _ADAPTERS: dict[str, Callable[[Any, Histories], Any]] = {
     "LDiffRec": _by_rows,
 }
 """RecBole's models that can score a history, and how they are given one."""
+
+_RELIED_ON = {
+    "full_sort_predict", "get_rating_matrix", "build_histroy_items", "interaction_matrix", "pred_mat", "user_embeddings",
+}  # fmt: skip
+"""What the adapters call or replace. A subclass that has its own is not known to work with them."""
+
+_REPLACE_WHAT_INIT_KEEPS = (_by_matrix, _by_neighbours, _by_projection)
+"""Adapters that replace what ``__init__`` made of the training histories, which the ``__init__`` of a subclass may change."""

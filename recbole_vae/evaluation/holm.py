@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 def holm(p: ArrayLike) -> NDArray[np.float64]:
     """Holm's step-down correction (1979) of one family of tests, valid however the tests depend on each other.
 
-    Made by hand because SciPy has none, and statsmodels would be a dependency for these five lines.
+    Written by hand, because SciPy has none, and statsmodels would be a dependency for these five lines.
 
     Args:
         p: p-values, shape [tests].

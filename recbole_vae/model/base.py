@@ -52,18 +52,18 @@ class MLPConfig(TrainingConfig):
     dropout_prob: float = Field(0.5, ge=0, lt=1, description="Probability of dropping an item of the input history.")
     likelihood: Literal["multinomial", "bernoulli", "gaussian", "poisson"] = Field(
         "multinomial",
-        description="Likelihood of a history; bernoulli: of which items are there, whatever their weights. "
+        description="Likelihood of a history; bernoulli: of which items it has, whatever their weights. "
         "Only multinomial is fused with the output layer.",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of each history that is spread evenly over all items; multinomial only."
     )
     gaussian_confidence: PositiveFloat = Field(
-        10.0, description="Weight of an item that is there against one that is not; gaussian only."
+        10.0, description="Weight of an item of the history against one that is not in it; gaussian only."
     )
     tied_weights: bool = Field(
         False,
-        description="Encoder and decoder share the weights next to the items; but for MultDAE, this needs a hidden layer.",
+        description="Encoder and decoder share the weights next to the items; needs a hidden layer, except for MultDAE.",
     )
     n_negatives: NonNegativeInt = Field(
         0,
@@ -73,11 +73,11 @@ class MLPConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _fits_the_likelihood(self) -> Self:
-        """Raise a ConfigError for what only the multinomial has, or would need the parameters of all items in each step."""
+        """Raise a ConfigError for options that need the multinomial, or that update the parameters of all items in each step."""
         for name in ("label_smoothing", "propensity_weight"):
             if self.likelihood != "multinomial" and getattr(self, name):
                 raise ConfigError(
-                    f"{name}: {getattr(self, name)!r} cannot go with likelihood: {self.likelihood}, but with multinomial only; "
+                    f"{name}: {getattr(self, name)!r} cannot go with likelihood: {self.likelihood}, only with multinomial; "
                     f"set {name}: 0, or likelihood: multinomial."
                 )
         if self.n_negatives:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from recbole_vae.data.histories import Histories
 
 
 class Capabilities:
@@ -13,8 +17,8 @@ class Capabilities:
 
     by_softmax: bool = False
     """Whether a history is a draw from the softmax of the decoder's logits, as under a multinomial likelihood (and, given the
-    number of items, a Poisson one). Where it is False, no softmax is taken for probabilities. HybridVAE is ranked by mixed
-    scores, whose softmax orders users and is no more than that."""
+    number of items, a Poisson one). Where it is False, no softmax is taken for probabilities. HybridVAE ranks
+    by mixed scores, whose softmax serves to order users only."""
 
     has_code: bool = False
     """Whether it is an :class:`~recbole_vae.model.autoencoder.Autoencoder` whose decoder is a
@@ -28,10 +32,10 @@ class Capabilities:
     """Whether the prior of the latent variables is N(0, I)."""
 
     scores_by_latent: bool = True
-    """Whether the latent variables, if there are any, have a part in the scores."""
+    """Whether the latent variables, if there are any, contribute to the scores."""
 
     has_other_paths: bool = False
-    """Whether other paths than the latent variables' have a part in the scores."""
+    """Whether other paths than that of the latent variables contribute to the scores."""
 
     begins_with_linear_layer: bool = False
     """Whether ``score(h)`` is ``with_padding(decoder(code(encoder(h))))`` with a
@@ -48,3 +52,11 @@ class Capabilities:
                 break
             if vars(each).keys() & {"score", "score_latent", "code", "with_padding", "corrected"}:
                 cls.begins_with_linear_layer = False
+
+
+@runtime_checkable
+class ScoresHistories(Protocol):
+    """A model in RecBole's style that can score histories of users who were not in the training data."""
+
+    def score_histories(self, histories: Histories) -> Tensor:
+        """Score all items, with a column for RecBole's padding item, for histories on the model's device; [batch, n_items]."""

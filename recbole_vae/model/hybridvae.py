@@ -62,7 +62,7 @@ class HybridVAEConfig(MultVAEConfig):
 
     @model_validator(mode="after")
     def _shares_of_a_whole(self) -> Self:
-        """Raise a ConfigError if the shares are more than the whole."""
+        """Raise a ConfigError if the shares sum to more than 1."""
         if self.linear_share + self.kernel_share > 1 + _ROUNDING:
             raise ConfigError(
                 f"linear_share: {self.linear_share:g} and kernel_share: {self.kernel_share:g} sum to more than 1; what they "

@@ -32,6 +32,9 @@ class MultVAEConfig(MLPConfig):
     Tuned on the validation parts of MovieLens-100K and -1M; the paper's values (Liang et al., WWW 2018) stand in brackets.
     """
 
+    # After adding an option: run python -m recbole_vae.model.yaml_files, and add a line to storage/upgrade.py with the value
+    # by which existing checkpoints work as before.
+
     learning_rate: PositiveFloat = Field(0.002, description="Adam's learning rate. [0.001]")
     mlp_hidden_size: list[PositiveInt] = Field(
         [], description="Hidden layers of the encoder; the decoder mirrors them. []: items-latents-items. [[600]]"
@@ -65,14 +68,14 @@ class MultVAEConfig(MLPConfig):
         """Raise a ConfigError if nothing says how beta rises, or there is nothing to tie."""
         if self.tied_weights and not self.mlp_hidden_size:
             raise ConfigError(
-                "tied_weights: True needs a hidden layer here, for without one the encoder's layer gives mean and variance and "
+                "tied_weights: True needs a hidden layer here: without one, the encoder's layer gives mean and variance and "
                 "is twice as wide as the decoder's; set mlp_hidden_size: [600], or take MultDAE."
             )
         if self.anneal_cap == "auto":
             for name, least in (("eval_step", 1), ("stopping_step", 2)):
                 if getattr(self, name) < least:
                     raise ConfigError(
-                        f"{name}: {getattr(self, name)} is too few for anneal_cap: auto, which goes by evaluations; it must be "
+                        f"{name}: {getattr(self, name)} is too few for anneal_cap: auto, which needs evaluations; it must be "
                         f">= {least}, or anneal_cap a number, such as 0.3."
                     )
         if self.anneal_epochs is None and self.total_anneal_steps is None:
@@ -152,8 +155,8 @@ class MultVAE(VAE):
     def get_extra_state(self) -> dict[str, Any]:
         """Return what ``state_dict`` holds besides the parameters: the step and, with ``anneal_cap: auto``, the cap."""
         state: dict[str, Any] = super().get_extra_state()
-        # Checkpoints are written after a best evaluation, so ``waited`` is 0. ``stopping_step``, of which ``patience`` follows,
-        # may change before a resume.
+        # Checkpoints are written after a best evaluation, so ``waited`` is 0. ``stopping_step``, which decides
+        # ``patience``, may change before a resume.
         return (
             state if self._plateau is None else state | {"cap": self._plateau.cap, "patience": self._plateau.patience}
         )

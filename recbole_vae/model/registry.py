@@ -39,18 +39,22 @@ def is_history_model(model: type | None) -> bool:
     return model is not None and issubclass(model, HistoryRecommender)
 
 
-def recbole_name(model: type) -> str:
-    """Return the name by which RecBole chooses defaults, trainer and dataloader for a model.
-
-    RecBole goes by the name of its own model. A subclass of one is to get what that one gets, so this is the name of the
-    nearest class that RecBole defines; else the model's own.
-    """
+def recboles_class(model: type) -> type:
+    """Return the RecBole model that a class is or is derived from: the nearest one; else the class itself."""
     own = (
-        each.__name__
+        each
         for each in model.__mro__
         if each.__module__.startswith("recbole.model.") and not each.__module__.endswith(".abstract_recommender")
     )
-    return next(own, model.__name__)
+    return next(own, model)
+
+
+def recbole_name(model: type) -> str:
+    """Return the name by which RecBole chooses defaults, trainer and dataloader for a model.
+
+    RecBole goes by the name of its own model, and a subclass of one is to get what that one gets.
+    """
+    return recboles_class(model).__name__
 
 
 def import_models(modules: Iterable[str], place: str = "") -> None:

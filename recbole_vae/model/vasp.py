@@ -51,17 +51,17 @@ class VASPConfig(TrainingConfig):
         2.0, description="Above 0, items that are certain already count less in the likelihood."
     )
     focal_alpha: PositiveFloat = Field(
-        0.3333, description="Weight of an item that is to be found against one that is not. [0.25 / 0.75]"
+        0.3333, description="Weight of an item that is to be found, relative to one that is not. [0.25 / 0.75]"
     )
     beta: NonNegativeFloat = Field(0.0067, description="Weight of the KL term. [1 / 0.75 / latent_dimension]")
 
     @model_validator(mode="after")
     def _knows_no_weights(self) -> Self:
-        """Raise a ConfigError for weights of interactions, which the likelihood does not know."""
+        """Raise a ConfigError for weights of interactions, which the likelihood does not have."""
         for name, off in (("propensity_weight", "0"), ("value_field", "~")):
             if getattr(self, name):
                 raise ConfigError(
-                    f"{name}: {getattr(self, name)!r} cannot go with VASP, whose likelihood is of which items there are; set "
+                    f"{name}: {getattr(self, name)!r} cannot go with VASP, whose likelihood ignores weights; set "
                     f"{name}: {off}."
                 )
         return self

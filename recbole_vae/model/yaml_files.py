@@ -1,6 +1,6 @@
 """Writes the options of all models as YAML, for people to read: ``python -m recbole_vae.model.yaml_files``.
 
-The fields of the ``config_class`` of each model are what counts; a test fails where the files in ``properties`` differ.
+The fields of each model's ``config_class`` are what counts; a test fails if the files in ``properties`` differ from them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Schedules of the KL term's weight."""
+"""Schedules of the KL term's weight ``beta``.
+
+:meth:`recbole_vae.model.multvae.MultVAE.beta` and :meth:`recbole_vae.model.vae.VAE.annealed` call them in each training step.
+In ``model/base.py``, ``LossTerms.loss`` multiplies the KL term by the result, and ``batch_terms`` counts the steps.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class GatedLinear(nn.Module):
 
 
 class SparseLinear(nn.Module):
-    """A linear layer on a batch of sparse rows, ``x @ weight + bias``, which makes no dense row.
+    """A linear layer on a batch of sparse rows, ``x @ weight + bias``, without making a dense row.
 
     Its cost grows with the number of entries of ``x``, not with its width.
 
@@ -94,7 +94,7 @@ class SparseLinear(nn.Module):
 
 
 class SparseProduct(torch.autograd.Function):
-    """The product of sparse rows and a dense matrix, with a gradient that is a sparse product, too: of the transposed rows.
+    """The product of sparse rows and a dense matrix. Its gradient is a sparse product, too: that of the transposed rows.
 
     Torch's own gradient of ``embedding_bag`` adds entry by entry to a table of zeros, which takes several times as long.
     """
@@ -186,8 +186,8 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
     """
     features = features.to(dtype or features.dtype)
     if len(features) == 1 and features.is_cpu and weight.dtype == features.dtype == torch.float32:
-        # For the product of a matrix and a vector, NumPy's OpenBLAS takes at most half the time of torch with MKL. One thread,
-        # because it waits for memory, and its threads would compete with torch's.
+        # For the product of a matrix and a vector, NumPy's OpenBLAS takes at most half the time of torch with MKL. One thread:
+        # it waits for memory, and more would compete with torch's.
         with _blas().limit(limits=1):
             product = weight.detach().numpy() @ features[0].detach().numpy()
         return torch.from_numpy(product).add_(bias)[None]
@@ -202,7 +202,7 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
 
 
 def dense_residual(sums: Tensor, layers: Iterable[nn.Module], norms: Iterable[nn.Module]) -> Tensor:
-    """Apply hidden layers to each of which the sum of all earlier ones is added (Shenbin et al. 2020).
+    """Apply hidden layers, each of which also gets the sum of all earlier ones (Shenbin et al. 2020).
 
     ``h_1 = N(swish(W_1 x))`` and ``h_k = N(swish(W_k h_(k-1) + h_1 + ... + h_(k-1)))``, where ``N`` is layer normalisation (Ba
     et al. 2016).

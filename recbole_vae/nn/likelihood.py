@@ -22,7 +22,7 @@ LogLikelihood = Callable[[Tensor, Histories], Tensor]
 LOGITS_PER_CHUNK = 2**24
 """Logits that the fused likelihood holds at once: 64 MiB in float32. If there are more, the gradient computes them again.
 
-More than the scores of :mod:`recbole_vae.nn.chunks`, for it decides how fast training is, and its last digits."""
+It is larger than in :mod:`recbole_vae.nn.chunks`, because it decides the speed of training (and the last digits)."""
 
 
 _ROWS = 64

@@ -59,7 +59,7 @@ class Ridge:
 class ItemItem(FixedWeight):
     """Scores that are linear in the history: ``x W``. The diagonal of ``W`` is 0, so that no item predicts itself.
 
-    ``W`` is computed from the training histories; it is no parameter and not in ``state_dict``.
+    ``W`` is computed from the training histories; it is neither a parameter nor in ``state_dict``.
 
     Args:
         histories: the training histories.

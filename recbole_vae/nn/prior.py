@@ -88,7 +88,7 @@ def log_vamp(latent: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     Returns:
         Shape [batch], in the dtype of ``latent``.
     """
-    # Matrix products need no table of [batch, K, latent_dimension]. In float64, for they subtract numbers that are nearly equal.
+    # Matrix products need no table of [batch, K, latent_dimension]. In float64, because nearly equal numbers are subtracted.
     z, centre, precision = latent.double(), mu.double(), (-logvar.double()).exp()
     squares = z.square() @ precision.T - 2 * z @ (centre * precision).T + (centre.square() * precision).sum(1)
     logs = -0.5 * (squares + (math.log(2 * math.pi) + logvar.double()).sum(1))

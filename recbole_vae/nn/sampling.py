@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.layers import bag, by_column, row_gradient
 
-# The tests compare what is used of it below with dense tables.
+# The tests compare the functions that are used below with dense tables.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 

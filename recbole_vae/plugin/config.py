@@ -111,7 +111,7 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
         internal.update(eval_batch_size=ModelConfig.defaults()["eval_batch_size"])
     internal.update(_settings_of_data(config, dataset))
     _check_options_of_data(config, kind)
-    _check_held_out(config, model)
+    _check_held_out(config, kind)
 
 
 def _expose(kind: type) -> None:
@@ -216,14 +216,14 @@ def _check_options_of_data(config: Any, kind: Any) -> None:
         check_filters({**internal, **given}, where)
 
 
-def _check_held_out(config: Any, model: str) -> None:
+def _check_held_out(config: Any, kind: type) -> None:
     """Check the options of a model in RecBole's style where users are held out."""
     values = {**config.internal_config_dict, **config.external_config_dict}
     if not holds_out_users(values):
         return
     from recbole_vae.evaluation.fold_in import why_not
 
-    reason = why_not(model, values.get("knn_method"))
+    reason = why_not(kind, values.get("knn_method"))
     if reason:
         raise ConfigError(f"model: {reason}")
     check_eval_args(values, False, place_of(config, config.config_file_list))

@@ -1,4 +1,4 @@
-"""``recbole.evaluator`` has the metric TruncatedRecall."""
+"""``recbole.evaluator`` has the metric TruncatedRecall. A metric that is added here is known to RecBole by its name."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from recbole_vae.errors import DataError
 def read_histories(
     file: IO[str], name: str, user_field: str, item_field: str, value_field: str | None = None
 ) -> Iterator[tuple[str, list[str] | dict[str, float]]]:
-    """Read histories from a CSV file or an atomic file of RecBole, user by user. A user's lines must stand together.
+    """Read histories from a CSV file or an atomic file of RecBole, user by user. All lines of a user must be consecutive.
 
     Args:
         file: the text; its first line names the columns: those below, or ``user_id`` and ``item_id``.
@@ -38,7 +38,7 @@ def read_histories(
     if not first.strip():
         raise DataError(f"{name}: is empty; the first line must name the columns, such as user_id,item_id.")
     separator = "\t" if "\t" in first else ","
-    # Spaces beside a comma are part of no id. In atomic files, quotation marks are.
+    # Spaces next to a comma do not belong to an id. In atomic files, quotation marks do.
     strip = separator == ","
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if strip else csv.QUOTE_NONE
     header = next(csv.reader([first], delimiter=separator, skipinitialspace=strip, quoting=quoting), [])
@@ -71,7 +71,7 @@ def read_histories(
                 yield (number, user.strip(), item.strip(), weight) if strip else (number, user, item, weight)
         except UnicodeDecodeError as error:
             raise _not_utf8(name, number + 1, error) from None
-        except csv.Error as error:  # a stray quotation mark would swallow the rest
+        except csv.Error as error:  # such as a stray quotation mark, which would swallow the rest
             raise DataError(f"{name}, line {reader.line_num + 1}: not valid CSV ({error}).") from None
 
     done: set[int] = set()  # hashes: a set of a million names would be most of the memory
@@ -79,7 +79,9 @@ def read_histories(
         first_line, *others = lines
         number = first_line[0]
         if hash(user) in done:
-            raise DataError(f"{name}, line {number}: user '{user}' again; all lines of a user must stand together.")
+            raise DataError(
+                f"{name}, line {number}: user '{user}' appears again; all lines of a user must be consecutive."
+            )
         done.add(hash(user))
         if not others and not first_line[2]:  # an empty cell alone stands for a user without items
             yield user, []

@@ -61,7 +61,7 @@ def check_posterior(model: HistoryRecommender) -> None:
     """Raise a ConfigError unless a model has a posterior to sample from."""
     if not model.has_posterior:
         raise ConfigError(
-            f"{type(model).__name__} has no posterior: it makes a single code of each history, so there is nothing to "
+            f"{type(model).__name__} has no posterior: it encodes each history as a single point, so there is nothing to "
             "sample. Set samples: 0 and no diversify, or take a model with a posterior, such as MultVAE."
         )
 

@@ -30,7 +30,7 @@ History = Iterable[str] | Mapping[str, float]
 
 @dataclass
 class _Vocabulary:
-    """As much of a RecBole data set as a model reads when it is made."""
+    """The part of a RecBole data set that a model reads when it is made."""
 
     users: list[str]
     items: list[str]
@@ -97,8 +97,8 @@ class Recommender:
     ) -> Recommender:
         """Load a model from a checkpoint. No code from the file is run.
 
-        A checkpoint of recbole_vae holds all that is needed. One of RecBole's holds no data, so that the data set must be
-        where it was at training.
+        A checkpoint of recbole_vae holds all that is needed. One of RecBole's holds no data, so the data set must be where
+        it was at training.
 
         Args:
             path: the file that training wrote.
@@ -107,9 +107,9 @@ class Recommender:
                 below 0, popular ones.
 
         Raises:
-            ConfigError: ``popularity_correction`` is no number from -1000 to 1000, or the model is RecBole's and has none.
-            CheckpointError: it is no checkpoint, its model is not registered here or cannot score a history, or the data set of
-                RecBole's model is not there or has changed.
+            ConfigError: ``popularity_correction`` is not a number from -1000 to 1000, or the model is RecBole's and has none.
+            CheckpointError: the file is not a checkpoint, its model is not registered or cannot score a history, or the data set
+                of a model of RecBole has moved or changed.
         """
         if recbole_checkpoint.is_recboles(path):
             return cls._load_recboles(path, device, popularity_correction)
@@ -139,14 +139,14 @@ class Recommender:
         if rows.values is not None:
             feat[options["value_field"]] = rows.values
         data = _Vocabulary(state["users"], state["items"], user, item, feat, state["dataset"])
-        # A sample of the items is for training only.
+        # Items are sampled in training only.
         now = {"device": torch.device(device), "n_negatives": 0}
         if popularity_correction is not None:
             now["popularity_correction"] = popularity_correction
         model = kind({**options, **now}, data)
         model.load_state_dict(state["state_dict"])
         if len(rows) != len(state["users"]) or not all(each.isfinite().all() for each in model.parameters()):
-            raise RuntimeError("its parameters are no finite numbers, or it has histories of other users")
+            raise RuntimeError("its parameters are not finite numbers, or its histories are not those of its users")
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
         recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
         return recommender

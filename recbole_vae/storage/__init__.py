@@ -1,1 +1,1 @@
-"""Files: written whole, and checkpoints."""
+"""Files that are written whole or not at all, and checkpoints."""

@@ -5,18 +5,18 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 =====================  ==========================================================================================
 ``format``             :data:`FORMAT`
 ``format_version``     :data:`~recbole_vae.storage.upgrade.FORMAT_VERSION`; older files are upgraded when they are loaded
-``versions``           of recbole_vae, recbole, torch, numpy and python, that wrote it
+``versions``           of the recbole_vae, recbole, torch, numpy and python that wrote the file
 ``model``, ``dataset`` names
 ``config``             RecBole's final configuration, as far as it is plain values
 ``users``, ``items``   the tokens of the data set; position = internal id, 0 is RecBole's padding
-``split_hash``         where users were held out: SHA-256 of who and what (see ``data/held_out.py``); else None
+``split_hash``         SHA-256 of the split if users were held out (see ``data/held_out.py``); else None
 ``histories``          the training histories: ``indptr``, ``indices``, ``values`` (or None)
-``epoch``              the epoch, from 0, after which it was written
+``epoch``              the last epoch that was trained, from 0
 ``cur_step``           evaluations since the best one
 ``best_valid_score``   and ``best_valid_result``, a dictionary of metrics
 ``state_dict``         of the model, with its step in the annealing schedule (and, with anneal_cap: auto, its cap)
-``average``            only with ``weight_averaging``, when ``state_dict`` holds the average: ``count``, its epochs, and
-                       ``weights``, those that training goes on from, in the order of the parameters
+``average``            only with ``weight_averaging``, where ``state_dict`` holds the average: ``count``, its number of
+                       epochs, and ``weights``, from which training continues, in the order of the parameters
 ``optimizer``          ``state_dict`` of the optimiser
 ``random``             states of the generators of Python, NumPy, torch, CUDA and the training dataloader
 =====================  ==========================================================================================
@@ -70,21 +70,21 @@ _INNER_KEYS = {
     "random": ("python", "numpy", "torch", "cuda", "train_data"),
 }
 
-# What belongs to a run, not to the model: which process of how many this is, on which device, and where it finds and leaves
-# other files (RecBole unpickles those, so that a checkpoint must not say where).
+# Options of a run, not of the model: its processes, its device, and the paths of its other files. RecBole unpickles what lies
+# at such paths, so a checkpoint must not name them.
 _OF_ONE_RUN = {
     "local_rank", "world_size", "nproc", "offset", "ip", "port", "single_spec", "resume", "loaded_from", "checkpoint_dir",
     "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "log_wandb", "wandb_project",
     "gpu_id",
 }  # fmt: skip
 
-# Options that may change when training goes on, for they do not change what an epoch does.
+# Options that may change when training resumes, because they do not affect an epoch.
 _MAY_CHANGE = {
     "epochs", "stopping_step", "data_path", "show_progress", "state", "use_gpu", "worker", "eval_batch_size",
     "metric_decimal_place", "loss_decimal_place", "config_files", "encoding",
 }  # fmt: skip
 
-# Options that may change if the user sets them: what one would change where training went wrong. All others must stay.
+# Options that may change if the user sets them, to rescue training that went wrong. All others must stay the same.
 _MAY_BE_SET = {"learning_rate", "clip_grad_norm"}
 
 _BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, UnicodeDecodeError, ValueError)
@@ -92,16 +92,16 @@ _BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, O
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
+    """Return the versions of Python and of the packages that a result depends on."""
     packages = {name: version(name) for name in ("recbole", "torch", "numpy")}
     return {"recbole_vae": __version__, **packages, "python": platform.python_version()}
 
 
 def plain(value: Any) -> Any:
-    """Return a value in terms of None, bool, int, float, str, list and dict.
+    """Convert a value to None, bool, int, float, str, list or dict.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the value is, or holds, something else.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -111,13 +111,13 @@ def plain(value: Any) -> Any:
         return {plain(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
-    raise TypeError(f"{type(value).__name__} is no plain value")
+    raise TypeError(f"{type(value).__name__} is not a plain value")
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """Return the options of RecBole's Config that are plain values, without those of one run only.
+    """Return the options of RecBole's Config that are plain values, without those that belong to one run.
 
-    What is left out (the device, RecBole's enumerations) RecBole derives anew.
+    RecBole derives the rest (the device, its enumerations) again.
     """
     result = {}
     for key, value in config.final_config_dict.items():
@@ -127,8 +127,8 @@ def plain_config(config: Any) -> dict[str, Any]:
             result[key] = plain(value)
         except TypeError:
             continue
-    # What RecBole would change again when it makes a Config of this: it appends the data set's name to data_path, and
-    # writes "none" for no negative sampling.
+    # Undo what RecBole would do a second time to these options: it appends the data set's name to data_path, and writes
+    # "none" for no negative sampling.
     path = Path(result["data_path"])
     if path.name == config["dataset"]:
         result["data_path"] = str(path.parent)
@@ -150,7 +150,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
-    """Set the global random generators to what :func:`random_states` returned."""
+    """Restore the states of the global random generators that :func:`random_states` returned."""
     kind, internal, gauss = states["python"]
     random.setstate((kind, tuple(internal), gauss))
     name, keys, *rest = states["numpy"]
@@ -161,24 +161,24 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
 
 def save(state: Mapping[str, Any], path: str | Path) -> None:
-    """Write a checkpoint: into a temporary file beside it, then renamed, so that a kill never leaves half a file.
+    """Write a checkpoint to a temporary file and rename it, so that a killed process never leaves half a file.
 
     Args:
-        state: all keys of the table above but ``format``, ``format_version`` and ``versions``.
+        state: all keys of the table above except ``format``, ``format_version`` and ``versions``.
         path: the file to write or replace.
     """
     path = Path(path)
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(), **state}
-    for left in leftovers(path):  # each may be of gigabytes
+    for left in leftovers(path):  # each may take gigabytes
         left.unlink(missing_ok=True)
     try:
         with written_whole(path, binary=True) as file:
             try:
                 torch.save(content, file)
-            except RuntimeError as error:  # of the end of an archive, where a write before it failed
+            except RuntimeError as error:  # torch raises it at the end of the archive, after a failed write
                 raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
             file.flush()
-            os.fsync(file.fileno())  # or a power cut after the renaming leaves an empty file
+            os.fsync(file.fileno())  # otherwise a power cut after the renaming may leave an empty file
     except DataError as error:
         raise CheckpointError(str(error)) from None
     except (OSError, RuntimeError) as error:
@@ -186,7 +186,7 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
 
 
 def take(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint as :func:`load` does, for a caller who keeps its tensors or changes them: nobody else shares them."""
+    """Read a checkpoint as :func:`load` does, but share it with nobody: the caller may keep or change its tensors."""
     state = load(path)
     (kept.get() or {}).clear()
     return state
@@ -195,12 +195,12 @@ def take(path: str | Path) -> dict[str, Any]:
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of recbole_vae, and upgrade it if it is of an earlier format. Its tensors are on the CPU.
 
-    Nothing in the result may be changed, for inside :func:`~recbole_vae.storage.once.read_once` others share it; see
+    Do not change the result: inside :func:`~recbole_vae.storage.once.read_once` others share it. To change it, use
     :func:`take`.
 
     Raises:
-        CheckpointError: there is no such file, it is truncated or no checkpoint, it is RecBole's, it holds anything but
-            tensors and plain values (none of which is run), or it was written by a later version.
+        CheckpointError: the file is missing, truncated, not a checkpoint, or one of RecBole's; it holds anything but tensors
+            and plain values (none of which is run); or a later version wrote it.
     """
     path, shared = Path(path), kept.get()
     if shared is None or not path.is_file():
@@ -224,7 +224,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a checkpoint of recbole_vae: it holds more than tensors and plain values"
             f"{f' ({found[1]})' if found else ''}, which was not run. RecBole saves "
-            "its own models so; only recommend and explain take these."
+            "its own models this way; only recommend and explain can read those."
         ) from None
     except Exception as error:  # a damaged archive or pickle fails anywhere
         raise CheckpointError(f"{path}: truncated or not a checkpoint ({_first_line(error)}).") from None
@@ -259,15 +259,15 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def check_name(path: str | Path, dataset: object) -> None:
-    """Raise a CheckpointError unless a checkpoint's data set is a plain name: RecBole makes paths of it."""
+    """Raise a CheckpointError unless a checkpoint's data set has a plain name: RecBole builds paths from it."""
     if not isinstance(dataset, str) or dataset in ("", ".", "..") or {"/", "\\", "\0"} & set(dataset):
-        raise CheckpointError(f"{path}: damaged checkpoint: {dataset!r} is no name of a data set.")
+        raise CheckpointError(f"{path}: damaged checkpoint: {dataset!r} is not the name of a data set.")
 
 
 def check_whole(path: str | Path) -> None:
-    """Raise a CheckpointError if a byte of a checkpoint's tensors or values has changed; torch does not look.
+    """Raise a CheckpointError if a byte of a checkpoint's tensors or values has changed, which torch does not check.
 
-    It costs one pass over the file: a tenth of a second for some hundred megabytes.
+    This takes one pass over the file: a tenth of a second for a few hundred megabytes.
     """
     check_archive(path)
     try:
@@ -282,12 +282,12 @@ def check_whole(path: str | Path) -> None:
 def check_archive(path: str | Path) -> None:
     """Raise a CheckpointError unless a file is a zip archive of tensors, which is what ``torch.save`` writes.
 
-    ``torch.load`` also takes older kinds, and archives of TorchScript, whose code it runs.
+    ``torch.load`` also reads older formats, and archives of TorchScript, whose code it runs.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder, not a' if path.is_dir() else 'there is no such'} checkpoint.")
-    if not zipfile.is_zipfile(path):  # the directory of an archive stands at its end
+    if not zipfile.is_zipfile(path):  # an archive ends with its table of contents
         raise CheckpointError(f"{path}: truncated or not a checkpoint.")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -309,10 +309,19 @@ def check_model(state: Mapping[str, Any], path: str | Path, model_name: str) -> 
 def check_options(
     saved: Mapping[str, Any], now: Mapping[str, Any], path: str | Path, given: Collection[str] = ()
 ) -> list[str]:
-    """Return what changes of ``learning_rate`` and ``clip_grad_norm``, which may change if they are ``given`` by the user.
+    """Check that training would resume with the options of the checkpoint.
+
+    Args:
+        saved: options in the checkpoint.
+        now: options of this run.
+        path: the checkpoint, for messages.
+        given: names of the options that the user set. Of these, ``learning_rate`` and ``clip_grad_norm`` may differ.
+
+    Returns:
+        A line for each of these two that changes.
 
     Raises:
-        CheckpointError: training would go on with other options than those in the checkpoint.
+        CheckpointError: another option that affects an epoch differs.
     """
     changes = []
     for key, value in saved.items():
@@ -320,20 +329,22 @@ def check_options(
             continue
         if key not in _MAY_BE_SET or key not in given:
             raise CheckpointError(
-                f"{path}: was trained with {key}={value!r}, this run has {key}={now.get(key)!r}. Leave it as it was, or train "
-                "anew. epochs, stopping_step, learning_rate, clip_grad_norm, eval_batch_size and where things lie and run may "
-                "change."
+                f"{path}: was trained with {key}={value!r}, but this run has {key}={now.get(key)!r}. Set it to {value!r}, or "
+                "train again without --resume. These may change: epochs, stopping_step, learning_rate, clip_grad_norm, "
+                "eval_batch_size, data_path, and the device."
             )
         changes.append(f"{key} was {value!r} and is {now[key]!r} from here on")
     return changes
 
 
 def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -> None:
-    """Raise a CheckpointError unless a checkpoint is of a data set with the same users and items."""
+    """Raise a CheckpointError unless a checkpoint has the users and items of a ``HistoryDataset``, and its split."""
     for kind, field in (("users", dataset.uid_field), ("items", dataset.iid_field)):
         saved, now = state[kind], list(map(str, dataset.field2id_token[field]))
-        if kind == "users" and hasattr(dataset, "n_training_users"):  # those who are held out come after them
-            now = now[: dataset.n_training_users + 1]
+        # A HistoryDataset declares it, RecBole's own data set does not.
+        training = getattr(dataset, "n_training_users", None) if kind == "users" else None
+        if training is not None:  # held-out users come after them
+            now = now[: training + 1]
         if saved != now:
             what = f"{len(saved) - 1} against {len(now) - 1}" if len(saved) != len(now) else "as many, but not the same"
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all. This is the only place that writes to a temporary file and renames it."""
+"""Files that are written whole or not at all: to a temporary file in the same folder, which is then renamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, Any
 from recbole_vae.errors import DataError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What only a write can fail with. The error of a write does not name the file."""
+"""Error numbers that only writing can cause. Such an error does not name the file."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -28,13 +28,13 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def opened(path: Path | None) -> AbstractContextManager[IO[str]]:
-    """Open a file as :func:`written_whole` does, or standard output for None. It raises what they raise."""
+    """Open a file by :func:`written_whole`, or :func:`standard_output` if the path is None. It raises what they raise."""
     return standard_output() if path is None else written_whole(path)
 
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[IO[str]]:
-    """Give standard output to write to. All of it has been written when the block ends.
+    """Give standard output to write to, and flush it when the block ends.
 
     Raises:
         DataError: it cannot be written, for example because it is a file on a full disk.
@@ -54,7 +54,7 @@ def standard_output() -> Iterator[IO[str]]:
 
 
 def silence() -> None:
-    """Drop what standard output could not write and still holds. Python would try again when it exits."""
+    """Discard what standard output holds and could not write; otherwise Python tries again when it exits."""
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -63,14 +63,14 @@ def silence() -> None:
 def written_whole(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     """Open a file to write. It replaces the old one when the block ends, and only then.
 
-    After Ctrl-C, NAME.partial holds the text written so far. Half of a binary file is of no use and is removed.
+    After Ctrl-C, NAME.partial holds the text written so far. Half of a binary file is useless and is removed.
 
     Args:
         path: the file. A link stays a link; a device or a pipe is written directly.
-        binary: whether bytes are written, or else text in UTF-8.
+        binary: whether to write bytes; otherwise text in UTF-8.
 
     Raises:
-        DataError: it cannot be written: there is no such folder, no permission, no room on the disk, ...
+        DataError: the file cannot be written: the folder is missing, permission is denied, the disk is full, ...
     """
     target = path.resolve()  # what a link points to, not the link
     if target.is_dir():
@@ -88,7 +88,7 @@ def written_whole(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     except KeyboardInterrupt:
         if not directly and not binary and temporary.exists():
             partial = temporary.replace(target.with_name(f"{target.name}.partial"))
-            print(f"{partial}: what there was until then", file=sys.stderr)
+            print(f"{partial}: what was written until then", file=sys.stderr)
         raise
     finally:
         if not directly:
@@ -97,16 +97,16 @@ def written_whole(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return the name that this process writes under before it renames: hidden, in the same folder."""
+    """Return the temporary name under which this process writes a file: hidden, in the same folder."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Return what killed processes of this machine left under their names of :func:`temporary_beside`.
+    """Return the temporary files (:func:`temporary_beside`) that killed processes of this machine left behind.
 
-    What has this process's id counts, too, for it was left by an earlier process of the same id.
+    Those with this process's id count, too: an earlier process with the same id left them.
     """
-    import psutil  # here, for the command line imports this module at every start
+    import psutil  # here, because the command line imports this module at every start
 
     found = [(each, each.name.split(".")[-2]) for each in path.parent.glob(f".{path.name}.*.tmp")]
     numbered = [(each, int(process)) for each, process in found if process.isdecimal()]
@@ -115,7 +115,7 @@ def leftovers(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _explained(path: Path, only: set[int] | None = None) -> Iterator[None]:
-    """Raise a DataError that says why a file cannot be written, in place of an OSError (of these numbers only)."""
+    """Turn an OSError, or only one with certain numbers, into a DataError that says why a file cannot be written."""
     try:
         yield
     except OSError as error:

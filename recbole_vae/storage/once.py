@@ -1,4 +1,4 @@
-"""Several parts of a run need its checkpoint (options, data set, trainer, summary), and it may be of gigabytes: read it once."""
+"""Reads a checkpoint once for all parts of a run that need it (options, data set, trainer, summary): it may take gigabytes."""
 
 from __future__ import annotations
 

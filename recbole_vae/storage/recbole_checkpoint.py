@@ -1,7 +1,7 @@
 """RecBole's own checkpoints, read without running code from them.
 
-RecBole pickles its whole ``Config`` beside the parameters, so that ``torch.load`` must unpickle arbitrary objects. Here only
-what RecBole's checkpoints hold is made; a file with anything else is refused, and nothing of it is run or imported.
+RecBole pickles its whole ``Config`` with the parameters, so ``torch.load`` would have to unpickle arbitrary objects. This
+reader makes only the objects that RecBole's checkpoints hold. It refuses any other file, and runs or imports nothing of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def is_ours(path: str | Path) -> bool:
     """Tell whether a file is a checkpoint of recbole_vae, even a damaged one; else it may be RecBole's.
 
     Raises:
-        CheckpointError: it is no file of ``torch.save``.
+        CheckpointError: ``torch.save`` did not write the file.
     """
     return checkpoint.FORMAT.encode() in _pickle(path)
 
@@ -33,7 +33,7 @@ def is_recboles(path: str | Path) -> bool:
     """Tell whether a file is a checkpoint of one of RecBole's own models, which have RecBole's ``Config`` in them.
 
     Raises:
-        CheckpointError: it is no file of ``torch.save``.
+        CheckpointError: ``torch.save`` did not write the file.
     """
     return not is_ours(path) and b"recbole.config.configurator" in _pickle(path)
 
@@ -51,13 +51,13 @@ def load(path: str | Path, map_location: Any = "cpu", classes: Collection[tuple[
     Args:
         path: the file that RecBole's trainer wrote.
         map_location: as for ``torch.load``.
-        classes: modules and names of further model classes that the ``Config`` may name, beside RecBole's own.
+        classes: module and name of each model class that the ``Config`` may name in addition to RecBole's own.
 
     Returns:
         What RecBole saved. ``config`` is an empty class with the attributes of the ``Config``, such as ``final_config_dict``.
 
     Raises:
-        CheckpointError: it is no checkpoint of RecBole, truncated, or holds what RecBole's do not.
+        CheckpointError: the file is not a checkpoint of RecBole, is truncated, or holds what RecBole's do not.
     """
     checkpoint.check_whole(path)
     unpickler = type("_Unpickler", (_RestrictedUnpickler,), {"classes": frozenset(classes)})
@@ -75,7 +75,7 @@ def load(path: str | Path, map_location: Any = "cpu", classes: Collection[tuple[
     return state
 
 
-# All that RecBole's checkpoints hold, by the names that the releases of numpy, scipy and Python gave it.
+# All that RecBole's checkpoints hold, by the names that it has in the releases of NumPy, SciPy and Python.
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _SPARSE = ("csr", "csc", "coo", "dok", "lil")
 _BUILTINS = ("object", "set", "frozenset", "complex", "int", "float", "str", "list", "dict", "tuple", "bool")
@@ -97,7 +97,7 @@ def _never_called(self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 class _Array:
-    """Stand in for ``numpy.ndarray``, which takes bytes for addresses when it is called; NumPy pickles only its name."""
+    """Stand in for ``numpy.ndarray``. NumPy pickles only its name; a call could take bytes of the file for addresses."""
 
     __init__ = _never_called
 
@@ -135,20 +135,20 @@ _PythonUnpickler: Any = pickle._Unpickler
 class _RestrictedUnpickler(_PythonUnpickler):  # type: ignore[misc]
     """Reads containers, tensors, arrays, sparse matrices, and RecBole's enumerations; refuses everything else.
 
-    RecBole's ``Config``, which evaluates strings, and its models come as empty stand-ins, and nothing is imported for
-    them. Pickle's own class in Python, not in C, because BUILD, which sets attributes, must be kept from classes.
+    RecBole's ``Config``, which evaluates strings, and its models become empty stand-ins, for which nothing is imported.
+    The base class is pickle's in Python, not that in C, because BUILD, which sets attributes, must not reach classes.
     """
 
     classes: frozenset[tuple[str, str]] = frozenset()
-    """Further model classes that come as stand-ins."""
+    """Further model classes that become stand-ins."""
     dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
 
     def load_build(self) -> None:
-        """Refuse to change a class or a function; otherwise as ever."""
+        """Set the attributes of an object, but never those of a class, a function or a module."""
         target = self.stack[-2]
         if isinstance(target, type | types.FunctionType | types.BuiltinFunctionType | types.ModuleType):
             raise pickle.UnpicklingError(f"it changes {target!r}, which was not done")
-        if isinstance(target, dtype):  # fields, or flags that hide that there are pointers
+        if isinstance(target, dtype):  # fields, or flags that hide pointers
             state = self.stack[-1]
             if any(each is not None for each in state[2:5]) or state[7] != target.flags:
                 raise pickle.UnpicklingError("it changes a dtype, which was not done")

@@ -1,14 +1,15 @@
-"""Checkpoints of earlier formats: what each step adds or changes, so that a file goes on as it was trained.
+"""Upgrades checkpoints of earlier formats, so that each resumes as it was trained.
 
-A new option, or another meaning of an old one, is unknown to the files that are there already. Whoever makes such a change
-appends a step to ``_STEPS``, which raises :data:`FORMAT_VERSION`. For a new option the step is one line, such as
-``_adding("total_anneal_steps", new_option=0.0)``: the models that have ``total_anneal_steps`` worked as with 0.0 before.
+Existing files do not know a new option, or a new meaning of an old one. So with such a change, append a step to ``_STEPS``,
+which raises :data:`FORMAT_VERSION`. For a new option the step is one line, such as
+``_adding("total_anneal_steps", new_option=0.0)``: all models that have ``total_anneal_steps`` get the value 0.0, with which
+they work as before.
 :func:`recbole_vae.storage.checkpoint.load` calls :func:`upgrade`, and nothing else in the package knows of older formats.
 
 From format 1 to 2:
 
 ==========================  ======================  ==========================================================================
-models                      option                  value, which is what these models did before the option was there
+models                      option                  value, with which these models work as before
 ==========================  ======================  ==========================================================================
 all                         precision               float32
 all                         fast_evaluation         True: the metrics are the same either way
@@ -38,8 +39,8 @@ Two options changed their meaning within format 1:
 
 * Where both ``anneal_epochs`` and ``total_anneal_steps`` are set, the steps count today. In files without
   ``propensity_weight`` the epochs counted; their ``total_anneal_steps`` becomes None.
-* ``anneal_cap: auto`` began at 1 and was halved again and again. The rule is gone; today's knows the caps 0.5 and 0.15.
-  A file with another cap keeps this cap as a number, and the slope of its schedule.
+* ``anneal_cap: auto`` began at 1 and was halved repeatedly. Today's rule knows only the caps 0.5 and 0.15. A file with
+  another cap keeps it as a number, and keeps the slope of its schedule.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ from collections.abc import Callable
 from typing import Any
 
 Step = Callable[[dict[str, Any]], None]
-"""Brings a checkpoint, which it changes, to the next format."""
+"""Brings a checkpoint to the next format, in place."""
 
 
 def _adding(known_by: str, **options: Any) -> Step:
-    """Return the step that adds options, with the values that leave all as it was, for the models that have ``known_by``."""
+    """Return the step that adds options, with values that change nothing, to the models that have the option ``known_by``."""
 
     def step(state: dict[str, Any]) -> None:
         config = state["config"]

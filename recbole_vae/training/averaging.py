@@ -1,9 +1,9 @@
-"""Averages of a model's weights over the epochs: what is evaluated and scored by, in the place of where training is just now.
+"""Averages of a model's weights over the epochs, by which it is evaluated and scores, instead of by its latest weights.
 
-That averages of the weights are better than the last ones is of: Boris T. Polyak, Anatoli B. Juditsky: Acceleration of Stochastic
-Approximation by Averaging. SIAM Journal on Control and Optimization 1992; once an epoch: Pavel Izmailov, Dmitrii Podoprikhin,
-Timur Garipov, Dmitry Vetrov, Andrew Gordon Wilson: Averaging Weights Leads to Wider Optima and Better Generalization. UAI 2018.
-Both average all epochs alike. Here the older ones are forgotten, for no epoch is known to be the last.
+References: Boris T. Polyak, Anatoli B. Juditsky: Acceleration of Stochastic Approximation by Averaging. SIAM Journal on Control
+and Optimization 1992. Pavel Izmailov, Dmitrii Podoprikhin, Timur Garipov, Dmitry Vetrov, Andrew Gordon Wilson: Averaging Weights
+Leads to Wider Optima and Better Generalization. UAI 2018 (once an epoch). Both give all epochs the same weight. Here older
+epochs are forgotten, because no epoch is known to be the last.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An exponential moving average of parameters, once an epoch, which takes their place until training goes on.
+    """An exponential moving average of parameters, updated after each epoch. It replaces them until the next epoch begins.
 
-    After epoch ``t``, from 1 up, the average moves to the weights by ``max(1 / epochs, 2 / (t + 1))`` of the way: the first
+    After epoch ``t`` (from 1), the average moves by ``max(1 / epochs, 2 / (t + 1))`` of the way to the weights. So the first
     epochs, which are far from where training ends, are forgotten faster.
 
     Args:
-        parameters: of the model. While the average is in their place, they hold it.
-        epochs: about how many it reaches back; > 0. With 1 it is the weights themselves.
+        parameters: of the model. Between epochs they hold the average.
+        epochs: about how many epochs the average reaches back, > 0. With 1 it is the weights themselves.
 
     Attributes:
         count: epochs so far.
-        others: what is not in the parameters' place: the average while an epoch is trained, else the weights of training.
+        others: what the parameters do not hold: the average during an epoch, the weights of training between epochs.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], epochs: int) -> None:
@@ -37,13 +37,13 @@ class WeightAverage:
         self._in_place = False
 
     def begin_epoch(self) -> None:
-        """Put the weights of training into the parameters' place."""
+        """Put the weights of training into the parameters."""
         if self._in_place:
             self._swap()
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Take the weights that training has come to into the average, and put it into the parameters' place."""
+        """Update the average by the weights of this epoch, and put it into the parameters."""
         self.count += 1
         share = max(1 / self.epochs, 2 / (self.count + 1))
         for average, parameter in zip(self.others, self.parameters, strict=True):
@@ -51,7 +51,7 @@ class WeightAverage:
         self._swap()
 
     def resume(self, count: int, weights: Sequence[Tensor]) -> None:
-        """Go on from a checkpoint, whose average is loaded into the parameters apart from this.
+        """Continue from a checkpoint. Its average has to be loaded into the parameters separately.
 
         Args:
             count: see above.

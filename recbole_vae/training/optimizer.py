@@ -12,15 +12,15 @@ _ELEMENTS = 2**18
 
 
 class LazyAdam(torch.optim.Adam):
-    """Torch's Adam, but for parameters whose gradient is sparse the rows without a gradient are neither read nor written.
+    """Torch's Adam, except that a sparse gradient updates only its own rows; the other rows are neither read nor written.
 
-    Their moments do not decay meanwhile, as in ``torch.optim.SparseAdam``, which takes twice as long. Arguments: see
-    ``torch.optim.Adam``; ``amsgrad``, ``maximize`` and ``weight_decay`` do not reach sparse gradients.
+    The moments of the other rows do not decay, as in ``torch.optim.SparseAdam``, which takes twice as long. Arguments: see
+    ``torch.optim.Adam``; ``amsgrad``, ``maximize`` and ``weight_decay`` do not apply to sparse gradients.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update all parameters; sparse gradients are gone afterwards."""
+        """Update all parameters, and remove sparse gradients."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.is_sparse:
@@ -30,7 +30,7 @@ class LazyAdam(torch.optim.Adam):
 
     def _update_rows(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
-        if not state:  # as torch's own, so that a checkpoint is the same
+        if not state:  # the same state as torch's own, for checkpoints
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1

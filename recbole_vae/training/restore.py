@@ -1,4 +1,4 @@
-"""RecBole's Config of a checkpoint, and RecBole's own models from theirs."""
+"""Restores RecBole's Config from a checkpoint, and RecBole's own models from theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recbole_vae.storage import checkpoint, recbole_checkpoint
 
 
 def config_of_checkpoint(path: str | Path) -> Any:
-    """Return RecBole's Config as it was when a checkpoint of recbole_vae was written; command-line options do not count."""
+    """Return RecBole's Config as it was when a checkpoint of recbole_vae was written, without options of the command line."""
     from recbole.config import Config
 
     state = checkpoint.load(path)
@@ -42,13 +42,13 @@ def load_recboles(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]
     state = recbole_checkpoint.load(path, map_location, classes)
     config: Any = state.get("config")
     if type(config).__name__ == "Config":
-        # RecBole joins the name to folders in which it unpickles what it finds; a path would lead anywhere.
+        # RecBole joins the name to paths from which it unpickles; a path as a name would lead anywhere.
         checkpoint.check_name(path, config.final_config_dict.get("dataset"))
         import yaml
         from recbole.config import Config
         from recbole.utils import get_model
 
-        # The stand-in has all that the Config had but its classes.
+        # The stand-in has all that the Config had, except its classes.
         config.__class__, config.yaml_loader = Config, yaml.FullLoader
         try:
             config.model_class = get_model(str(config.model))
@@ -56,7 +56,7 @@ def load_recboles(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]
             raise CheckpointError(
                 f"{path}: a checkpoint of {config.model}, which is not registered; import the module that registers it first."
             ) from None
-        # RecBole unpickles data that it finds there, and here a file would say where.
+        # RecBole unpickles data from these paths, so the file must not choose them.
         config.final_config_dict.update(dataset_save_path=None, dataloaders_save_path=None, checkpoint_dir="saved")
         config.final_config_dict["loaded_from"] = str(path)
     return state
@@ -74,7 +74,7 @@ def data_hash(dataset: Any) -> str:
 
 
 def model_of_recbole(path: str | Path, device: str | torch.device = "cpu") -> tuple[Any, Any, Any]:
-    """Make a model that can score a history anew from RecBole's checkpoint and its data set, loaded and split again.
+    """Rebuild a model that can score histories from RecBole's checkpoint and its data set, which is loaded and split again.
 
     RecBole's checkpoints hold neither the ids of the data set nor its interactions.
 
@@ -82,18 +82,18 @@ def model_of_recbole(path: str | Path, device: str | torch.device = "cpu") -> tu
         RecBole's Config, the model, and the training part of the data set.
 
     Raises:
-        CheckpointError: it is no checkpoint of RecBole; its model cannot score a history; its data set is not where it was, or
-            has changed.
+        CheckpointError: the file is not a checkpoint of RecBole, its model cannot score a history, or its data set has moved
+            or changed.
     """
     from recbole.data import create_dataset
     from recbole.utils import init_seed
 
     state = load_recboles(path, device)
     config, random = state["config"], checkpoint.random_states()
-    reason = why_not(config["model"], config["knn_method"])
+    reason = why_not(config.model_class, config["knn_method"])
     if reason:
         raise CheckpointError(f"{path}: {reason}")
-    # Where nothing is: RecBole unpickles data sets that it finds in this folder.
+    # RecBole unpickles data sets that it finds in checkpoint_dir, so name a place that holds none.
     config.final_config_dict.update(device=torch.device(device), checkpoint_dir=os.devnull, save_dataset=False)
     _check_files(config, path)
     try:
@@ -127,6 +127,6 @@ def _check_files(config: Any, path: str | Path) -> None:
         file = folder / f"{name}{part and f'.{part}'}.inter"
         if not file.is_file():
             raise CheckpointError(
-                f"{path}: {config['model']} is RecBole's, whose checkpoints hold no data, and there is no file {file} "
-                f"(looked for in {Path.cwd()}). Put the data set where it was at training, and start from the same folder."
+                f"{path}: checkpoints in RecBole's format, as of this {config['model']}, hold no data, and there is no file "
+                f"{file} (looked for in {Path.cwd()}). Put the data set where it was at training, and start from the same folder."
             )

@@ -28,15 +28,16 @@ from recbole_vae.training.optimizer import LazyAdam
 
 _trainers = count()
 _LOOKED_AT = 100_000
-"""The most users by whom latent variables are judged to be in use."""
+"""At most this many users are used to count the latent variables in use."""
 
 
 class HistoryTrainer(Trainer):  # type: ignore[misc]
     """RecBole's ``Trainer`` for the models of recbole_vae.
 
-    It logs the parts of the loss apart, writes checkpoints that load without running code and resume bit for bit (see
-    :mod:`recbole_vae.storage.checkpoint`), leaves what is no matrix out of ``weight_decay``, and lets several processes train and
-    evaluate as one does.
+    It logs the parts of the loss separately, writes checkpoints that load without running code and resume bit for bit (see
+    :mod:`recbole_vae.storage.checkpoint`), applies ``weight_decay`` to matrices only, and lets several processes train and
+    evaluate like one. The weight ``beta`` of the KL term is the model's, from its gradient steps so far
+    (:meth:`recbole_vae.model.multvae.MultVAE.beta`, :mod:`recbole_vae.nn.annealing`); here it is only logged.
     """
 
     model: HistoryRecommender
@@ -54,7 +55,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._average = WeightAverage(model.parameters(), epochs) if epochs else None
         if dist.is_initialized():
             names = [self.saved_model_file]
-            dist.broadcast_object_list(names)  # each process took the time for itself
+            dist.broadcast_object_list(names)  # the name has a time, which differs between processes
             self.saved_model_file = names[0]
             self.evaluator = GatheringEvaluator(config)
         if config["resume"]:
@@ -62,7 +63,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
 
     @staticmethod
     def _own_name(path: str) -> str:
-        """Make the name of a file this trainer's own: RecBole names it by the second, and runs may start together."""
+        """Make a file's name unique to this trainer: RecBole names it by the second, and runs may start together."""
         stem, suffix = os.path.splitext(path)  # noqa: PTH122 - RecBole's paths are strings
         number = next(_trainers)
         return f"{stem}-{os.getpid()}{f'-{number}' * bool(number)}{suffix}"
@@ -75,7 +76,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         fused = {"adam": LazyAdam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(self.learner)
         if fused is None:
             return super()._build_optimizer(params=groups, **kwargs)
-        # The same as RecBole's, but all in one pass over the parameters, which takes a fraction of the time.
+        # The same as RecBole's, but in one pass over the parameters, which takes a fraction of the time.
         return fused(groups, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
     def fit(
@@ -94,7 +95,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 f"{self.model.needs_validation} needs a validation part, and there is none: choose a split that has one "
                 "(eval_args, or benchmark_filename), or give a number."
             )
-        if train_data.generator is None:  # RecBole takes it away when it saves the dataloaders
+        if train_data.generator is None:  # RecBole removes it when it saves the dataloaders
             train_data.generator = train_data.sampler.generator = torch.Generator().manual_seed(self.config["seed"])
         if self._resumed is not None:
             state, self._resumed = self._resumed, None
@@ -118,7 +119,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.logger.warning(f"Interrupted. {self._best_so_far()}")
             raise
         self._active_unknown = True
-        # Where an epoch is saved, it may be another than the last, and is loaded before the evaluation.
+        # If an epoch was saved, it need not be the last one. It is loaded before the evaluation, which then logs this.
         if not (saved and Path(self.saved_model_file).exists()):
             self._log_active()
         return self.best_valid_score, self.best_valid_result
@@ -126,7 +127,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float:
-        """Train for one epoch and return the mean loss of a user, over all passes."""
+        """Train for one epoch, and return the mean loss per user over all passes."""
         if self._average:
             self._average.begin_epoch()
         self.model.train()
@@ -160,7 +161,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                     totals[name], users[name] = torch.zeros_like(part), 0
                 totals[name].add_(part, alpha=len(interaction))
                 users[name] += len(interaction)
-            if show_progress and time.monotonic() >= next_shown:  # not each time, for it waits for a GPU to get there
+            if show_progress and time.monotonic() >= next_shown:  # not for each batch: reading a value waits for a GPU
                 next_shown = time.monotonic() + 0.5
                 shown = {"rec": f"{float(totals['reconstruction']) / users['reconstruction']:.4g}"}
                 if "kl" in totals:
@@ -188,7 +189,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             dist.all_reduce(tensor)
 
     def _log_active(self) -> None:
-        """Log what was found, and how many latent variables say something; a VAE that has collapsed looks like any other."""
+        """Log what training found, and how many latent variables are in use: a collapsed VAE looks like any other."""
         self._active_unknown = False
         if self.model.found():
             self.logger.info(f"{self.model.found()} for these parameters.")
@@ -196,7 +197,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             return
         self.model.eval()
         with torch.no_grad():
-            # Row 0 is RecBole's padding; of many users some will do.
+            # Row 0 is RecBole's padding. Of many users, a sample is enough.
             rows = torch.arange(
                 1, len(self.model.histories), -(-len(self.model.histories) // _LOOKED_AT), device=self.device
             )
@@ -220,10 +221,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _what_to_do(self) -> str:
-        """Say how to train where the loss was not finite, in options that may change when training goes on."""
+        """Say what to change after a loss that is not finite: options that may change when training resumes."""
         changed = f"--learning_rate={self.learning_rate / 10:g}"
         advice = f"Train anew with a lower learning_rate (now {self.learning_rate:g}), such as {changed}"
-        if not self.clip_grad_norm and not getattr(self.model.options, "n_negatives", 0):  # which cannot go with it
+        if not self.clip_grad_norm and not getattr(self.model.options, "n_negatives", 0):  # which excludes it
             advice += ", or with --clip_grad_norm=\"{'max_norm': 1.0}\""
         if not Path(self.saved_model_file).exists():
             return f"{advice}."
@@ -239,7 +240,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: float) -> str:
         decimals = self.config["loss_decimal_place"] or 4
         parts = ", ".join(
-            # beta is far below the decimals of a loss for most of a schedule
+            # for most of a schedule, beta is far below the last decimal of a loss
             f"{set_color(name, 'blue')}: {value:{'.3g' if name == 'beta' else f'.{decimals}f'}}"
             for name, value in self.loss_terms.items()
         )
@@ -290,15 +291,15 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             dist.barrier()
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
-        """Take up the state of a checkpoint, so that :meth:`fit` goes on as if it had never stopped.
+        """Restore the state of a checkpoint, so that :meth:`fit` continues as if it had never stopped.
 
-        Done by the constructor where the option ``resume`` is set.
+        The constructor does this if the option ``resume`` is set.
 
         Args:
-            resume_file: a checkpoint of the same model on the same data. Training goes on writing to this file.
+            resume_file: a checkpoint of the same model on the same data. Training continues to write to this file.
 
         Raises:
-            CheckpointError: it cannot be read, is of another model, of other dimensions, or of other options.
+            CheckpointError: the file cannot be read, or its model, dimensions or options differ.
         """
         state = checkpoint.take(resume_file)
         checkpoint.check_model(state, resume_file, self.config["model"])
@@ -330,7 +331,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 shapes = [list(shape) if shape is not None else "none" for shape in (saved, mine)]
                 raise CheckpointError(
                     f"{path}: parameter '{name}' has shape {shapes[0]} in the checkpoint and {shapes[1]} in the model. The "
-                    "checkpoint is of other hyper-parameters or of other data."
+                    "checkpoint was written with other hyper-parameters or other data."
                 )
         if self._average and "average" in state:
             weights = state["average"]["weights"]
@@ -341,7 +342,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 )
             self._average.resume(state["average"]["count"], weights)
         self.model.load_state_dict(state_dict)
-        if self._average and "average" not in state:  # of a run without one, to be evaluated: nothing to go on from
+        if self._average and "average" not in state:  # from a run without an average: this one starts anew
             self._average = WeightAverage(self.model.parameters(), self._average.epochs)
 
     @torch.no_grad()
@@ -365,7 +366,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def _map_reduce(self, result: Any, num_sample: int) -> Any:
-        """Return the result as it is: each process has already evaluated the users of all (see GatheringEvaluator)."""
+        """Return the result unchanged: each process has evaluated all users already (see GatheringEvaluator)."""
         return result
 
     @staticmethod

@@ -435,7 +435,10 @@ SENTENCES = [
         "because of B (+0.50) and <A> (+0.12); without B it would fall to rank 37",
         "not among the first 10 without B and D",
     ],
-    ["no single item of the history raises its score", "no set was found without which it is not among the first 10"],
+    [
+        "no single item of the history raises its score",
+        "no items were found without which it would drop out of the first 10",
+    ],
 ]
 
 
@@ -445,7 +448,7 @@ def test_sentences() -> None:
     many = dataclasses.replace(first, counterfactual=list("abcabcabc"))
     assert lost_without(many, WHOLE) == "not among the first 10 without <A>, B, C, <A>, B and 4 more"
     assert lost_without(many, dataclasses.replace(WHOLE, searched=False)) == ""
-    for rank, now in ((37, "stay at rank 37"), (40, "rise to rank 37, for others lose more")):
+    for rank, now in ((37, "stay at rank 37"), (40, "rise to rank 37, because others lose more")):
         assert because(dataclasses.replace(first, rank=rank)).endswith(f"; without B it would {now}")
 
 
@@ -455,7 +458,7 @@ def test_the_text_and_the_page_have_the_numbers_of_the_explanation(capsys: pytes
         "User <u>, 4 items in the history; M&M on shop, exact influences",
         "  1. <X> [War & Peace], score 1.24", f"     {one}", f"     {other}",
         "  2. Y, score -0.50", f"     {three}", f"     {four}",
-        "What would have to be missing was found greedily and checked by a full ranking; smaller sets may exist.",
+        "The sets of items to leave out were found greedily and checked by a full ranking; smaller ones may exist.",
     ]  # fmt: skip
     alone = dataclasses.replace(WHOLE, user="other", history=["zz"], recommendations=[WHOLE.recommendations[1]])
     write([WHOLE, alone], "e.json", "e.html")
@@ -604,7 +607,7 @@ def test_a_failure_leaves_no_half_written_file(run: Run, capsys: pytest.CaptureF
     Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na,i2\n")
     file = f"--checkpoint={run.trainer.saved_model_file}"
     assert main(["explain", file, "--histories=h.csv", "--html=e.html", "--json=e.json"]) == 1
-    assert "h.csv, line 4: user 'a' again" in capsys.readouterr().err
+    assert "h.csv, line 4: user 'a' appears again" in capsys.readouterr().err
     assert not list(Path().glob("*e.html*")) + list(Path().glob("*e.json*"))
     assert main(["explain", file, "--user=u1", "--items=none.item"]) == 1
     assert capsys.readouterr().err.startswith("error: none.item: cannot read this file")

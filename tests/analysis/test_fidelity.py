@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.stats import chisquare, ks_2samp
 
 from recbole_vae.analysis import fidelity
+from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 
 
@@ -178,7 +179,7 @@ def test_the_nearest_are_looked_for_of_the_first_synthetic_users(monkeypatch: py
 
 
 def test_a_fifth_of_each_history_is_to_be_found_and_chosen_by_chance() -> None:
-    judges = fidelity._table([np.array(row) for row in [[0], [1, 2], *[[0, 1, 2, 3, 4]] * 3000]], 5)
+    judges = Histories.from_lists([[1], [2, 3], *[[1, 2, 3, 4, 5]] * 3000]).to_scipy(5)
     given, wanted = fidelity._fold(judges, np.random.default_rng(0))
     assert given.shape == wanted.shape == (3001, 5)  # of one item nothing can be found
     assert (given[0].nnz, wanted[0].nnz) == (1, 1)
@@ -189,8 +190,8 @@ def test_a_fifth_of_each_history_is_to_be_found_and_chosen_by_chance() -> None:
 
 def test_the_caricature_is_drawn_by_popularity_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    rows = [rng.choice(4, 2, replace=False, p=[0.5, 0.3, 0.15, 0.05]) for _ in range(3000)]
-    real = fidelity._table(rows, 4)
+    rows = [1 + rng.choice(4, 2, replace=False, p=[0.5, 0.3, 0.15, 0.05]) for _ in range(3000)]
+    real = Histories.from_lists(rows).to_scipy(4)
     seen = watched(monkeypatch)
     fidelity.truth(real, real, real[:2])
     p = real.toarray().sum(0, dtype=float) / real.nnz
@@ -205,7 +206,7 @@ def test_the_text_has_the_numbers_of_the_report() -> None:
         name: fidelity.Truth(0.9 - n, 0.1 + n, 0.25 + n, 0.5 + n, 1234 + n, (0.125 + n, 0.75 + n), 0.0123 * n, 0.4321 + n)
         for n, name in enumerate(("real", "synthetic", "popularity"))
     }  # fmt: skip
-    report = fidelity.Report(1500, 20, False, 3000, 2900, rows)
+    report = fidelity.FidelityReport(1500, 20, False, 3000, 2900, rows)
     first, second, head, *lines = fidelity.text(report).splitlines()
     kind = "the other half of the training users, whom the model has seen"
     assert first == f"1,500 users of each kind; judges: 20 real users, {kind}"

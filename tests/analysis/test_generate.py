@@ -106,7 +106,10 @@ def test_what_is_drawn_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch
 def test_too_few_users_are_drawn_but_not_measured(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", f"--checkpoint={checkpoint}", "--out=o", "--users=1"]
     assert main([*arguments, "--json=r.json"]) == 1
-    assert "at least 4 real and 2 synthetic ones. Without --unseen and --json they are" in capsys.readouterr().err
+    assert (
+        "at least 4 real and 2 synthetic ones are needed. Without --unseen and --json they are"
+        in capsys.readouterr().err
+    )
     assert not Path("o").exists()
     assert main(arguments) == 0
     first, second = capsys.readouterr().out.splitlines()

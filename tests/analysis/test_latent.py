@@ -303,7 +303,7 @@ def test_a_users_lists_are_of_the_whole_model_and_divergences_of_its_own_prior(
     assert [each.kl is not None for each in found.latents] == [has_kl] * 2
     assert found.alone == alone
     for text in ("\n".join(latent.lines(found)), latent_report.html(found)):
-        assert (f"the variational autoencoder in {name} alone" in text) != alone
+        assert (f"only the variational autoencoder in {name}" in text) != alone
 
 
 def test_collapsed_latent_variables_are_not_active() -> None:

@@ -247,7 +247,7 @@ def test_a_model_without_a_posterior_is_refused_by_name(build: Builder) -> None:
     run = build("MultDAE")
     run.fit()
     for options in ({"samples": 3}, {"diversify": 1.0}):
-        with pytest.raises(ConfigError, match="^MultDAE has no posterior: it makes a single code"):
+        with pytest.raises(ConfigError, match="^MultDAE has no posterior: it encodes each history as a single point"):
             load(run).recommend([["i1"]], **options)
     with pytest.raises(ConfigError, match="^MultDAE has no posterior"):
         uncertainty.evaluate(run.trainer.saved_model_file)
@@ -492,7 +492,7 @@ def test_per_ndcg() -> None:
 
 
 RISKS = [[0.2 + 0.003 * percent for percent in range(1, 101)], [0.58 - 8e-6 * percent**2 for percent in range(1, 101)]]
-REPORT = uncertainty.Report(
+REPORT = uncertainty.UncertaintyReport(
     "M&M", "shop", "test", 7, 12, 3, 345, 0.5625, 0.1234,
     [
         uncertainty.Order("a < b", -0.25, 3e-12, -0.125, 0.35, [0.9, 0.1 + 0.7], RISKS[0]),
@@ -507,7 +507,7 @@ REPORT = uncertainty.Report(
 )  # fmt: skip
 CAPTION = "M&M on shop, test part: 345 users, NDCG@7 0.5625, 12 samples of the posterior"
 ORDERS = [
-    ["users by", "Spearman", "p", "partial", "area", "NDCG@7 of tenths of the users, the surest first"],
+    ["users by", "Spearman", "p", "partial", "area", "NDCG@7 by decile of the users, the most certain first"],
     ["a < b", "-0.250", "3e-12", "-0.125", "0.3500", "0.900 0.800"],
     ["luck", "", "", "", "0.2750", "0.600 0.500"],
     ["sure", "+0.500", "<1e-99", "+0.062", "0.4000", "0.450 0.550"],
@@ -558,7 +558,10 @@ def test_the_curves_are_the_risks() -> None:
         (name,) = (text for text in texts if text.text == order.name)
         assert name.attrib["style"] == f"fill: {curve.attrib['stroke']}"
     assert len({curve.attrib["stroke"] for curve in curves}) == 3
-    assert [text.text for text in texts[:2]] == ["share of the users, the surest first", "risk: mean of 1 - NDCG@7"]
+    assert [text.text for text in texts[:2]] == [
+        "share of the users, the most certain first",
+        "risk: mean of 1 - NDCG@7",
+    ]
     ticks = {text.text: (float(text.attrib["x"]), float(text.attrib["y"])) for text in texts[2:12]}
     for quarter in range(5):
         risk = low + (high - low) * quarter / 4

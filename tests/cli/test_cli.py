@@ -165,7 +165,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "other value": (
         ["--resume=ours.pth", "--dropout_prob=0.1"],
         1,
-        "ours.pth: was trained with dropout_prob=0.5, this run",
+        "ours.pth: was trained with dropout_prob=0.5, but this run",
     ),
     "folder": (["--resume=data"], 1, "data: a folder, not a checkpoint."),
     "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),

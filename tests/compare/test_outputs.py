@@ -139,7 +139,7 @@ def test_text(small: Comparison, found: list[Table]) -> None:
         "(2)",
         "120 test users",
         "standard deviation over 3 seeds.",
-        "Nothing was tuned: defaults, and what the plan sets.",
+        "Nothing was tuned: settings are the defaults and the plan's.",
         "alpha = 0.05",
         "Holm's correction over all pairs of rows in all metrics of this table (",
         "NGCF: out of memory: needs more than 8 GB.",

@@ -216,7 +216,7 @@ def test_the_search_spaces_name_options_of_their_models() -> None:
         {"MultVAE", "MultDAE", "EASE", "LightGCN", "DiffRec"} <= set(names) <= {*model_names(), *recbole_model_names()}
     )
     for name in names:
-        space = tuning.space_of(read(models=name), "ml-100k", "default", plan.Row(name, name))
+        space = tuning.space_of(read(models=name), "ml-100k", "default", plan.PlanRow(name, name))
         if name not in model_names():
             own = options_in(f"model/{name}") | {"learning_rate", "weight_decay"}
             assert set(space) <= own, name
@@ -238,7 +238,7 @@ def test_the_search_spaces_name_options_of_their_models() -> None:
     ],
 )
 def test_bad_spaces_are_refused(space: dict[str, object]) -> None:
-    row = plan.Row("EASE", "EASE", {"learning_rate": 0.1}, space)
+    row = plan.PlanRow("EASE", "EASE", {"learning_rate": 0.1}, space)
     with pytest.raises(ConfigError, match="rows: EASE: space"):
         tuning.space_of(read(weight_decay="0.1"), "ml-100k", "default", row)
 

@@ -132,7 +132,7 @@ def test_another_comparison_is_refused(here: list[str]) -> None:
         compare(models="EASE", topk="[5,8]")
     Path("full").mkdir()
     Path("full/letter").write_text("mine")
-    with pytest.raises(ConfigError, match="not of a comparison and not empty"):
+    with pytest.raises(ConfigError, match="neither empty nor that of a comparison"):
         compare("full", models="EASE")
     assert [path.name for path in Path("full").iterdir()] == ["letter"]
     assert here == ["EASE"]
@@ -318,7 +318,7 @@ def test_after_a_kill_or_ctrl_c_the_same_command_goes_on(
     assert file.stat().st_mtime_ns == written
     for run in runs:
         own = measure(
-            plan.read(None, {**SMALL, "models": run.model}).job("tiny", "default", plan.Row(run.model, ""), 2020)
+            plan.read(None, {**SMALL, "models": run.model}).job("tiny", "default", plan.PlanRow(run.model, ""), 2020)
         )
         assert run.test == own.test
         assert run.users is not None
@@ -349,7 +349,7 @@ def test_dask_loses_nothing_with_a_worker(cluster: Any) -> None:
     assert [run.status for run in runs] == [DONE, DONE]
     for run in runs:
         own = measure(
-            plan.read(None, {**SMALL, "models": run.model}).job("tiny", "default", plan.Row(run.model, ""), 2020)
+            plan.read(None, {**SMALL, "models": run.model}).job("tiny", "default", plan.PlanRow(run.model, ""), 2020)
         )
         assert run.test == own.test
     assert len(list(Path("o/runs").glob("*/users.npz"))) == 2

@@ -116,30 +116,33 @@ def write(text: str, encoding: str = "utf-8") -> Path:
         ("", "bad.inter, line 1: the file is empty or begins with an empty line; there must be columns 'name:type'"),
         (
             "user_id,item_id\nu,i\n",
-            r"bad.inter, line 1: 'user_id,item_id' is no column; .* separated by '\\t', such as",
+            r"bad.inter, line 1: 'user_id,item_id' is not a column; .* separated by '\\t', such as",
         ),
-        ("user_id:token,item_id:token\nu,i\n", "bad.inter, line 1: 'user_id:token,item_id:token' is no column"),
+        ("user_id:token,item_id:token\nu,i\n", "bad.inter, line 1: 'user_id:token,item_id:token' is not a column"),
         (
             "user_id:token\titem_id:int\n",
-            "line 1: 'item_id:int' is no column; .* the types are token, float, token_seq",
+            "line 1: 'item_id:int' is not a column; .* the types are token, float, token_seq",
         ),
         ("user_id:token\tuser_id:token\n", "line 1: there are two columns 'user_id'"),
-        (f"{COLUMNS}\n", "there is no interaction in its file, only the first line"),
+        (f"{COLUMNS}\n", "its file has no interactions, only a first line"),
         (
             f"{COLUMNS}\nu1\ti1\t4\nu2\ti2\t#NA\n  \nu3\ti3\tx\n",
-            "bad.inter, line 5: 'x' in column 'rating:float' is no number",
+            "bad.inter, line 5: 'x' in column 'rating:float' is not a number",
         ),
-        (f'{COLUMNS}\nu1\ti1\t"4"\n', "bad.inter, line 2: '\"4\"' in column 'rating:float' is no number"),
+        (f'{COLUMNS}\nu1\ti1\t"4"\n', "bad.inter, line 2: '\"4\"' in column 'rating:float' is not a number"),
         (
             f"{COLUMNS}\nu1\ti1\t4\n{COLUMNS}\n",
-            "bad.inter, line 3: 'rating:float' in column 'rating:float' is no number",
+            "bad.inter, line 3: 'rating:float' in column 'rating:float' is not a number",
         ),
         (
             '"user_id:token"\t"item_id:token"\nu\ti\n',
-            'bad.inter, line 1: "user_id:token" is in quotation marks, which RecBole does not take off',
+            'bad.inter, line 1: "user_id:token" is in quotation marks, which RecBole does not remove',
         ),
         (f'{COLUMNS}\nu1\ti1\t4\na"b\n', "bad.inter, line 3: 1 column instead of 3"),
-        (f"{COLUMNS}\nu1\ti1\t4\n\nu1\ti2\tfour\n", "bad.inter, line 4: 'four' in column 'rating:float' is no number"),
+        (
+            f"{COLUMNS}\nu1\ti1\t4\n\nu1\ti2\tfour\n",
+            "bad.inter, line 4: 'four' in column 'rating:float' is not a number",
+        ),
         (f"{COLUMNS}\nu1\ti1\t4\nu1\n", "bad.inter, line 3: 1 column instead of 3"),
         (f"{COLUMNS}\nu1\ti1\t4\nu1\ti2\t1\t7\n", "bad.inter, line 3: 4 columns instead of 3"),
         (f"{COLUMNS}\nu1,i1,4\n", "bad.inter, line 2: 1 column instead of 3"),
@@ -148,7 +151,7 @@ def write(text: str, encoding: str = "utf-8") -> Path:
 def test_a_bad_line_of_an_atomic_file_is_named(build: Builder, text: str, message: str) -> None:
     write(text)
     for load_col in (None, {"inter": ["user_id", "item_id"]}):
-        if "is no number" in message and load_col:
+        if "is not a number" in message and load_col:
             continue  # a column that is not loaded may hold anything
         with pytest.raises(DataError, match=message):
             build(data_path=".", dataset="bad", load_col=load_col)
@@ -174,7 +177,7 @@ def test_interactions_without_a_user_or_an_item_are_left_out_and_no_others(
     names = [data.id2token(field, data.inter_feat[field].numpy()).tolist() for field in ("user_id", "item_id")]
     assert sorted(zip(*names, strict=True)) == sorted(rows)
     for field, numbers in (("user_id", "4, 12"), ("item_id", "11, 12")):
-        said = f"'{field}' is missing in 2 interactions, which are left out; the first are those of number {numbers}."
+        said = f"'{field}' is missing in 2 interactions, which are left out; the first are number {numbers}."
         assert said in caplog.text
 
 

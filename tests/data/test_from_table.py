@@ -192,7 +192,7 @@ def test_each_reason_has_a_line() -> None:
     Path("shop.csv").write_text("\n".join(["customer,sku,bought_at,rating,title", *rows]) + "\n")
     result = prepare_table("shop", "shop.csv", "dataset", ALL, Filters(min_rating=2, min_user=2))
     assert result.dropped == [
-        "1 line dropped: the line with the names of the columns again.",
+        "1 line dropped: the names of the columns, repeated.",
         "1 line dropped: no user (an empty cell, or NA, null and the like).",
         "1 line dropped: no item (an empty cell, or NA, null and the like).",
         "1 line dropped: no time (an empty cell, or NA, null and the like).",
@@ -211,14 +211,14 @@ def test_each_reason_has_a_line() -> None:
     [
         ("", "shop.csv: the file is empty; its first line must name the columns."),
         ("customer,sku,rating\n", "shop.csv: no interaction is left of 0."),
-        ("customer,sku,rating\na,b,five\n", "shop.csv, line 2: 'five' in column 'rating' is no number."),
-        ("customer,sku,rating\na,b,inf\n", "shop.csv, line 2: 'inf' in column 'rating' is no number."),
+        ("customer,sku,rating\na,b,five\n", "shop.csv, line 2: 'five' in column 'rating' is not a number."),
+        ("customer,sku,rating\na,b,inf\n", "shop.csv, line 2: 'inf' in column 'rating' is not a number."),
         ("customer,sku,rating\n\na,b\n", "shop.csv, line 3: 2 cells instead of 3, separated by ','."),
         ('customer,sku,rating\na,b,1\na,"c,2\nd,e,3\n', "shop.csv, line 3: unexpected end of data. A cell that begins with"),
         ('customer,sku,rating\na,"b" c,1\n', "shop.csv, line 2: ',' expected after '\"'. A cell that begins with"),
         ('customer,sku,rating\na,"b\nc",1\n', "shop.csv, line 2: 'b\\nc' in column 'sku' has a tab or a line break"),
         ("customer,sku,sku,rating\na,b,c,1\n", "shop.csv, line 1: there are 2 columns 'sku'; rename all but one."),
-        ("customer,sku,rating\na,b,1\n".encode("utf-16-le"), "shop.csv: no text in UTF-8; set --encoding"),
+        ("customer,sku,rating\na,b,1\n".encode("utf-16-le"), "shop.csv: not text in UTF-8; set --encoding"),
         (b"PK\x03\x04rest", "shop.csv: a zip archive or an Excel file; unpack it, or save the sheet as CSV."),
         (gzip.compress(b"customer,sku,rating\na,b,1\n" * 999, mtime=0)[:-20], "shop.csv: damaged or not downloaded whole ("),
         (b"PAR1 and no more", "shop.csv: cannot read this Parquet file ("),

@@ -160,7 +160,7 @@ def test_gradients_reach_all_parameters(build: Builder, likelihood: str) -> None
         ({"gaussian_confidence": 0}, "must be a number > 0."),
         (
             {"likelihood": "poisson", "label_smoothing": 0.1},
-            "label_smoothing: 0.1 cannot go with likelihood: poisson, but with multinomial only; set label_smoothing: 0, or",
+            "label_smoothing: 0.1 cannot go with likelihood: poisson, only with multinomial; set label_smoothing: 0, or",
         ),
         ({"likelihood": "bernoulli", "propensity_weight": 0.5}, "propensity_weight: 0.5 cannot go with likelihood: bernoulli"),
         (

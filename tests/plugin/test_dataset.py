@@ -77,7 +77,7 @@ def test_what_is_no_time_is_named(build: Builder, model: str) -> None:
     dates.iloc[3, 2] = "soon"
     path = write(dates, COLUMNS.replace("timestamp:float", "timestamp:token"))
     with pytest.raises(
-        DataError, match="tiny.inter: '.*' in column 'timestamp' is no time .*ISO dates such as 2024-05-31"
+        DataError, match="tiny.inter: '.*' in column 'timestamp' is not a time .*ISO dates such as 2024-05-31"
     ):
         build(model, "tiny", data_path=path, eval_args=LAST)
     build(model, "tiny", data_path=path)  # where nothing is ordered, nothing is read

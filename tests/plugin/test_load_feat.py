@@ -108,7 +108,7 @@ def test_a_tab_may_be_written_as_two_letters(build: Builder, model: str) -> None
 def test_another_separator_than_that_of_the_file_is_one_line(build: Builder, model: str) -> None:
     write_inter(random_rows())
     with pytest.raises(
-        DataError, match=r"line 1: .* is no column; there must be columns 'name:type' separated by '::'"
+        DataError, match=r"line 1: .* is not a column; there must be columns 'name:type' separated by '::'"
     ):
         made(build, model, dataset="tiny", data_path="data", field_separator="::")
 
@@ -117,7 +117,9 @@ def test_another_separator_than_that_of_the_file_is_one_line(build: Builder, mod
 def test_a_header_that_comes_again_is_no_user(build: Builder, model: str) -> None:
     rows = random_rows()
     write_inter([*rows[:5], ("user_id:token", "item_id:token"), *rows[5:]])
-    with pytest.raises(DataError, match=r"tiny\.inter, line 7: the names of the columns again; remove this line"):
+    with pytest.raises(
+        DataError, match=r"tiny\.inter, line 7: the names of the columns are repeated; remove this line"
+    ):
         made(build, model, dataset="tiny", data_path="data")
 
 

@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from recbole.model.abstract_recommender import AbstractRecommender, GeneralRecommender
-from recbole.model.general_recommender import MultiVAE, RecVAE
+from recbole.model.general_recommender import EASE, ItemKNN, MultiVAE, Pop, RecVAE
 from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_vae import register
 from recbole_vae.cli.main import main
+from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.evaluation.fold_in import why_not
 from recbole_vae.model.registry import model_class, places
 from recbole_vae.serving.recommender import Recommender
 from tests.conftest import Builder, random_rows, write_inter
@@ -161,6 +164,109 @@ def test_a_subclass_of_one_of_recboles_is_trained_like_it(build: Builder) -> Non
         run.fit()
     assert run.config["dropout_prob"] == 0.2
     assert other.config["dropout_prob"] == 0.5
+
+
+MY_EASE = """
+from recbole.model.general_recommender import EASE
+
+import recbole_vae
+
+
+class MyEASE(EASE):
+    defaults = {"reg_weight": 20.0}
+
+
+recbole_vae.register(MyEASE)
+"""
+
+
+def test_a_subclass_of_ease_scores_histories_as_ease_does(
+    build: Builder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Held-out users, and the checkpoint in a process that has not imported its module."""
+    Path("my_ease.py").write_text(MY_EASE)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    importlib.import_module("my_ease")
+    path, runs = write_inter(random_rows(80, 30)), []
+    for model, options in (("MyEASE", {}), ("EASE", {"reg_weight": 20.0})):
+        run = build(model, dataset="tiny", data_path=path, eval_args={"split": {"HU": [10, 20]}}, **options)
+        run.fit()
+        runs.append((run.trainer.saved_model_file, run.trainer.evaluate(run.test, load_best_model=False)))
+    (file, result), (other, expected) = runs
+    assert result == expected
+    for name, values in expected.per_user.items():
+        assert result.per_user[name].tolist() == values.tolist()
+    del places["myease"], sys.modules["my_ease"], sys.modules["recbole.model.general_recommender.myease"]
+    Path("h.csv").write_text("user_id,item_id\na,i0\na,i3\n")
+    for command in ("recommend", "explain"):
+        assert main([command, f"--checkpoint={other}", "--histories=h.csv"]) == 0
+        wanted = capfd.readouterr().out
+        assert main([command, f"--checkpoint={file}", "--histories=h.csv", "--imports=my_ease"]) == 0
+        assert capfd.readouterr().out.replace("MyEASE", "EASE") == wanted
+    sys.modules.pop("my_ease", None)
+
+
+def changed(base: type, name: str) -> type:
+    """Return a subclass of a subclass that has one method of its own."""
+    return type("Last", (type("Changed", (base,), {name: getattr(base, name)}),), {})
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        (EASE, "full_sort_predict"), (Pop, "full_sort_predict"), (MultiVAE, "get_rating_matrix"), (EASE, "__init__"),
+        (ItemKNN, "__init__"), (RecVAE, "build_histroy_items"),
+    ],
+)  # fmt: skip
+def test_a_subclass_that_scores_in_its_own_way_is_refused(base: type, name: str) -> None:
+    reason = why_not(changed(base, name))
+    assert reason is not None
+    assert reason.startswith(
+        f"Last cannot score users who were not in the training data: Changed overrides {name} of RecBole's {base.__name__}"
+    )
+    assert "Give it a method score_histories(histories)" in reason
+
+
+def test_a_subclass_that_changes_something_else_is_not(my_gnn: Any) -> None:
+    for base, name in ((EASE, "predict"), (MultiVAE, "__init__"), (RecVAE, "forward"), (Pop, "__init__")):
+        assert why_not(changed(base, name)) is None
+    assert str(why_not(changed(ItemKNN, "predict"), "user")).startswith("Last with knn_method: user compares")
+    assert "a model of your own can have a method score_histories" in str(why_not(my_gnn))
+
+
+class Halved(EASE):  # type: ignore[misc]
+    """Keeps the histories weighted, and says how it scores others."""
+
+    defaults = {"reg_weight": 10.0}
+    interaction_matrix: Any
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.interaction_matrix = self.interaction_matrix / 2
+
+    def score_histories(self, histories: Histories) -> Tensor:
+        weighted = histories.to_scipy(self.n_items - 1, padded=True) / 2
+        return torch.from_numpy(np.asarray(weighted @ self.item_similarity))
+
+
+def test_a_model_that_declares_how_it_scores_histories_takes_part(build: Builder) -> None:
+    register(Halved)
+    run = build(
+        "Halved", dataset="tiny", data_path=write_inter(random_rows(80, 30)), eval_args={"split": {"HU": [10, 20]}}
+    )
+    run.fit()
+    recommender = Recommender.load(run.trainer.saved_model_file)
+    (ranking,) = recommender.recommend([["i0", "i3"]], k=5)
+    known = recommender.known(["i0", "i3"])
+    scores = np.asarray(run.model.item_similarity)[list(known)].sum(0) / 2
+    scores[[0, *known]] = -np.inf
+    best = np.argsort(-scores)[:5]
+    assert [item for item, _ in ranking] == [recommender.items[item] for item in best]
+    np.testing.assert_allclose([score for _, score in ranking], scores[best], rtol=1e-5)
+    result: Any = run.trainer.evaluate(run.test, load_best_model=False)
+    plain = build("EASE", dataset="tiny", data_path="data", reg_weight=10.0, eval_args={"split": {"HU": [10, 20]}})
+    plain.fit()
+    assert result == plain.trainer.evaluate(plain.test, load_best_model=False)
 
 
 class NoType(AbstractRecommender):  # type: ignore[misc]

@@ -60,7 +60,7 @@ def test_all_are_kept_and_counted_where_that_is_asked_for(
     frame = shop()
     run = build(model, "tiny", data_path=write(frame), **options)
     assert run.dataset.inter_num == len(frame)
-    assert "All are kept, so that pairs of the test part may be in the training part" in caplog.text
+    assert "All are kept, so pairs of the test part may be in the training part" in caplog.text
 
 
 @BOTH

@@ -226,5 +226,5 @@ def test_the_name_of_a_data_set_is_no_path(build: Builder) -> None:
     state = torch.load(run.trainer.saved_model_file, weights_only=False)
     state["config"].final_config_dict["dataset"] = str(Path("data/tiny").resolve())
     torch.save(state, "evil.pth")
-    with pytest.raises(CheckpointError, match=r"^evil.pth: damaged checkpoint: '.*' is no name of a data set"):
+    with pytest.raises(CheckpointError, match=r"^evil.pth: damaged checkpoint: '.*' is not the name of a data set"):
         Recommender.load("evil.pth")

@@ -183,7 +183,10 @@ def test_a_column_of_weights_is_read_where_the_model_knows_it() -> None:
         ("a,1\n", "line 1: there is no column 'user_id'"),
         ("user_id,item\na,1\n", "line 1: there is no column 'item_id'"),
         ("user_id,item_id\na,1\nb\n", "line 3: 1 cells instead of 2 (user_id,item_id)."),
-        ("user_id,item_id\na,1\nb,1\na,2\n", "line 4: user 'a' again; all lines of a user must stand together."),
+        (
+            "user_id,item_id\na,1\nb,1\na,2\n",
+            "line 4: user 'a' appears again; all lines of a user must be consecutive.",
+        ),
     ],
 )
 def test_a_bad_file_of_histories_is_named_with_its_line(text: str, message: str) -> None:
@@ -260,7 +263,7 @@ def test_a_failure_leaves_no_half_written_file(build: Builder, capsys: pytest.Ca
     Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na,i2\n")
     file = f"--checkpoint={run.trainer.saved_model_file}"
     assert main(["recommend", file, "--histories=h.csv", "--out=o.csv"]) == 1
-    assert "h.csv, line 4: user 'a' again" in capsys.readouterr().err
+    assert "h.csv, line 4: user 'a' appears again" in capsys.readouterr().err
     assert main(["recommend", file, "--histories=h.csv"]) == 1
     assert capsys.readouterr().out == ""  # not even the header
     assert not list(Path().glob("*o.csv*"))
@@ -285,7 +288,7 @@ sys.exit(cli(["recommend", "--checkpoint={run.trainer.saved_model_file}", "--out
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + signal.SIGINT
-    assert "o.csv.partial: what there was until then" in done.stderr
+    assert "o.csv.partial: what was written until then" in done.stderr
     assert len(Path("o.csv.partial").read_text().splitlines()) == 51
     assert not Path("o.csv").exists()
 

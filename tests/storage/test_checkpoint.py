@@ -116,7 +116,10 @@ def test_other_files_are_refused(file: Path, what: str) -> None:
             f"checkpoint format 9; this recbole_vae 0.1.0 reads formats 1 to {FORMAT_VERSION}",
         ),
         "no format": ({**state, "format_version": None}, "damaged checkpoint: 'format_version' is missing"),
-        "a path for a name": ({**state, "dataset": "/tmp/a"}, "damaged checkpoint: '/tmp/a' is no name of a data set"),
+        "a path for a name": (
+            {**state, "dataset": "/tmp/a"},
+            "damaged checkpoint: '/tmp/a' is not the name of a data set",
+        ),
         "a missing key": ({k: v for k, v in state.items() if k != "random"}, "damaged checkpoint: 'random' is missing"),
         "an inner key": ({**state, "random": {}}, "damaged checkpoint: 'python' is missing in 'random'"),
         "a wrong type": ({**state, "epoch": "x"}, "damaged checkpoint: 'epoch' is missing or of the wrong type"),

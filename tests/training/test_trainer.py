@@ -153,7 +153,9 @@ def test_a_run_without_an_average_cannot_go_on_with_one(build: Builder) -> None:
     first = build(**{**LEARN, "epochs": 3})
     first.fit()
     second = build(**LEARN, weight_averaging=3)
-    with pytest.raises(CheckpointError, match="was trained with weight_averaging=0, this run has weight_averaging=3"):
+    with pytest.raises(
+        CheckpointError, match="was trained with weight_averaging=0, but this run has weight_averaging=3"
+    ):
         second.trainer.resume_checkpoint(first.trainer.saved_model_file)
     state = torch.load(first.trainer.saved_model_file, weights_only=True)
     assert second.trainer.evaluate(second.test, model_file=first.trainer.saved_model_file)  # needs no average
@@ -508,7 +510,7 @@ def test_saved_dataloaders_do_not_stop_training(build: Builder) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"latent_dimension": 7}, "was trained with latent_dimension=6, this run has latent_dimension=7"),
+        ({"latent_dimension": 7}, "was trained with latent_dimension=6, but this run has latent_dimension=7"),
         ({"dropout_prob": 0.25}, "was trained with dropout_prob=0.5"),
         ({"seed": 7}, "was trained with seed=2020"),
     ],
