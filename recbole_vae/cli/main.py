@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from recbole_vae.errors import ConfigError, RecBoleVAEError, is_out_of_memory
+from recbole_vae.cli.install import ensure_recbole
+from recbole_vae.errors import ConfigError, RecBoleVAEError, RecBoleVersionError, is_out_of_memory
 from recbole_vae.options.names import near
 from recbole_vae.storage.files import silence, standard_output
 
@@ -66,6 +67,8 @@ def _main(words: list[str]) -> int:
             f"'{name}' is no command{f'; did you mean {meant}?' if meant else '.'} There are {', '.join(known)}. "
             "See recbole-vae --help."
         )
+    if not {"-h", "--help"} & set(rest):
+        ensure_recbole()
     module = _module(name)
     try:
         options = module.parser().read(rest)
@@ -96,6 +99,8 @@ def _help() -> str:
 
 def _describe(error: BaseException) -> str:
     """Return an error as one line for a person."""
+    if isinstance(error, RecBoleVersionError):
+        return str(error)  # it may have lines
     if isinstance(error, RecBoleVAEError):
         return _one_line(str(error))
     text = str(error).strip()

@@ -10,7 +10,6 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from recbole_vae.compare.plan import Plan, PlanRow
 from recbole_vae.compare.plan_file import YAML
 from recbole_vae.compare.settings import check_option, of_the_data
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.options.recbole import properties_folder
 
 COUNTED = ("COMPLETE", "PRUNED", "FAIL")
 
@@ -38,7 +38,7 @@ def space_of(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> dict[str,
     elif row.model in plan.spaces:
         space, owner = plan.spaces[row.model], f"spaces: {row.model}"
     else:
-        path = files("recbole_vae.properties").joinpath(f"hyper/{row.model}.yaml")
+        path = properties_folder() / f"hyper/{row.model}.yaml"
         space = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML) if path.is_file() else {}
         given = plan.job(dataset, protocol, row, plan.seeds[0])["settings"]
         return {name: each for name, each in space.items() if name not in given}

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from tqdm import tqdm
 
 from recbole_vae.errors import DataError
+from recbole_vae.options.recbole import properties_folder
 from recbole_vae.storage.files import leftovers, temporary_beside
 
 Line = tuple[str, str, float, str]
@@ -289,7 +289,7 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
             with (temporary / f"{folder.name}.item").open("w", encoding="utf-8") as file:
                 file.write("item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n")
                 file.writelines("\t".join(each) + "\n" for each in names if each[0] in items)
-    settings = files("recbole_vae.properties").joinpath(f"dataset/{name}.yaml").read_text(encoding="utf-8")
+    settings = (properties_folder() / f"dataset/{name}.yaml").read_text(encoding="utf-8")
     (temporary / f"{folder.name}.yaml").write_text(f"{MARK}\n{settings}", encoding="utf-8")
     published = (
         ("interactions in the source", read, what.published),

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import inspect
 from decimal import Decimal
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from recbole_vae.model.registry import BUILT_IN, model_class
 from recbole_vae.options.fields import AS_TYPES, ModelConfig, describe
+from recbole_vae.options.recbole import properties_folder
 
 
 def yaml_of(config_class: type[ModelConfig]) -> str:
@@ -57,7 +56,7 @@ def texts() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    folder = Path(str(files("recbole_vae.properties")))
+    folder = properties_folder()
     for path, text in texts().items():
         (folder / path).write_text(text, encoding="utf-8")
         print(folder / path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_vae.errors import RecBoleVersionError
 
-INSTALL = "pip install 'recbole>=1.2.1,<1.3' (on Python 3.12 and later with --no-deps)"
+INSTALL = "pip install --no-deps 'recbole>=1.2.1,<1.3'"
 
 
 def recbole_model_names() -> list[str]:
@@ -23,6 +23,12 @@ def recbole_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise RecBoleVersionError(f"recbole_vae needs RecBole 1.2, and it is not installed: {INSTALL}.")
     return Path(spec.submodule_search_locations[0])
+
+
+def properties_folder() -> Path:
+    """Return the folder of this package's own YAML files: in the package where it is installed, beside it in a clone."""
+    package = Path(__file__).parents[1]
+    return next(folder for folder in (package / "properties", package.parent / "properties") if folder.is_dir())
 
 
 # Options of RecBole that stand in none of its files.

@@ -18,6 +18,7 @@ import pytest
 
 from recbole_vae.cli.main import COMMANDS, main
 from recbole_vae.storage import checkpoint
+from recbole_vae.version import __version__
 from tests.conftest import Builder, random_rows, write_inter
 
 SCRIPT = Path(__file__).parents[2] / "run_recbole_vae.py"
@@ -70,7 +71,7 @@ def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
 def test_version() -> None:
     done = run("--version", script=False)
     assert done.returncode == 0
-    assert done.stdout.startswith("recbole_vae 0.1.0 recbole 1.2")
+    assert done.stdout.startswith(f"recbole_vae {__version__} recbole 1.2")
 
 
 def test_the_help_is_one_screen_with_a_line_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,12 +206,10 @@ def test_out_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_search_spaces_name_options_of_their_models() -> None:
-    from importlib.resources import files
-
     from recbole_vae.model.registry import model_names
-    from recbole_vae.options.recbole import options_in
+    from recbole_vae.options.recbole import options_in, properties_folder
 
-    names = [path.name.removesuffix(".yaml") for path in files("recbole_vae.properties").joinpath("hyper").iterdir()]
+    names = [path.name.removesuffix(".yaml") for path in (properties_folder() / "hyper").iterdir()]
     assert (
         {"MultVAE", "MultDAE", "EASE", "LightGCN", "DiffRec"} <= set(names) <= {*model_names(), *recbole_model_names()}
     )

@@ -377,12 +377,12 @@ def test_a_users_own_file_beside_the_data_does_not_count(build: object) -> None:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_settings_of_each_data_set_are_allowed(name: str) -> None:
-    from importlib.resources import files
-
     import recbole.evaluator
     import yaml
 
-    text = files("recbole_vae.properties").joinpath(f"dataset/{name}.yaml").read_text(encoding="utf-8")
+    from recbole_vae.options.recbole import properties_folder
+
+    text = (properties_folder() / f"dataset/{name}.yaml").read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     check_eval_args(values, False, lambda key: "")
     kinds = recbole.evaluator.register.metric_types

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from recbole_vae.model.registry import BUILT_IN, model_class
 from recbole_vae.nn.layers import ACTIVATIONS
 from recbole_vae.options.fields import ModelConfig, Strict
 from recbole_vae.options.names import near
-from recbole_vae.options.recbole import recbole_defaults
+from recbole_vae.options.recbole import properties_folder, recbole_defaults
 from tests.conftest import Builder, random_rows, write_inter
 
 BAD = [
@@ -418,7 +417,7 @@ def test_names_far_from_all_others_are_not_near() -> None:
 
 @pytest.mark.parametrize("path", yaml_files.texts())
 def test_the_yaml_files_are_those_of_the_fields(path: str) -> None:
-    text = files("recbole_vae.properties").joinpath(path).read_text(encoding="utf-8")
+    text = (properties_folder() / path).read_text(encoding="utf-8")
     assert text == yaml_files.texts()[path], "write them anew: python -m recbole_vae.model.yaml_files"
 
 
@@ -427,7 +426,7 @@ def test_recbole_reads_the_defaults_from_the_yaml_files(build: Builder, name: st
     model = model_class(name)
     defaults = (model.config_class if model else ModelConfig).defaults()
     path = "overall.yaml" if model is None else f"model/{name}.yaml"
-    text = files("recbole_vae.properties").joinpath(path).read_text(encoding="utf-8")
+    text = (properties_folder() / path).read_text(encoding="utf-8")
     content = yaml.load(text, Loader=build().config.yaml_loader)
     assert content
     assert {option: repr(value) for option, value in content.items()} == {

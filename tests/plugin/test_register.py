@@ -20,6 +20,7 @@ from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.model.registry import model_names
 from recbole_vae.options.fields import ModelConfig
 from recbole_vae.options.recbole import recbole_model_names
+from recbole_vae.version import __version__
 from tests.conftest import OPTIONS, Builder, random_rows, write_inter
 
 ALIASES = ("bool", "int", "float", "complex", "object", "str", "long", "unicode")
@@ -252,7 +253,8 @@ def test_no_model_has_a_name_of_recboles() -> None:
 def test_another_recbole_is_refused(found: str) -> None:
     Path("recbole").mkdir()
     Path("recbole/__init__.py").write_text(f"__version__ = '{found}'")
-    message = f"recbole_vae 0.1.0 fits RecBole 1.2.1 and later 1.2s, not {found}: pip install 'recbole>=1.2.1,<1.3'"
+    command = "pip install --no-deps 'recbole>=1.2.1,<1.3'"
+    message = f"recbole_vae {__version__} fits RecBole 1.2.1 and later 1.2s, not {found}: {command}"
     for code in ("import recbole_vae, recbole.config", "import recbole, recbole_vae"):
         done = python(f"import sys; sys.path.insert(0, '.'); {code}")
         assert done.returncode == 1
@@ -275,7 +277,7 @@ import recbole_vae
 
 
 WHOSE = {
-    "MultVAE": "MultVAE is recbole_vae.model.multvae.MultVAE, of recbole_vae 0.1.0",
+    "MultVAE": f"MultVAE is recbole_vae.model.multvae.MultVAE, of recbole_vae {__version__}",
     "MultiVAE": "MultiVAE is recbole.model.general_recommender.multivae.MultiVAE, of RecBole 1.2",
 }
 

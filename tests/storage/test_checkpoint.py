@@ -21,6 +21,7 @@ from recbole_vae.errors import CheckpointError
 from recbole_vae.storage import checkpoint
 from recbole_vae.storage.once import read_once
 from recbole_vae.storage.upgrade import FORMAT_VERSION
+from recbole_vae.version import __version__
 from tests.conftest import Builder, set_all_seeds
 from tests.plugin.test_compat import evil_objects
 
@@ -113,7 +114,7 @@ def test_other_files_are_refused(file: Path, what: str) -> None:
         "another dictionary": ({"a": 1}, "not a checkpoint of recbole_vae"),
         "a later format": (
             {**state, "format_version": 9},
-            f"checkpoint format 9; this recbole_vae 0.1.0 reads formats 1 to {FORMAT_VERSION}",
+            f"checkpoint format 9; this recbole_vae {__version__} reads formats 1 to {FORMAT_VERSION}",
         ),
         "no format": ({**state, "format_version": None}, "damaged checkpoint: 'format_version' is missing"),
         "a path for a name": (

@@ -1,1 +1,0 @@
-"""The YAML files of recbole_vae: the defaults of all its models (overall.yaml) and of each (model/)."""
