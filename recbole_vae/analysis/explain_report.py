@@ -13,7 +13,7 @@ from recbole_vae.analysis.explain import Explained, Explanation, ItemText
 from recbole_vae.data.atomic import read_header
 from recbole_vae.errors import DataError
 from recbole_vae.storage.files import standard_output, written_whole
-from recbole_vae.templates import stream
+from recbole_vae.templates import Page, stream
 
 _NAMED = 5
 """A sentence names at most this many items of a counterfactual."""
@@ -82,7 +82,7 @@ def because(each: Explained) -> str:
     first = best[0]
     assert first.rank_without is not None
     return (
-        f"because of {_join([f'{one.name} ({one.influence:+.2f})' for one in best])}; without {first.name} it would "
+        f"because of {_join([f'{one.name} ({one.influence:+.3f})' for one in best])}; without {first.name} it would "
         f"{_movement(each.rank, first.rank_without)}"
     )
 
@@ -111,7 +111,7 @@ def as_text(explanation: Explanation) -> str:
     ]
     for each in explanation.recommendations:
         details = f" [{each.details}]" if each.details else ""
-        lines.append(f"{each.rank:>3}. {each.name}{details}, score {each.score:.2f}")
+        lines.append(f"{each.rank:>3}. {each.name}{details}, score {each.score:.3f}")
         lines += [f"     {sentence}" for sentence in (because(each), lost_without(each, explanation)) if sentence]
     if any(each.counterfactual for each in explanation.recommendations):
         lines.append(GREEDY)
@@ -167,7 +167,12 @@ def write(explanations: Iterable[Explanation], json_file: str | None = None, htm
         raise lost
 
 
-def _page(explanations: Iterator[Explanation]) -> Iterator[str]:
+def html(explanations: Iterable[Explanation]) -> Page:
+    """Return a page that needs no other file and runs no script."""
+    return Page("".join(_page(explanations)))
+
+
+def _page(explanations: Iterable[Explanation]) -> Iterator[str]:
     """Yield the page piece by piece; a section for each user as it comes."""
     links: list[tuple[int, str, str]] = []
 
@@ -180,16 +185,20 @@ def _page(explanations: Iterator[Explanation]) -> Iterator[str]:
                 "of": explanation,
                 "history": "; ".join(texts.get(item, item) for item in explanation.history),
                 "items": [_recommendation(each, explanation) for each in explanation.recommendations],
+                "widest": max(
+                    (abs(one.influence) for each in explanation.recommendations for one in each.influences), default=0.0
+                ),
             }
 
     return stream("explanation", sections=sections(), links=links, greedy=GREEDY)
 
 
 def _recommendation(each: Explained, explanation: Explanation) -> dict[str, Any]:
-    sentences = (because(each), lost_without(each, explanation)) if explanation.history else ()
+    # The table says what supports a recommendation; in words, only that nothing does.
+    supported = any(one.influence > 0 for one in each.influences)
+    sentences = ("" if supported else because(each), lost_without(each, explanation)) if explanation.history else ()
     return {
         "of": each,
         "sentences": [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences if sentence],
-        "widest": max((abs(one.influence) for one in each.influences), default=0.0),
         "first": [one for one in each.influences if one.rank_without is not None],
     }

@@ -7,21 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 from recbole_vae.analysis.latent import ALONE, NAMES, STEPS, Described, label
-from recbole_vae.templates import render
+from recbole_vae.templates import Page, render
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Okabe and Ito (2008), which colour-blind people can tell apart."""
 _WIDE = 900
+_LINE = 15.0
+"""The height that a name needs on the map."""
 _KINDS = {"principal": "principal directions", "latents": "latent variables"}
 
 
-def html(found: Described) -> str:
+def html(found: Described) -> Page:
     """Return the page; whatever comes from data is escaped."""
     walks = found.traversals if found.user is not None else []
     name = NAMES[found.axes]
-    links = [(2, "strongest", f"Strongest {_KINDS[found.axes]}")]
+    links = [(2, "map", "Map of items and users"), *([(2, "user", f"User {found.user}")] if walks else [])]
+    links += [(2, "strongest", f"Strongest {_KINDS[found.axes]}")]
     links += [(3, f"latent{each.number}", f"{name} {each.number}") for each in found.latents]
-    links += [(2, "user", f"User {found.user}")] if walks else []
     return render(
         "latent",
         found=found,
@@ -31,9 +33,26 @@ def html(found: Described) -> str:
         words={each.number: label(each) for each in found.latents},
         traversals=walks,
         steps=STEPS,
-        links=[*links, (2, "map", "Map of items and users")],
+        links=links,
+        takeaway=_takeaway(found),
         **_map(found),
     )
+
+
+def _takeaway(found: Described) -> str:
+    """Say in a sentence what the strongest latent variable or direction stands for."""
+    if not found.latents:
+        return "No latent variable is in use."
+    first = found.latents[0]
+    sides = [
+        f"{verb} {', '.join(genres)}" if genres else f"{verb} {items[0][1]}"
+        for verb, genres, items in (
+            ("raises", [each.name for each in first.genres if each.auc > 0.5][:3], first.raised),
+            ("lowers", [each.name for each in first.genres if each.auc < 0.5][:3], first.lowered),
+        )
+        if genres or items
+    ]
+    return f"The strongest {_KINDS[found.axes][:-1]} {' and '.join(sides)}." if sides else ""
 
 
 def _map(found: Described) -> dict[str, Any]:
@@ -80,7 +99,7 @@ def _names(found: Described, place: Callable[[float, float], tuple[float, float]
         name = item.name if len(item.name) <= 28 else f"{item.name[:27]}…"
         width = 6.2 * len(name)
         for left in (x + 7, x - 7 - width):
-            free = all(abs(y - other) >= 10 or left >= end or start >= left + width for start, end, other in taken)
+            free = all(abs(y - other) >= _LINE or left >= end or start >= left + width for start, end, other in taken)
             if free and left >= 0 and left + width <= _WIDE:
                 taken.append((left, left + width, y))
                 marks.append((left, y + 4, name))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
 from tabulate import tabulate
 
-from recbole_vae.analysis.uncertainty import Lists, Order, UncertaintyReport, per_ndcg
-from recbole_vae.templates import render
+from recbole_vae.analysis.uncertainty import TENTHS, Lists, Order, UncertaintyReport, per_ndcg
+from recbole_vae.templates import Page, render
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
 _WIDTH, _HEIGHT, _MARGIN = 640, 360, 56
@@ -22,26 +23,19 @@ def as_json(report: UncertaintyReport) -> str:
 
 def _tables(report: UncertaintyReport) -> list[tuple[str, list[list[str]]]]:
     """Return tables, each with a caption and, first, its header."""
-    at_random = 1 - report.ndcg
-    head = [
-        "users by",
-        "Spearman",
-        "p",
-        "partial",
-        "area",
-        f"NDCG@{report.k} by decile of the users, the most certain first",
-    ]
-    rows = [head, *(_order(order) for order in report.orders)]
+    rows = [["users sorted by", "Spearman", "p", "partial", "area"], *(_order(order) for order in report.orders)]
     rows += [
-        ["nothing", "", "", "", f"{at_random:.4f}", ""],
-        ["NDCG itself", "", "", "", f"{report.best_area:.4f}", ""],
+        ["chance (a random order)", "", "", "", f"{1 - report.ndcg:.4f}"],
+        ["their true NDCG (the best order)", "", "", "", f"{report.best_area:.4f}"],
     ]
     sampled = f", {report.samples} samples of the posterior" if report.samples else ""
     caption = (
         f"{report.model} on {report.dataset}, {report.part} part: {report.users} users, NDCG@{report.k} "
         f"{report.ndcg:.4f}{sampled}"
     )
-    tables = [(caption, rows)]
+    deciles = [["users sorted by", *(f"{place}" for place in range(1, TENTHS + 1))]]
+    deciles += [[order.name, *(f"{each:.3f}" for each in order.tenths)] for order in report.orders]
+    tables = [(caption, rows), (f"NDCG@{report.k} by decile of the users, the most certain first", deciles)]
     if report.lists:
         head = ["diversify", f"NDCG@{report.k}", "lost", "diversity", "gained", "gained / lost", "items covered"]
         tables.append(
@@ -53,7 +47,7 @@ def _tables(report: UncertaintyReport) -> list[tuple[str, list[list[str]]]]:
 def _order(order: Order) -> list[str]:
     p = "" if order.p_value is None else f"{order.p_value:.0e}" if order.p_value > 1e-99 else "<1e-99"
     spearman, partial = ("" if each is None else f"{each:+.3f}" for each in (order.spearman, order.partial))
-    return [order.name, spearman, p, partial, f"{order.area:.4f}", " ".join(f"{each:.3f}" for each in order.tenths)]
+    return [order.name, spearman, p, partial, f"{order.area:.4f}"]
 
 
 def _lists(plain: Lists, each: Lists) -> list[str]:
@@ -69,9 +63,19 @@ def _lists(plain: Lists, each: Lists) -> list[str]:
 
 
 _NOTES = (
-    "Spearman: correlation of uncertainty and NDCG over users; partial: controlling for the length of the history and the number "
-    "of relevant items. Area: mean of 1 - NDCG under the risk-coverage curve."
+    "Spearman: rank correlation of uncertainty and NDCG over users. Partial: the same, controlling for the length of the "
+    "history and the number of relevant items. Area: mean of 1 - NDCG under the risk-coverage curve; lower is better."
 )
+
+
+def _takeaway(report: UncertaintyReport) -> str:
+    """Say in a sentence how far the best order tells users apart."""
+    best = report.orders[0]
+    share = (1 - report.ndcg - best.area) / ((1 - report.ndcg - report.best_area) or 1.0)
+    return (
+        f"Sorted by {best.name}, the most certain tenth of the users has an NDCG@{report.k} of {best.tenths[0]:.3f}, and the least "
+        f"certain tenth {best.tenths[-1]:.3f}. That is {max(share, 0.0):.0%} of what the best order could gain over chance."
+    )
 
 
 def as_text(report: UncertaintyReport) -> str:
@@ -82,21 +86,27 @@ def as_text(report: UncertaintyReport) -> str:
     return "\n".join([*lines, _NOTES])
 
 
-def as_html(report: UncertaintyReport) -> str:
+def as_html(report: UncertaintyReport) -> Page:
     """Return the report as a page that needs no other file and runs no script."""
     (caption, orders), *others = _tables(report)
-    tables = [("orders", "Orders of the users", orders), *(("lists", *other) for other in others)]
+    anchors = ("deciles", "lists")
+    tables = [
+        ("orders", "Orders of the users", orders),
+        *((a, *other) for a, other in zip(anchors, others, strict=False)),
+    ]
     links = [(2, "curves", "Risk-coverage curves"), *((2, anchor, words) for anchor, words, _ in tables)]
     return render(
-        "uncertainty", caption=caption, tables=tables, links=links, notes=_NOTES, k=report.k, **_curves(report)
-    )
+        "uncertainty", caption=caption, tables=tables, links=links, notes=_NOTES, k=report.k, takeaway=_takeaway(report),
+        **_curves(report),
+    )  # fmt: skip
 
 
 def _curves(report: UncertaintyReport) -> dict[str, Any]:
-    """Return the places of the ticks, lines and names in the drawing of the risk-coverage curves."""
-    low = min(min(order.risks) for order in report.orders)
-    high = max(max(order.risks) for order in report.orders)
-    span = (high - low) or 1.0
+    """Return where the drawing of the risk-coverage curves has its ticks, lines and names."""
+    risks = [risk for order in report.orders for risk in order.risks]
+    step = next(each for each in (0.01, 0.02, 0.05, 0.1, 0.2) if max(risks) - min(risks) <= 5 * each or each == 0.2)
+    first, last = math.floor(min(risks) / step), math.floor(max(risks) / step) + 1
+    low, span = first * step, (last - first) * step
     right, bottom = _WIDTH - _MARGIN, _HEIGHT - _MARGIN
 
     def x(percent: float) -> float:
@@ -105,13 +115,12 @@ def _curves(report: UncertaintyReport) -> dict[str, Any]:
     def y(risk: float) -> float:
         return bottom - (bottom - _MARGIN) * (risk - low) / span
 
-    risks = [low + span * tick / 4 for tick in range(5)]
     lines = [
         {
             "name": order.name,
             "colour": _COLOURS[place % len(_COLOURS)],
             "points": " ".join(f"{x(percent):.1f},{y(risk):.1f}" for percent, risk in enumerate(order.risks, start=1)),
-            "y": bottom - 12 - 16 * (len(report.orders) - 1 - place),
+            "y": bottom - 12 - 18 * (len(report.orders) - 1 - place),
         }
         for place, order in enumerate(report.orders)
     ]
@@ -119,6 +128,7 @@ def _curves(report: UncertaintyReport) -> dict[str, Any]:
         "width": _WIDTH,
         "height": _HEIGHT,
         "margin": _MARGIN,
-        "ticks": [(y(risk), f"{risk:.3f}", x(25 * tick), 25 * tick) for tick, risk in enumerate(risks)],
+        "rows": [(y(tick * step), f"{tick * step:.2f}") for tick in range(first, last + 1)],
+        "columns": [(x(percent), percent) for percent in range(0, 101, 25)],
         "lines": lines,
     }

@@ -16,7 +16,7 @@ from recbole_vae.compare.cells import Cell, Part, caption, number, parts, remark
 from recbole_vae.compare.charts import Chart, Style, Styles
 from recbole_vae.compare.provenance import command, versions
 from recbole_vae.compare.results import DONE, Comparison, Run
-from recbole_vae.templates import render
+from recbole_vae.templates import Page, render
 
 
 @dataclass
@@ -72,7 +72,7 @@ class _Page:
         return [section]
 
 
-def html(tables: Sequence[Table], comparison: Comparison) -> str:
+def html(tables: Sequence[Table], comparison: Comparison) -> Page:
     """Return the report as one page of HTML, which loads nothing from anywhere.
 
     Args:

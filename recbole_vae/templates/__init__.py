@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
+from html import escape
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,19 @@ _PAGES = Environment(
     keep_trailing_newline=True,
 )
 _PAGES.policies["json.dumps_kwargs"] = {"allow_nan": False}
-_PAGES.filters["signed"] = lambda value, digits: f"{value:+.{digits}f}"
+_PAGES.filters["signed"] = lambda value, digits: f"{value:+.{digits}f}".replace("-", "−")
 
 
-def render(name: str, /, **values: Any) -> str:
+class Page(str):
+    """A page of HTML. A notebook shows it in a frame where it is the last expression of a cell."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{escape(self)}" style="width: 100%; height: 40rem; border: 0"></iframe>'
+
+
+def render(name: str, /, **values: Any) -> Page:
     """Return a page; all values are escaped.
 
     Args:
@@ -32,7 +42,7 @@ def render(name: str, /, **values: Any) -> str:
         values: what the template shows. ``command`` replaces this process's own command in the footer. ``links`` lists
             the sections as (level, anchor, words).
     """
-    return "".join(stream(name, **values))
+    return Page("".join(stream(name, **values)))
 
 
 def stream(name: str, /, **values: Any) -> Iterator[str]:

@@ -432,7 +432,7 @@ WHOLE = explain.Explanation(
 )  # fmt: skip
 SENTENCES = [
     [
-        "because of B (+0.50) and <A> (+0.12); without B it would fall to rank 37",
+        "because of B (+0.500) and <A> (+0.125); without B it would fall to rank 37",
         "not among the first 10 without B and D",
     ],
     [
@@ -456,8 +456,8 @@ def test_the_text_and_the_page_have_the_numbers_of_the_explanation(capsys: pytes
     (one, other), (three, four) = SENTENCES
     text = [
         "User <u>, 4 items in the history; M&M on shop, exact influences",
-        "  1. <X> [War & Peace], score 1.24", f"     {one}", f"     {other}",
-        "  2. Y, score -0.50", f"     {three}", f"     {four}",
+        "  1. <X> [War & Peace], score 1.236", f"     {one}", f"     {other}",
+        "  2. Y, score -0.500", f"     {three}", f"     {four}",
         "The sets of items to leave out were found greedily and checked by a full ranking; smaller ones may exist.",
     ]  # fmt: skip
     alone = dataclasses.replace(WHOLE, user="other", history=["zz"], recommendations=[WHOLE.recommendations[1]])
@@ -469,45 +469,53 @@ def test_the_text_and_the_page_have_the_numbers_of_the_explanation(capsys: pytes
     page = Path("e.html").read_text()
     body = ElementTree.fromstring(page[page.index("<body>") :].replace("</html>", ""))
     section, second = body.iter("section")
-    assert [section.findtext("h1"), section.findtext("p")] == ["User <u>", "M&M on shop, exact influences"]
+    assert section.findtext("h2") == "User <u>"
+    assert "M&M, trained on shop, recommends" in body.findtext("div/main/p")  # type: ignore[operator]
     history = section.find("details")
     assert history is not None
     assert list(history.itertext()) == ["History: 4 items", "<A>; B; C; D"]
     found = []
     for article in section.findall("article"):
         sentences = ["".join(each.itertext()) for each in article.findall("p")]
-        tables = [[drawn(row) for row in table.iter("tr")] for table in article.iter("table")]
-        found.append(("".join(article.find("h2").itertext()), sentences, tables, article.findtext("details/summary")))  # type: ignore[union-attr]
-    # A bar is 12 em where the influence is the largest, by size, of this recommendation.
+        tables = [[drawn(row) for row in table.findall("tbody/tr")] for table in article.iter("table")]
+        found.append(("".join(article.find("h3").itertext()), sentences, tables, article.findtext("details/summary")))  # type: ignore[union-attr]
+    # A bar is 12 em where the influence is the largest, by size, of the user's recommendations.
     bars = [
-        ("B", "+0.500, rank 37 without it", "bar", 6.0), ("<A>", "+0.125, rank 1 without it", "bar", 1.5),
-        ("D", "+0.100", "bar", 1.2), ("C", "-1.000", "bar against", 12.0),
+        ("B", "+0.500", "37", "bar", 6.0), ("<A>", "+0.125", "1", "bar", 1.5),
+        ("D", "+0.100", "", "bar", 1.2), ("C", "−1.000", "", "bar against", 12.0),
     ]  # fmt: skip
-    others = [("C", "-0.250, rank 2 without it", "bar against", 6.0), ("<A>", "-0.500", "bar against", 12.0)]
+    others = [("C", "−0.250", "2", "bar against", 3.0), ("<A>", "−0.500", "", "bar against", 6.0)]
     assert found == [
         (
-            "1. <X> War & Peace · score 1.24",
-            [f"{each[:1].upper()}{each[1:]}." for each in (one, other)],
+            "1. <X> War & Peace · score 1.236",
+            [f"{other[:1].upper()}{other[1:]}."],
             [bars[:2], bars],
             "All 4 items of the history",
         ),
         (
-            "2. Y  · score -0.50",
+            "2. Y  · score -0.500",
             [f"{each[:1].upper()}{each[1:]}." for each in (three, four)],
             [others[:1], others],
             "All 2 items of the history",
         ),
     ]
     assert list(second.find("details").itertext()) == ["History: 1 item", "zz"]  # type: ignore[union-attr]
-    assert [each.text for each in body.findall("div/main/p")] == text[-1:]
+    assert [each.text for each in body.findall("div/main/p")][1:] == text[-1:]
     write([alone], None, "none.html")
     assert "greedily" not in Path("none.html").read_text()
 
 
-def drawn(row: ElementTree.Element) -> tuple[str | None, str | None, str, float]:
-    """A row of a table of influences: name, what is said, kind and width of the bar."""
+def drawn(row: ElementTree.Element) -> tuple[str | None, str | None, str, str, float]:
+    """A row of a table of influences: name, influence, rank without the item, kind and width of the bar."""
     (bar,) = row.iter("span")
-    return row.findtext("th"), bar.tail, bar.attrib["class"], float(bar.attrib["style"].split()[1].removesuffix("em"))
+    rank = row.findall("td")[1].text or ""
+    return (
+        row.findtext("th"),
+        bar.tail,
+        rank,
+        bar.attrib["class"],
+        float(bar.attrib["style"].split()[1].removesuffix("em")),
+    )
 
 
 class Page(HTMLParser):

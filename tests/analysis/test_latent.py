@@ -381,12 +381,14 @@ def test_the_page_and_the_text_have_the_numbers_of_what_was_found() -> None:
     page = latent_report.html(found)
     articles = [ElementTree.fromstring(part) for part in re.findall("<article>.*?</article>", page, re.DOTALL)]
     texts = [[text for text in article.itertext() if text.strip()] for article in articles]
-    sides = ["Raises", "A & B ", "War +1.24", "Lowers", "B ", " -0.50", "C ", "<Old> -0.25"]
+    sides = ["Raises", "A & B ", "War +1.24", "Lowers", "B ", " −0.50", "C ", "<Old> −0.25"]
     assert texts == [
         ["Latent 4 ", "effect 0.76 · deviation 1.50 · KL 0.12 nats", "+ War (0.88), − <Old> (0.25)", *sides],
         ["Latent 2 ", "effect 0.76 · deviation 1.50", *sides],
     ]
-    assert "<p>shop, 1,234 users. 7 of 9 latent variables are in use" in page
+    assert '<p class="quiet">shop, 1,234 users. 7 of 9 latent variables are in use' in page
+    assert "<p>The strongest latent variable raises War and lowers &lt;Old&gt;.</p>" in page
+    assert page.index('id="map"') < page.index('id="user"') < page.index('id="strongest"')
     assert '<option value="4">latent 4 +War -&lt;Old&gt;</option>' in page
     shown = re.findall(r'<ol class="list" id="t4-(-?\d)"><li>(.*?)</li><li>A &amp; B</li></ol>', page)
     assert shown == [(str(step), f"Film {step}") for step in latent.STEPS]

@@ -495,9 +495,9 @@ RISKS = [[0.2 + 0.003 * percent for percent in range(1, 101)], [0.58 - 8e-6 * pe
 REPORT = uncertainty.UncertaintyReport(
     "M&M", "shop", "test", 7, 12, 3, 345, 0.5625, 0.1234,
     [
-        uncertainty.Order("a < b", -0.25, 3e-12, -0.125, 0.35, [0.9, 0.1 + 0.7], RISKS[0]),
-        uncertainty.Order("luck", None, None, None, 0.275, [0.6, 0.5], RISKS[1]),
-        uncertainty.Order("sure", 0.5, 1e-120, 0.0625, 0.4, [0.45, 0.55], RISKS[0]),
+        uncertainty.Order("a < b", -0.25, 3e-12, -0.125, 0.35, [0.9, *[0.85] * 8, 0.1 + 0.7], RISKS[0]),
+        uncertainty.Order("luck", None, None, None, 0.275, [0.6, *[0.55] * 8, 0.5], RISKS[1]),
+        uncertainty.Order("sure", 0.5, 1e-120, 0.0625, 0.4, [0.45, *[0.5] * 8, 0.55], RISKS[0]),
     ],
     [
         uncertainty.Lists(0.0, 0.5, 0.61, 0.2),
@@ -507,13 +507,20 @@ REPORT = uncertainty.UncertaintyReport(
 )  # fmt: skip
 CAPTION = "M&M on shop, test part: 345 users, NDCG@7 0.5625, 12 samples of the posterior"
 ORDERS = [
-    ["users by", "Spearman", "p", "partial", "area", "NDCG@7 by decile of the users, the most certain first"],
-    ["a < b", "-0.250", "3e-12", "-0.125", "0.3500", "0.900 0.800"],
-    ["luck", "", "", "", "0.2750", "0.600 0.500"],
-    ["sure", "+0.500", "<1e-99", "+0.062", "0.4000", "0.450 0.550"],
-    ["nothing", "", "", "", "0.4375", ""],
-    ["NDCG itself", "", "", "", "0.1234", ""],
+    ["users sorted by", "Spearman", "p", "partial", "area"],
+    ["a < b", "-0.250", "3e-12", "-0.125", "0.3500"],
+    ["luck", "", "", "", "0.2750"],
+    ["sure", "+0.500", "<1e-99", "+0.062", "0.4000"],
+    ["chance (a random order)", "", "", "", "0.4375"],
+    ["their true NDCG (the best order)", "", "", "", "0.1234"],
 ]
+DECILES = [
+    ["users sorted by", *map(str, range(1, 11))],
+    ["a < b", "0.900", *["0.850"] * 8, "0.800"],
+    ["luck", "0.600", *["0.550"] * 8, "0.500"],
+    ["sure", "0.450", *["0.500"] * 8, "0.550"],
+]
+BY_DECILE = "NDCG@7 by decile of the users, the most certain first"
 LISTS = [
     ["diversify", "NDCG@7", "lost", "diversity", "gained", "gained / lost", "items covered"],
     ["0", "0.5000", "0.0000", "0.6100", "0.0000", "", "0.200"],
@@ -525,27 +532,32 @@ LISTS = [
 def test_the_page_and_the_text_have_the_numbers_of_the_report() -> None:
     page = uncertainty_report.as_html(REPORT)
     body = ElementTree.fromstring(page[page.index("<body>") :].replace("</html>", ""))
-    assert body.findtext(".//h1") == CAPTION
+    first, second = (body.findall("div/main/p")[place].text for place in (0, 1))
+    assert first == (
+        "Sorted by a < b, the most certain tenth of the users has an NDCG@7 of 0.900, and the least certain tenth 0.800. "
+        "That is 28% of what the best order could gain over chance."
+    )
+    assert second == f"{CAPTION}."
     grids = [[[cell.text or "" for cell in row] for row in table.iter("tr")] for table in body.iter("table")]
     tables = dict(zip([each.text for each in body.iter("h2")][1:], grids, strict=True))
-    assert tables == {"Orders of the users": ORDERS, "Lists drawn from the posterior": LISTS}
+    assert tables == {"Orders of the users": ORDERS, BY_DECILE: DECILES, "Lists drawn from the posterior": LISTS}
     assert "<script" not in page
     assert "default-src 'none'" in page
     blocks = uncertainty_report.as_text(REPORT).split("\n\n")
-    assert [block.splitlines()[0] for block in blocks[:2]] == [CAPTION, "Lists drawn from the posterior"]
-    for block, rows in zip(blocks, (ORDERS, LISTS), strict=False):
+    assert [block.splitlines()[0] for block in blocks[:3]] == [CAPTION, BY_DECILE, "Lists drawn from the posterior"]
+    for block, rows in zip(blocks, (ORDERS, DECILES, LISTS), strict=False):
         assert [line.split() for line in block.splitlines()[1:]] == [" ".join(row).split() for row in rows]
     plain = dataclasses.replace(REPORT, samples=0, lists=[])
     assert "samples" not in uncertainty_report.as_text(plain)
-    assert uncertainty_report.as_html(plain).count("<table>") == 1
+    assert uncertainty_report.as_html(plain).count("<table>") == 2
     assert json.loads(uncertainty_report.as_json(REPORT)) == asdict(REPORT)
 
 
 def test_the_curves_are_the_risks() -> None:
     page = uncertainty_report.as_html(REPORT)
     drawing = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
-    low, high = 0.203, 0.58 - 8e-6
-    # The area of the curves, in the units of the drawing: from 0 to 100 %, and from the lowest risk to the highest.
+    low, high = 0.2, 0.6
+    # The area of the curves, in the units of the drawing: from 0 to 100 %, and from tick to tick around the risks.
     left, right, bottom, top = 56, 640 - 56, 360 - 56, 56
     curves, texts = drawing.findall("polyline"), drawing.findall("text")
     for curve, order in zip(curves, REPORT.orders, strict=True):
@@ -556,17 +568,26 @@ def test_the_curves_are_the_risks() -> None:
         ]
         np.testing.assert_allclose(points, expected, atol=0.051)
         (name,) = (text for text in texts if text.text == order.name)
-        assert name.attrib["style"] == f"fill: {curve.attrib['stroke']}"
+        (swatch,) = (
+            line for line in drawing.findall("line") if float(line.attrib["y1"]) == float(name.attrib["y"]) - 4
+        )
+        assert swatch.attrib["stroke"] == curve.attrib["stroke"]
     assert len({curve.attrib["stroke"] for curve in curves}) == 3
     assert [text.text for text in texts[:2]] == [
         "share of the users, the most certain first",
         "risk: mean of 1 - NDCG@7",
     ]
     ticks = {text.text: (float(text.attrib["x"]), float(text.attrib["y"])) for text in texts[2:12]}
-    for quarter in range(5):
-        risk = low + (high - low) * quarter / 4
-        assert ticks[f"{risk:.3f}"][1] == pytest.approx(bottom + (top - bottom) * quarter / 4)
-        assert ticks[f"{25 * quarter} %"][0] == pytest.approx(left + (right - left) * quarter / 4)
+    for place, risk in enumerate(("0.20", "0.30", "0.40", "0.50", "0.60")):
+        assert ticks[risk][1] == pytest.approx(bottom + (top - bottom) * place / 4, abs=0.06)
+        assert ticks[f"{25 * place} %"][0] == pytest.approx(left + (right - left) * place / 4)
+
+
+def test_pages_show_in_a_notebook() -> None:
+    shown = uncertainty_report.as_html(REPORT)._repr_html_()
+    frame = ElementTree.fromstring(shown)
+    assert frame.tag == "iframe"
+    assert frame.attrib["srcdoc"] == " ".join(uncertainty_report.as_html(REPORT).split("\n"))
 
 
 def test_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
