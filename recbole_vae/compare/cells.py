@@ -112,6 +112,8 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
                 means[metric][row.label] = over_seeds
     # Equal means share their rank; metrics without a better direction have none.
     ranks = {m: sorted({mean for mean, _ in means[m].values()}, reverse=higher_is_better(m) is True) for m in metrics}
+    # One number of decimals for a column, that of its largest number.
+    largest = {m: max((abs(mean) for mean, _ in means[m].values()), default=0.0) for m in metrics}
     rows = []
     for row in table.rows:
         cells: list[Cell] = []
@@ -124,8 +126,8 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
             place = ranks[metric].index(mean) + 1 if ranked else 0
             cells.append(
                 Cell(
-                    number(mean),
-                    "" if deviation is None else number(deviation, mean),
+                    number(mean, largest[metric]),
+                    "" if deviation is None else number(deviation, largest[metric]),
                     mean,
                     place if place <= 2 else 0,
                     table.ties_with_best(row.label, metric),
@@ -141,7 +143,7 @@ def _costs(row: Row) -> list[Cell]:
     formats: dict[str, Callable[[float], str]] = {
         "training_seconds": duration,
         "peak_memory": lambda value: count(value, "B"),
-        "parameters": count,
+        "parameters": lambda value: count(value) if value else _NOTHING,
         "epochs": lambda value: f"{value:.4g}",
     }
     values = {name: row.mean(name) for name in formats}

@@ -133,7 +133,10 @@ def cost(styles: Styles, table: Table, rows: Sequence[Row], attribute: str, word
     xaxis: dict[str, Any] = {"title": label, **scale}
     values = [trace["x"][0] for trace in traces]
     if not scale:
-        xaxis |= {"range": [0, max(values) * 1.08]}
+        # From 0, unless this would crowd the marks at the far end.
+        low, high = min(values), max(values)
+        room = 0.15 * (high - low) or 0.1 * high
+        xaxis |= {"range": [0 if low < 0.4 * high else low - room, high + room]}
     layout = {"xaxis": xaxis, "yaxis": {"title": title(table.primary)}, "height": 400}
     return [Chart(f"{title(table.primary)} against {words}", traces, layout, labelled=True)]
 
@@ -179,7 +182,7 @@ def over_k(styles: Styles, rows: Sequence[Row]) -> list[Chart]:
             "yaxis": {"title": f"{title(metric)}@k", "rangemode": "tozero"},
             "height": 380,
         }
-        charts.append(Chart(f"{title(metric)} over k", traces, layout))
+        charts.append(Chart(f"{title(metric)} over k", traces, layout, "; ".join(_hidden(traces))))
     return [chart for chart in charts if chart.traces]
 
 
@@ -198,11 +201,24 @@ def curves(styles: Styles, table: Table, rows: Sequence[Row]) -> list[Chart]:
                 epochs, values = zip(*points, strict=True)
                 hover = [f"epoch {epoch:g}: {value:.5g}" for epoch, value in points]
                 traces.append(_line(styles, label, epochs, values, hover))
-        scale = _range([y for trace in traces for y in trace["y"]]) if name in ("loss", "reconstruction") else {}
-        note = "logarithmic" if scale else ""
-        layout = {"xaxis": {"title": "epoch"}, "yaxis": {"title": "", **scale}}
-        charts.append(Chart(words, traces, layout, note, wide=name == metric))
+        notes = []
+        if name in ("loss", "reconstruction") and all(trace["y"][0] > 0 for trace in traces):
+            notes = ["divided by its first value"]
+            for trace in traces:
+                trace["y"] = [value / trace["y"][0] for value in trace["y"]]
+        last = max((trace["x"][-1] for trace in traces), default=0)
+        few = {"range": [0, last + 1], "dtick": 1} if last <= 5 else {}
+        layout = {"xaxis": {"title": "epoch", "tickformat": "d", **few}, "yaxis": {"title": ""}}
+        charts.append(Chart(words, traces, layout, "; ".join([*notes, *_hidden(traces)]), wide=name == metric))
     return [chart for chart in charts if chart.traces]
+
+
+def _hidden(traces: Sequence[dict[str, Any]]) -> list[str]:
+    """Name the rows whose curves lie on each other, so that one hides the others."""
+    same: dict[tuple[Any, ...], list[str]] = {}
+    for trace in traces:
+        same.setdefault((tuple(trace["x"]), tuple(trace["y"])), []).append(trace["name"])
+    return [f"{', '.join(names)}: one curve" for names in same.values() if len(names) > 1]
 
 
 def by_history(styles: Styles, table: Table, rows: Sequence[Row]) -> list[Chart]:

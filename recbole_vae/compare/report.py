@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import yaml
 
 from recbole_vae.compare import charts
 from recbole_vae.compare.analysis import Table, Test
@@ -101,7 +101,7 @@ def html(tables: Sequence[Table], comparison: Comparison) -> Page:
         comparison=comparison,
         devices=", ".join(dict.fromkeys(run.device for run in comparison.runs if run.device)) or "not known",
         packages=versions(comparison.runs),
-        plan=json.dumps(comparison.settings, indent=2, default=str, ensure_ascii=False),
+        plan=yaml.safe_dump(_plain(comparison.settings), sort_keys=False, allow_unicode=True, width=100),
         plotly=get_plotlyjs(),
         charts=_plain(page.charts),
         shapes=charts.SHAPES,
@@ -124,16 +124,23 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> _Shown:
     shown = _Shown(page.heading(2, table.name), table.name, _finding(table))
     for part in parts(table):
         first = part.title == "Accuracy"
-        note = " ".join(caption(table, comparison)) if first else "Means over the seeds ± their standard deviation."
+        note = (
+            " ".join(caption(table, comparison))
+            if first
+            else "Means over the seeds ± their standard deviation."
+            if len(table.seeds) > 1
+            else "One seed."
+        )
         shown.grids.append((page.heading(3, part.title), part, note, remarks(table, comparison) if first else []))
     rows = [row for row in table.rows if row.done]
     if not rows:
         return shown
     shown.grids += [(page.heading(3, part.title), part, note, []) for part, note in _differences(table)]
     primary, styles = title(table.primary), page.styles
+    bars = " Bars: {}." if len(table.seeds) > 1 else ""
     shown.sections += page.section(
         "Accuracy against costs",
-        f"Up and to the left is better. Bars: standard deviation of {primary} over seeds.",
+        f"Up and to the left is better.{bars.format(f'standard deviation of {primary} over seeds')}",
         [
             *charts.cost(styles, table, rows, "training_seconds", "training time"),
             *charts.cost(styles, table, rows, "peak_memory", "peak memory"),
@@ -147,7 +154,7 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> _Shown:
     )
     shown.sections += page.section(
         "Learning curves",
-        "The first seed that is done. Losses of different models are not comparable with each other.",
+        "The first seed that is done. Losses of different models are not comparable, so each is divided by its first value.",
         charts.curves(styles, table, rows),
     )
     shown.sections += page.section(
@@ -158,7 +165,7 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> _Shown:
     )
     shown.sections += page.section(
         "Coverage and popularity",
-        "Metrics beyond accuracy, mean over seeds. Bars: standard deviation over seeds.",
+        f"Metrics beyond accuracy, mean over seeds.{bars.format('standard deviation over seeds')}",
         charts.beyond(styles, table, rows),
         legend=False,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ _PAGES = Environment(
     keep_trailing_newline=True,
 )
 _PAGES.policies["json.dumps_kwargs"] = {"allow_nan": False}
+_PAGES.filters["words"] = lambda command: re.findall(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+|['"]""", command)
 _PAGES.filters["signed"] = lambda value, digits: f"{value:+.{digits}f}".replace("-", "−")
 
 

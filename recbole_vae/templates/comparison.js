@@ -168,5 +168,8 @@ const watcher = new ResizeObserver(entries => {
 });
 document.querySelectorAll(".pan").forEach(each => watcher.observe(each));
 
+// Charts that are not drawn yet are drawn before the page is printed.
+window.addEventListener("beforeprint", () => charts.filter(chart => !document.getElementById(chart.id).data).forEach(draw));
+
 setTheme(preferred.matches ? "dark" : "light");
 drawAll();
