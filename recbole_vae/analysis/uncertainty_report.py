@@ -73,8 +73,9 @@ def _takeaway(report: UncertaintyReport) -> str:
     best = report.orders[0]
     share = (1 - report.ndcg - best.area) / ((1 - report.ndcg - report.best_area) or 1.0)
     return (
-        f"Sorted by {best.name}, the most certain tenth of the users has an NDCG@{report.k} of {best.tenths[0]:.3f}, and the least "
-        f"certain tenth {best.tenths[-1]:.3f}. That is {max(share, 0.0):.0%} of what the best order could gain over chance."
+        f"Sorted by {best.name}, the most certain decile of the users has an NDCG@{report.k} of {best.tenths[0]:.3f}, and the "
+        f"least certain decile {best.tenths[-1]:.3f}. Its curve lies {max(share, 0.0):.0%} of the way from chance to the best "
+        "order."
     )
 
 

@@ -534,8 +534,8 @@ def test_the_page_and_the_text_have_the_numbers_of_the_report() -> None:
     body = ElementTree.fromstring(page[page.index("<body>") :].replace("</html>", ""))
     first, second = (body.findall("div/main/p")[place].text for place in (0, 1))
     assert first == (
-        "Sorted by a < b, the most certain tenth of the users has an NDCG@7 of 0.900, and the least certain tenth 0.800. "
-        "That is 28% of what the best order could gain over chance."
+        "Sorted by a < b, the most certain decile of the users has an NDCG@7 of 0.900, and the least certain decile 0.800. "
+        "Its curve lies 28% of the way from chance to the best order."
     )
     assert second == f"{CAPTION}."
     grids = [[[cell.text or "" for cell in row] for row in table.iter("tr")] for table in body.iter("table")]
