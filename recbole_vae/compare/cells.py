@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from recbole_vae.compare import description
 from recbole_vae.compare.analysis import Row, Table, higher_is_better
 from recbole_vae.compare.results import DONE, Comparison
 
@@ -159,6 +160,9 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
     low, high = table.users
     users = _plural(high, "test user") if low == high else f"{low:,} to {_plural(high, 'test user')}"
     sentences = [f"{table.name}, {users}."]
+    sentences += description.sentences(
+        [run for row in table.rows for run in row.done], table.metrics, title(table.primary)
+    )
     if len(table.seeds) > 1:
         differ = any(test.users > high for test in table.against_best.values())
         words = (
@@ -193,6 +197,11 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
 
 def _most(table: Table) -> int:
     return max(test.users for test in table.against_best.values())
+
+
+def settings(table: Table) -> list[tuple[str, str]]:
+    """Return the settings of each row that is done, in words: what differs from the model's defaults, tuned or given."""
+    return [(row.label, description.in_words(description.settings(row.done[0]))) for row in table.rows if row.done]
 
 
 def remarks(table: Table, comparison: Comparison) -> list[str]:

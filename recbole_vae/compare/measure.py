@@ -18,6 +18,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_vae.bench.memory import peak_memory
+from recbole_vae.compare import description
 from recbole_vae.compare.results import DONE, REFUSED, Run, Users
 from recbole_vae.data import padding
 from recbole_vae.data.gaps import users_without_history
@@ -86,6 +87,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
         )
     init_seed(split_seed, config["reproducibility"])
     dataset = create_dataset(config)
+    run.data = description.data(dataset, config)
     train, valid, test = data_preparation(config, dataset)
     if max(job["topk"]) > padding.real(dataset.item_num):
         raise DataError(

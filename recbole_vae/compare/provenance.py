@@ -23,6 +23,7 @@ def settings_yaml(comparison: Comparison) -> str:
             "split_hash": run.split_hash,
             "device": run.device,
             "settings": run.settings,
+            "data": run.data,
             "command": command(run, comparison),
         }
         for run in comparison.runs

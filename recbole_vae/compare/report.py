@@ -12,7 +12,7 @@ import yaml
 
 from recbole_vae.compare import charts
 from recbole_vae.compare.analysis import Table, Test
-from recbole_vae.compare.cells import Cell, Part, caption, number, parts, remarks, title
+from recbole_vae.compare.cells import Cell, Part, caption, number, parts, remarks, settings, title
 from recbole_vae.compare.charts import Chart, Style, Styles
 from recbole_vae.compare.provenance import command, versions
 from recbole_vae.compare.results import DONE, Comparison, Run
@@ -86,7 +86,13 @@ def html(tables: Sequence[Table], comparison: Comparison) -> Page:
     shown = [_table(page, table, comparison) for table in tables]
     how = {}
     if comparison.runs:
-        headings = (2, "How this was made"), (3, "Each row by itself"), (3, "Versions and devices"), (3, "Plan")
+        headings = (
+            (2, "How this was made"),
+            (3, "Each row by itself"),
+            (3, "Settings of the rows"),
+            (3, "Versions and devices"),
+            (3, "Plan"),
+        )
         how = {words: page.heading(level, words) for level, words in headings}
     return render(
         "comparison",
@@ -99,6 +105,7 @@ def html(tables: Sequence[Table], comparison: Comparison) -> Page:
         how=how,
         protocols=_protocols(comparison),
         comparison=comparison,
+        settings=[(table.name, found) for table in tables if (found := settings(table))],
         devices=", ".join(dict.fromkeys(run.device for run in comparison.runs if run.device)) or "not known",
         packages=versions(comparison.runs),
         plan=yaml.safe_dump(_plain(comparison.settings), sort_keys=False, allow_unicode=True, width=100),

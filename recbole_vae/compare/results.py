@@ -64,6 +64,8 @@ class Run:
         epochs: how many were trained; ``best_epoch``: the one that was tested, from 1; None if the model has no epochs.
         device: in words; ``versions``: of the packages.
         settings: the options of this run that were given, by name, as in a config file.
+        data: size of the data set, filters and ``eval_args``, see :func:`~recbole_vae.compare.description.data`; empty in
+            results of older versions.
         trials: of tuning, if any: ``settings``, ``valid``, ``status`` and ``seconds`` of each.
         split_hash: SHA-256 of the interactions of each part.
         notes: what was corrected or left out, in sentences.
@@ -92,6 +94,7 @@ class Run:
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
     split_hash: str = ""
     notes: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ import numpy as np
 from tabulate import tabulate
 
 from recbole_vae.compare.analysis import Table, Test
-from recbole_vae.compare.cells import COSTS, Cell, caption, parts, remarks
+from recbole_vae.compare.cells import COSTS, Cell, caption, parts, remarks, settings
 from recbole_vae.compare.results import Comparison, Run
 from recbole_vae.errors import RecBoleVAEError
 
@@ -52,6 +52,12 @@ def markdown(tables: Sequence[Table], comparison: Comparison) -> str:
             lines.append(tabulate(rows, ["", *part.headers], "pipe", disable_numparse=True, colalign=align))
             lines.append("")
         lines += [" ".join(caption(table, comparison)).translate(_MARKDOWN), ""]
+        chosen = [[label.translate(_MARKDOWN), words.translate(_MARKDOWN)] for label, words in settings(table)]
+        if chosen:
+            lines += [
+                tabulate(chosen, ["", "Settings that differ from the defaults"], "pipe", disable_numparse=True),
+                "",
+            ]
         lines += [*(f"- {each.translate(_MARKDOWN)}" for each in remarks(table, comparison)), ""]
     return "\n".join(lines)
 
@@ -98,10 +104,18 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
                 ),
                 r"\bottomrule",
                 r"\end{tabular}",
+                *(_latex_settings(table) if first else ()),
                 r"\end{table}",
                 "",
             ]
     return "\n".join(lines)
+
+
+def _latex_settings(table: Table) -> list[str]:
+    chosen = "; ".join(f"{label} ({words})" for label, words in settings(table))
+    return [
+        rf"\par\vspace{{2pt}}\raggedright\scriptsize Settings that differ from the defaults: {chosen.translate(_LATEX)}."
+    ]
 
 
 def _latex(cell: Cell, full: bool) -> str:

@@ -1,0 +1,136 @@
+"""What a table measured, in words: the data, the split, the candidates, the metrics, how the epoch was chosen, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_vae.compare.results import Run
+from recbole_vae.compare.settings import of_the_data
+
+FILTERS = (
+    "val_interval", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item", "threshold",
+    "repeats", "exact_time", "benchmark_filename", "value_field",
+)  # fmt: skip
+"""Options that choose or change interactions; a run keeps those that are set."""
+
+METRICS = {
+    "recall": "Recall: share of the user's relevant items in the list",
+    "truncatedrecall": "TruncatedRecall: relevant items in the list, divided by the smaller of k and their number",
+    "precision": "Precision: share of the list that is relevant",
+    "hit": "Hit: 1 if the list has a relevant item, else 0",
+    "mrr": "MRR: 1 / rank of the first relevant item, 0 if there is none in the list",
+    "map": "MAP: mean of the precision at the rank of each relevant item, divided by the smaller of k and their number",
+    "ndcg": "NDCG: gain 1 / log2(rank + 1) of each relevant item, divided by the gain of the best list possible",
+    "itemcoverage": "item coverage: share of the items that are in some list",
+    "giniindex": "Gini index: inequality of how often items are in the lists, 0 for none",
+    "averagepopularity": "average popularity: mean number of training interactions of the items in the lists",
+    "shannonentropy": "Shannon entropy: of how often items are in the lists",
+    "tailpercentage": "tail percentage: share of the lists that is among the least popular items",
+    "tailrecall": "tail recall: recall of the least popular items, which make 20 % of the training interactions",
+    "novelty": "novelty: mean of -log2 of an item's share of the training interactions",
+    "gauc": "GAUC: the area under the ROC curve of each user, weighted by the number of relevant items",
+    "auc": "AUC: the area under the ROC curve",
+}
+"""What each metric is; those after the first seven are defined for lists of all users together, or for no list."""
+
+
+def data(dataset: Any, config: Any) -> dict[str, Any]:
+    """Return what a run records of its data: its size after filtering, and the options that made it so.
+
+    Args:
+        dataset: RecBole's data set, before it is split.
+        config: RecBole's Config.
+    """
+    size = {"users": dataset.user_num - 1, "items": dataset.item_num - 1, "interactions": len(dataset.inter_feat)}
+    options = {name: config[name] for name in FILTERS if name in config}
+    set_ones = {
+        name: value for name, value in options.items() if value not in (None, "auto", "[0,inf)", True, False, [], {})
+    }
+    off = {name: value for name, value in options.items() if name == "exact_time" and value is False}
+    return {**size, "filters": {**set_ones, **off}, "eval_args": _plain(config["eval_args"])}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def sentences(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[str]:
+    """Say what the runs on one data set in one protocol measured; of older runs, which did not record it, less.
+
+    Args:
+        runs: those that are done.
+        metrics: the columns, such as ``ndcg@10``.
+        primary: the metric that chose the epoch.
+    """
+    known = [run.data for run in runs if run.data]
+    found = []
+    if known:
+        what = known[0]
+        users, items, interactions = (what[name] for name in ("users", "items", "interactions"))
+        density = interactions / max(1, users * items)
+        filters = "; ".join(f"{name}: {value}" for name, value in what["filters"].items())
+        found.append(
+            f"Data: {users:,} users, {items:,} items, {interactions:,} interactions (density {density:.2%})"
+            f"{f', after {filters}' if filters else ''}."
+        )
+        seeds = sorted({run.seed for run in runs})
+        which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+        if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+            which = f"seeds {seeds[0]} to {seeds[-1]}"
+        found.append(f"Split: {_split(what['eval_args'])}; {which}.")
+        found.append(f"Candidates: {_candidates(what['eval_args'].get('mode', 'full'))}.")
+    names = dict.fromkeys(metric.partition("@")[0].lower() for metric in metrics)
+    defined = [METRICS[name] for name in names if name in METRICS]
+    if defined:
+        found.append(f"{'; '.join(defined)}.")
+    if any(run.best_epoch for run in runs):
+        found.append(f"The tested epoch is that of the best {primary} on the validation part.")
+    return found
+
+
+def _split(eval_args: Mapping[str, Any]) -> str:
+    kind, how = next(iter((eval_args.get("split") or {"RS": None}).items()))
+    by_time = eval_args.get("order") == "TO"
+    within = "of each user" if eval_args.get("group_by") == "user" else "of all users together"
+    if kind == "HU":
+        named = " and ".join(map(str, how)) if isinstance(how, list) else str(how)
+        fold_in = eval_args.get("fold_in", 0.8)
+        return (
+            f"users held out for validation and test ({named}), {fold_in:g} of the interactions of each known to the model, "
+            f"{'the earliest' if by_time else 'drawn at random'}"
+        )
+    if kind == "LS":
+        which = {"valid_and_test": "the last interaction of each user for test, the one before for validation"}
+        named = which.get(str(how), f"the last interaction of each user ({how})")
+        return named if by_time or eval_args.get("order") is None else named.replace("the last", "a random")
+    shares = ":".join(f"{10 * share:g}" for share in how) if isinstance(how, list) and sum(how) <= 1.001 else str(how)
+    if kind == "TS":
+        return f"{shares} of the interactions {within} by time"
+    return f"{shares} of the interactions {within}, {'by time' if by_time else 'at random'}"
+
+
+def _candidates(mode: Any) -> str:
+    modes = dict.fromkeys(mode.values() if isinstance(mode, dict) else [mode])
+    words = []
+    for each in modes:
+        kind, number = each.rstrip("0123456789"), each.lstrip("abcdefghijklmnopqrstuvwxyz")
+        drawn = {"uni": "uniformly", "pop": "by popularity"}.get(kind)
+        if drawn:
+            words.append(f"for each relevant item {number} others, drawn {drawn}")
+        else:
+            words.append("all items but those of the user's training history" if each == "full" else f"those of {each}")
+    return " (validation), ".join(words)
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """Return the settings of a run that are the model's: those that it was given, and those that tuning chose."""
+    others = of_the_data() | {"model", "dataset", "seed"}
+    return {name: value for name, value in run.settings.items() if name not in others}
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """Return settings as one line; ``defaults`` for none."""
+    return ", ".join(f"{name}: {value}" for name, value in values.items()) or "defaults"
