@@ -50,7 +50,7 @@ def main(file: str) -> int:
 
         try:
             limit = specification.get("memory_limit")
-            # CUDA reserves more address space than any sensible limit. Not is_available(), after which gpu_id would have no effect.
+            # CUDA reserves more address space than any sensible limit. After is_available() gpu_id would have no effect.
             without_limit = limit and torch.cuda.device_count() and job["settings"].get("use_gpu", True)
             unlimited = limit and not without_limit and not limit_memory(limit)
             run = measure(job, _reporter(specification, scores) if job.get("trial") else None)
