@@ -8,7 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from recbole_vae.cli.options import Options, Parser
-from recbole_vae.errors import ConfigError
+from recbole_vae.errors import ConfigError, RecBoleVAEError
+from recbole_vae.options import command_line
 
 SUMMARY = "Run a script, such as RecBole's run_recbole.py or run_hyper.py, with our models."
 
@@ -17,8 +18,8 @@ def parser() -> Parser:
     """Declare the options; what follows the script is the script's own."""
     parser = Parser("exec", SUMMARY, "[--imports=MODULE] SCRIPT.py [ARGUMENT ...]")
     parser.shared("imports", several=False)
-    parser.add_argument("script", metavar="SCRIPT.py", help="the script")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="the script's own arguments")
+    parser.add_argument("script", metavar="SCRIPT.py", help="the script to run")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="arguments of the script")
     return parser
 
 
@@ -36,12 +37,15 @@ def command(options: Options) -> int:
     sys.argv = [options.script, *options.arguments]  # main() puts the former back
     sys.path[0] = str(path.resolve().parent)
     try:
-        exec(compile(source, options.script, "exec", dont_inherit=True), script.__dict__)
+        with command_line.ours():
+            exec(compile(source, options.script, "exec", dont_inherit=True), script.__dict__)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
         print(end.code, file=sys.stderr)
         return 1
+    except RecBoleVAEError:  # a mistake of the user, which is said in one line
+        raise
     except BaseException as error:
         # Python's own report, without the frame of this function.
         here = error.__traceback__

@@ -106,6 +106,8 @@ assert not {heavy} & set(sys.modules)
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recomend", "--help"]) == 2
     assert capsys.readouterr().err.startswith("error: 'recomend' is no command; did you mean recommend? There are run,")
+    assert main(["rum", "--epochs=1"]) == 2
+    assert capsys.readouterr().err.startswith("error: 'rum' is no command; did you mean run? ")
 
 
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
