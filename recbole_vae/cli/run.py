@@ -88,7 +88,8 @@ def recbole_options(options: Options) -> dict[str, str]:
 def _run(options: Options, given: dict[str, str]) -> None:
     started = time.time()
     model, dataset, trained = options.model, options.dataset, 0
-    config_files = (options.config_files or "").split()
+    files = options.config_files or ""
+    config_files = [files] if Path(files).is_file() else files.split()
     if options.resume:
         from recbole_vae.storage import checkpoint
 
@@ -115,7 +116,8 @@ def _run(options: Options, given: dict[str, str]) -> None:
         "group_offset": options.group_offset,
     }
     result = run(model, dataset, config_file_list=config_files, **distributed)
-    summarise(config, result or {}, time.time() - started, given, trained)
+    imports = {"imports": ",".join(options.imports)} if options.imports else {}
+    summarise(config, result or {}, time.time() - started, {**given, **imports}, trained)
 
 
 def _free_port() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recbole_vae.cli.main import main
+from recbole_vae.errors import ConfigError
 from tests.conftest import random_rows, write_inter
 
 FAST = [
@@ -178,3 +179,32 @@ def test_a_module_that_cannot_be_imported_is_one_line(capsys: pytest.CaptureFixt
     for words in (["run"], ["latent", "--checkpoint=c"], ["bench"], ["compare", "--out=o"]):
         assert main([*words, "--imports=raises"]) == 2
         assert capsys.readouterr().err == "error: imports (command line): cannot import raises (not today).\n"
+    for name in ("../raises", "raises.py/", "a-b", ".raises"):
+        assert main(["latent", "--checkpoint=c", f"--imports={name}"]) == 2
+        message = f"error: imports (command line): '{name}' is not the name of a module; for a file my_models.py write"
+        assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_misspelt_model_in_a_script_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    from recbole.config import Config
+
+    write_inter(random_rows())
+    for name, meant in (("MultVEA", "MultVAE"), ("multvae", "MultVAE"), ("bpr", "BPR"), ("LightGCM", "LightGCN")):
+        Path("script.py").write_text(f"from recbole.config import Config\nConfig('{name}', 'tiny')\n")
+        assert main(["exec", "script.py"]) == 2
+        error = capfd.readouterr().err.splitlines()
+        assert len(error) == 1
+        assert error[0].startswith(f"error: model: there is no model '{name}'; did you mean {meant}? Of recbole_vae: ")
+        with pytest.raises(ConfigError, match=f"^model: there is no model '{name}'; did you mean {meant}"):
+            Config(dataset="tiny", config_dict={"model": name})
+
+
+def test_arguments_of_a_script_must_be_options(capfd: pytest.CaptureFixture[str]) -> None:
+    """As for ``run``: under exec they are typed for the model. Python itself leaves them alone."""
+    write_inter(random_rows())
+    Path("script.py").write_text(
+        "from recbole.config import Config\nConfig('MultVAE', 'tiny', config_dict={'data_path': 'data'})\n"
+    )
+    assert main(["exec", "script.py", "--dropuot_prob=0.1"]) == 2
+    assert "dropuot_prob (command line): neither MultVAE nor RecBole has" in capfd.readouterr().err
+    assert main(["exec", "script.py", "--output_file=x", "--run_times=3"]) == 0

@@ -105,7 +105,11 @@ def test_what_recbole_reads_is_passed_on() -> None:
         (bench, ["--models=,"], "models: ',' (command line) is not allowed; it must be a list such as A,B."),
         (bench, ["--models=[]"], "models: '[]' (command line) is not allowed; it must be a list such as A,B."),
         (bench, ["--items=[]"], "items: '[]' (command line) is not allowed; it must be an integer >= 2."),
-        (run, ["--port=999999"], "port: '999999' (command line) is not allowed; it must be an integer >= 1 and <= 65535."),
+        (
+            run,
+            ["--port=999999"],
+            "port: '999999' (command line) is not allowed; it must be an integer >= 1 and <= 65535.",
+        ),
     ],
 )
 def test_mistakes_are_named(module: Any, words: list[str], message: str) -> None:
@@ -124,7 +128,8 @@ REFUSED = [
     "generate --checkpoint=c --out=o --users=0", "generate --checkpoint=c --out=o --source=x", "generate --checkpoint=c",
     "compare --out=o --jobs=0", "compare --out=o --alpha=5", "compare --out=o --seeds=0", "compare --jobs=2",
     "compare --out=o --time_limit=0", "compare --out=o --topk 5 x", "bench --repeats=0", "bench --preset=x",
-    "bench --items 5 x", "run --nproc=0", "run --port=x", "run --port=999999", "run --model=MultVEA", "rum --epochs=1", "latent --checkpoint=c --imports=../x", "prepare ml-1m", "exec gone.py",
+    "bench --items 5 x", "run --nproc=0", "run --port=x", "run --port=999999", "run --model=MultVEA",
+    "rum --epochs=1", "latent --checkpoint=c --imports=../x", "prepare ml-1m", "exec gone.py",
 ]  # fmt: skip
 
 
