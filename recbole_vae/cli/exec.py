@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
+from multiprocessing import spawn
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from recbole_vae.cli.options import Options, Parser
 from recbole_vae.errors import ConfigError, RecBoleVAEError
@@ -37,7 +41,7 @@ def command(options: Options) -> int:
     sys.argv = [options.script, *options.arguments]  # main() puts the former back
     sys.path[0] = str(path.resolve().parent)
     try:
-        with command_line.ours():
+        with command_line.ours(), _children_know_our_models():
             exec(compile(source, options.script, "exec", dont_inherit=True), script.__dict__)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
@@ -55,3 +59,21 @@ def command(options: Options) -> int:
     finally:
         sys.modules["__main__"], sys.path[:] = before, import_path
     return 0
+
+
+@contextlib.contextmanager
+def _children_know_our_models() -> Iterator[None]:
+    """Have the processes that the script spawns import recbole_vae, too, before they import the script and so RecBole."""
+    original = spawn.get_command_line
+
+    def get_command_line(**arguments: Any) -> list[str]:
+        words = original(**arguments)
+        if "-c" in words:
+            words[words.index("-c") + 1] = f"import recbole_vae; {words[words.index('-c') + 1]}"
+        return words
+
+    spawn.get_command_line = get_command_line
+    try:
+        yield
+    finally:
+        spawn.get_command_line = original

@@ -19,7 +19,7 @@ from recbole_vae.options.recbole import RUN_OPTIONS, options_in
 from recbole_vae.plugin.import_hooks import replace
 
 _OF_PROCESSES = ("local_rank", "world_size", "ip", "port", "nproc", "offset")
-"""Options by which RecBole's ``run`` tells its child processes of each other."""
+"""Options by which RecBole's ``run`` tells its child processes of each other; the call comes above the command line."""
 
 
 def hook(configurator: ModuleType) -> None:
@@ -30,19 +30,18 @@ def hook(configurator: ModuleType) -> None:
 
 def _load_cmd_line(original: Any) -> Any:
     def load_cmd_line(self: Any) -> dict[str, Any]:
+        self.left_alone = set()
+        if command_line.is_ours():
+            return original(self)
         argv = sys.argv
-        if not command_line.is_ours():
-            sys.argv = [*argv[:1], *_without_repeated(argv[1:])]
+        sys.argv = [*argv[:1], *_without_repeated(argv[1:])]
         try:
-            found: dict[str, Any] = original(self)
+            found = original(self)
         finally:
             sys.argv = argv
-        # PyCharm's console has a --port, which is not the one that the processes of this run agreed on.
-        return {
-            name: value
-            for name, value in found.items()
-            if not (name in _OF_PROCESSES and name in self.variable_config_dict)
-        }
+        # PyCharm's console has a --port of its own.
+        self.left_alone = set(_OF_PROCESSES) & set(found) & set(self.variable_config_dict)
+        return {name: value for name, value in found.items() if name not in self.left_alone}
 
     return load_cmd_line
 
@@ -78,20 +77,18 @@ def arguments_of_the_program(config: Any, known: Collection[str]) -> set[str]:
         config: RecBole's Config.
         known: the names of all options that the model, the data set and RecBole have.
     """
-    config.left_alone = set() if command_line.is_ours() else set(config.cmd_config_dict) - set(known)
-    config.hints = {name: meant for name in config.left_alone if (meant := near(name, known))}
-    left: set[str] = config.left_alone
+    left = set() if command_line.is_ours() else set(config.cmd_config_dict) - set(known)
+    config.left_alone |= left
+    config.hints = {name: meant for name in left if (meant := near(name, known))}
     return left
 
 
 def report(config: Any) -> str:
     """Return a line for the log: which arguments of the program count as options, and which do not; empty without any."""
-    if command_line.is_ours() or not config.cmd_config_dict:
-        return ""
-    left = sorted(getattr(config, "left_alone", ()))
+    hints, left = getattr(config, "hints", {}), sorted(getattr(config, "left_alone", ()))
     read = [f"{name}={value}" for name, value in config.cmd_config_dict.items() if name not in left]
-    parts = [f"options are {', '.join(read)}"] * bool(read)
-    if left:
-        hinted = [f"{name} (did you mean {config.hints[name]}?)" if name in config.hints else name for name in left]
-        parts.append(f"no options, and ignored, are {', '.join(hinted)}")
-    return f"Arguments of {Path(sys.argv[0]).name}: {'; '.join(parts)}."
+    if command_line.is_ours() or not (read or left):
+        return ""
+    ignored = [f"{name} (did you mean {hints[name]}?)" if name in hints else name for name in left]
+    parts = [f"read as options: {', '.join(read) or 'none'}", f"ignored: {', '.join(ignored) or 'none'}"]
+    return f"Arguments of {Path(sys.argv[0]).name} {'; '.join(parts)}."

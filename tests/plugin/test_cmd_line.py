@@ -78,8 +78,8 @@ def test_known_arguments_count_and_the_log_says_which() -> None:
     assert ndcg(done.stdout) == ndcg(start(["test_script.py"], epochs=1, latent_dimension=4).stdout)
     (line,) = (line for line in done.stderr.splitlines() if "Arguments of" in line)
     assert line.endswith(
-        "Arguments of test_script.py: options are epochs=1, latent_dimension=4; no options, and ignored, are dropuot_prob "
-        "(did you mean dropout_prob?), output (did you mean output_file?)."
+        "Arguments of test_script.py read as options: epochs=1, latent_dimension=4; ignored: dropuot_prob (did you mean "
+        "dropout_prob?), output (did you mean output_file?)."
     )
 
 

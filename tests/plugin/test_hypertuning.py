@@ -14,7 +14,7 @@ from tests.conftest import random_rows, write_inter
 
 pytest.importorskip("hyperopt")
 
-CHOICES = {"learning_rate": [0.0001, 0.01, 0.03], "train_batch_size": [16, 64]}
+CHOICES: dict[str, list[Any]] = {"learning_rate": [0.0001, 0.01, 0.03], "train_batch_size": [16, 64]}
 
 
 @pytest.fixture
