@@ -20,7 +20,11 @@ SUMMARY = "Run a script, such as RecBole's run_recbole.py or run_hyper.py, with 
 
 def parser() -> Parser:
     """Declare the options; what follows the script is the script's own."""
-    parser = Parser("exec", SUMMARY, "[--imports=MODULE] SCRIPT.py [ARGUMENT ...]")
+    parser = Parser(
+        "exec", SUMMARY, "[--imports=MODULE] SCRIPT.py [ARGUMENT ...]",
+        epilog="RecBole takes each --NAME=VALUE of the script for an option, and here NAME must be one. Write other arguments "
+        "as --NAME VALUE, or import recbole_vae in the script and run it by python.",
+    )  # fmt: skip
     parser.shared("imports", several=False)
     parser.add_argument("script", metavar="SCRIPT.py", help="the script to run")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="arguments of the script")

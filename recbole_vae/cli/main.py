@@ -64,7 +64,7 @@ def _main(words: list[str]) -> int:
     if name not in known:
         meant = near(name, known, 0.6)  # short names: rum is run
         raise ConfigError(
-            f"'{name}' is no command{f'; did you mean {meant}?' if meant else '.'} There are {', '.join(known)}. "
+            f"'{name}' is not a command{f'; did you mean {meant}?' if meant else '.'} The commands are {', '.join(known)}. "
             "See recbole-vae --help."
         )
     if not {"-h", "--help"} & set(rest):

@@ -15,14 +15,14 @@ from recbole_vae.options.limits import LARGEST
 from recbole_vae.options.names import near
 
 Options = argparse.Namespace
-"""The options of a command. ``given`` has the words of those that were given, by name; ``free`` those of RecBole."""
+"""The options of a command. ``given`` maps each option on the command line to its words, ``free`` those of RecBole to values."""
 
 Kind = Callable[[list[str]], Any]
 """Makes the value of an option from its words, or raises a :class:`NotAllowedError`."""
 
 
 class NotAllowedError(Exception):
-    """A word is no value of the option: the word, and what is allowed."""
+    """A word is not a value of the option. The arguments are the word and what is allowed."""
 
 
 def text(words: list[str]) -> str:
@@ -248,7 +248,7 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, word: str) -> NoReturn:
         name = word.lstrip("-").partition("=")[0]
         if not word.startswith("--") or not name:
-            raise ConfigError(f"'{word}' (command line) is no option; write --option=value.")
+            raise ConfigError(f"'{word}' (command line) is not an option; write --option=value.")
         known = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
         meant = near(name, known)
         raise ConfigError(

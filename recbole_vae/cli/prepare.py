@@ -1,4 +1,4 @@
-"""``recbole-vae prepare``: make a published data set, or a table of one's own, ready for RecBole."""
+"""``recbole-vae prepare``: make a published data set, or your own table, ready for RecBole."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def command(options: Options) -> None:
     report_unknown(model.unknown_candidates, "the candidates")
     if model.without_known:
         print(
-            f"Users without an item of the training data: {model.without_known:,}; they got the most popular ones.",
+            f"Users with no item in the training data: {model.without_known:,}; they got the most popular items.",
             file=sys.stderr,
         )
     if model.without_rest:

@@ -49,7 +49,7 @@ def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict
             for name, value in options.items()
             if name == "imports" or (config["resume"] and name not in _CHANGED)
         }
-        print("  # train on")
+        print("  # continue training")
         print(
             f"  {run} --resume={shlex.quote(str(newest))} --epochs={2 * epochs} "
             f"--stopping_step={2 * max(1, int(config['stopping_step']))}{_words(kept)}"

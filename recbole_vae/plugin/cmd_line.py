@@ -29,7 +29,7 @@ def hook(configurator: ModuleType) -> None:
 
 
 def _load_cmd_line(original: Any) -> Any:
-    def load_cmd_line(self: Any) -> dict[str, Any]:
+    def load_cmd_line(self: Any) -> Any:
         self.left_alone = set()
         if command_line.is_ours():
             return original(self)

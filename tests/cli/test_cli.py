@@ -150,9 +150,11 @@ assert not {heavy} & set(sys.modules)
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recomend", "--help"]) == 2
-    assert capsys.readouterr().err.startswith("error: 'recomend' is no command; did you mean recommend? There are run,")
+    assert capsys.readouterr().err.startswith(
+        "error: 'recomend' is not a command; did you mean recommend? The commands are run,"
+    )
     assert main(["rum", "--epochs=1"]) == 2
-    assert capsys.readouterr().err.startswith("error: 'rum' is no command; did you mean run? ")
+    assert capsys.readouterr().err.startswith("error: 'rum' is not a command; did you mean run? ")
 
 
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
@@ -201,7 +203,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "no checkpoint": (["--resume=gone.pth"], 1, "gone.pth: there is no such checkpoint."),
     "bad checkpoint": (["--resume=bad.pth"], 1, "bad.pth: truncated or not a checkpoint"),
     "resume of RecBole's": (["--model=BPR", "--resume=ours.pth"], 2, "resume: BPR is trained by RecBole"),
-    "stray": (["epochs=3"], 2, "'epochs=3' (command line) is no option; write --option=value."),
+    "stray": (["epochs=3"], 2, "'epochs=3' (command line) is not an option; write --option=value."),
     "no value": (["--epochs"], 2, "--epochs (command line) has no value; write --epochs=value."),
     "twice": (["--epochs=1", "--epochs=2"], 2, "--epochs (command line) is given twice: 1 and 2."),
     "empty value": (["--model="], 2, "--model (command line) has no value; write --model=value."),

@@ -90,7 +90,7 @@ def test_what_recbole_reads_is_passed_on() -> None:
         (run, ["--a=1", "--a=2"], "--a (command line) is given twice: 1 and 2."),
         (bench, ["--models", "A", "--models", "B"], "--models (command line) is given twice: A and B."),
         (bench, ["--models", "--users=3"], "--models (command line) has no value; write --models=value."),
-        (run, ["--model", "MultVAE", "EASE"], "'EASE' (command line) is no option; write --option=value."),
+        (run, ["--model", "MultVAE", "EASE"], "'EASE' (command line) is not an option; write --option=value."),
         (recommend, ["--checkpoint=c", "-k"], "--k (command line) has no value"),
         (
             recommend,

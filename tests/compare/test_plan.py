@@ -197,6 +197,11 @@ def test_values_are_those_that_the_models_of_the_plan_may_have() -> None:
     assert read("rows: [EASE]\nsettings: {dropout_prob: 1}\n").settings["dropout_prob"] == 1
 
 
+def test_a_name_may_have_a_comma(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--out=o", '--dataset="a,b"', "--models=EASE"]) == 2
+    assert f"there is no file {Path('dataset/a,b/a,b.inter')}" in capsys.readouterr().err
+
+
 def test_out_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     assert main(["compare", "--out=file/o"]) == 2
