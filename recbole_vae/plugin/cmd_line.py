@@ -85,9 +85,12 @@ def arguments_of_the_program(config: Any, known: Collection[str]) -> set[str]:
 
 def report(config: Any) -> str:
     """Return a line for the log: which arguments of the program count as options, and which do not; empty without any."""
-    hints, left = getattr(config, "hints", {}), sorted(getattr(config, "left_alone", ()))
+    overruled = {
+        name for name in ("model", "dataset") if config.cmd_config_dict.get(name, config[name]) != config[name]
+    }
+    hints, left = getattr(config, "hints", {}), sorted(overruled | getattr(config, "left_alone", set()))
     read = [f"{name}={value}" for name, value in config.cmd_config_dict.items() if name not in left]
-    if command_line.is_ours() or not (read or left):
+    if command_line.is_ours() or config["loaded_from"] or not (read or left):
         return ""
     ignored = [f"{name} (did you mean {hints[name]}?)" if name in hints else name for name in left]
     parts = [f"read as options: {', '.join(read) or 'none'}", f"ignored: {', '.join(ignored) or 'none'}"]

@@ -73,13 +73,13 @@ def test_a_hosts_own_arguments_are_no_error_and_change_nothing(host: str, alone:
 
 
 def test_known_arguments_count_and_the_log_says_which() -> None:
-    done = start(["test_script.py", "--epochs=1", "--latent_dimension=4", "--dropuot_prob=0.9", "--output=os.csv"])
+    done = start(["test_script.py", "--epochs=1", "--latent_dimension=4", "--dropuot_prob=0.9", "--model=resnet"])
     assert done.returncode == 0, done.stderr
     assert ndcg(done.stdout) == ndcg(start(["test_script.py"], epochs=1, latent_dimension=4).stdout)
     (line,) = (line for line in done.stderr.splitlines() if "Arguments of" in line)
     assert line.endswith(
         "Arguments of test_script.py read as options: epochs=1, latent_dimension=4; ignored: dropuot_prob (did you mean "
-        "dropout_prob?), output (did you mean output_file?)."
+        "dropout_prob?), model."
     )
 
 
