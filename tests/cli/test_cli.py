@@ -219,7 +219,11 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     ),
     "folder": (["--resume=data"], 1, "data: a folder, not a checkpoint."),
     "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),
-    "port": (["--nproc=2", "--port=0"], 2, "port: '0' (command line) is not allowed; it must be an integer >= 1."),
+    "port": (
+        ["--nproc=2", "--port=0"],
+        2,
+        "port: '0' (command line) is not allowed; it must be an integer >= 1 and <= 65535.",
+    ),
     "all filtered": (
         [*FAST, "--user_inter_num_interval=[99,inf)"],
         1,

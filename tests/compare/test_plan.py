@@ -107,7 +107,7 @@ def test_defaults() -> None:
         ({"valid_metric": "MRR@10"}, "the primary metric"),
         ({"imports": "no_such_module"}, "cannot import no_such_module"),
         ({"jobs": "True"}, "jobs: 'True' (command line) is not allowed; it must be an integer >= 1"),
-        ({"topk": "[]"}, "topk: '' (command line) is not allowed; it must be an integer >= 1"),
+        ({"topk": "[]"}, "topk: '[]' (command line) is not allowed; it must be an integer >= 1"),
         ({"time_limit": "0"}, "time_limit: '0' (command line) is not allowed; it must be a number > 0"),
         ({"clip_grad_norm": "{max_nrm: 1}"}, "(command line) is not allowed; it must have max_norm"),
         ({"config": "none.yaml", "out": "o"}, "cannot read"),
