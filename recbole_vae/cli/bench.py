@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from recbole_vae.bench.shapes import SHAPES, shapes_of
-from recbole_vae.cli.options import Options, Parser, check_model, many, unique_names, whole
+from recbole_vae.cli.options import Options, Parser, many, unique_names, whole
 from recbole_vae.cli.outputs import check_outputs
-from recbole_vae.model.registry import is_history_model, model_class, model_names
+from recbole_vae.model.registry import check_model_name, is_history_model, model_class, model_names
 from recbole_vae.storage.files import opened
 
 SUMMARY = "Measure speed and memory of models beside RecBole's MultiVAE, on generated data."
@@ -18,42 +18,60 @@ def parser() -> Parser:
     """Declare the options."""
     parser = Parser("bench", SUMMARY, "[--preset=ml-1m] [--models=A,B] [--OPTION=VALUE ...]")
     parser.option("--preset", metavar="NAME", help=f"shape of the data: {', '.join(SHAPES)} (default: ml-1m)")
-    parser.option("--users", kind=whole(2), metavar="N", help="a shape of your own, with --items and --interactions")
-    parser.option("--items", kind=many(whole(2)), several=True, metavar="N", help="one number of items, or several")
-    parser.option("--interactions", kind=whole(2), metavar="N", help="from 5 times the users to a quarter of all pairs")
+    parser.option(
+        "--users",
+        kind=whole(2),
+        metavar="N",
+        help="number of users, instead of a preset; needs --items and --interactions",
+    )
+    parser.option(
+        "--items", kind=many(whole(2)), several=True, metavar="N", help="number of items; several numbers make a series"
+    )
+    parser.option(
+        "--interactions",
+        kind=whole(2),
+        metavar="N",
+        help="number of interactions, from 5 times the users to a quarter of all user-item pairs",
+    )
     parser.option(
         "--models", kind=unique_names, several=True, metavar="NAME", default=["MultVAE", "MultDAE"],
-        help="models to measure, RecBole's too",
+        help="models to measure, including RecBole's own",
     )  # fmt: skip
     parser.option(
         "--repeats", kind=whole(), default=3, metavar="N", help="measurements of each model; the models take turns"
     )
-    parser.option("--seconds", kind=whole(), default=5, metavar="N", help="least length of each measurement")
+    parser.option(
+        "--seconds", kind=whole(), default=5, metavar="N", help="minimum length of each measurement, in seconds"
+    )
     parser.option(
         "--train_batch_size", kind=many(whole(0)), several=True, default=[500], metavar="N",
-        help="users in a training step, for all models",
+        help="users per training step, for all models",
     )  # fmt: skip
     parser.option(
         "--mlp_hidden_size", kind=many(whole(0), or_none=True), several=True, default=[600], metavar="N",
-        help="hidden layers of all autoencoders; []: none",
+        help="sizes of the hidden layers of every autoencoder; [] for none",
     )  # fmt: skip
-    parser.option("--latent_dimension", kind=whole(), default=200, metavar="N", help="of all autoencoders")
+    parser.option(
+        "--latent_dimension", kind=whole(), default=200, metavar="N", help="latent dimension of every autoencoder"
+    )
     parser.option(
         "--n_negatives",
         kind=whole(0),
         default=0,
         metavar="N",
-        help="above 0: measure our models with a sampled softmax, too",
+        help="above 0: also measure recbole_vae's models with a softmax sampled from N items",
     )
     parser.option(
         "--memory_limit",
         kind=whole(),
         metavar="GB",
-        help="of each process on a CPU, not on Windows (default: what is free now)",
+        help="memory limit of each process on a CPU; not on Windows (default: the memory free now)",
     )
-    parser.option("--threads", kind=whole(), metavar="N", help="of torch in each process (default: torch's own)")
+    parser.option(
+        "--threads", kind=whole(), metavar="N", help="torch threads in each process (default: torch's own choice)"
+    )
     parser.shared("json")
-    parser.option("--plot", metavar="FILE", help="draw time and memory of a training step over the numbers of --items")
+    parser.option("--plot", metavar="FILE", help="draw time and memory of a training step against the number of items")
     parser.shared("imports")
     return parser
 
@@ -67,7 +85,7 @@ def command(options: Options) -> None:
         if (value := getattr(options, name)) is not None
     })  # fmt: skip
     for model in options.models:
-        check_model(model)
+        check_model_name(model)
     files = check_outputs(options, "json", "plot")
     picture, only_json = files.get("plot"), options.json == "-"
     from recbole_vae.bench import report

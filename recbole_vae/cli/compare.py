@@ -32,47 +32,68 @@ def parser() -> Parser:
         "compare", SUMMARY, "--out=DIR [--models=A,B] [--config=PLAN.yaml] [--OPTION=VALUE ...]",
         free=True,
         epilog="Needs pip install 'recbole_vae[compare]'. "
-        "Each run has a process of its own. After a stop, the same command goes on; rows, seeds and data sets may be "
-        "added. Any other --OPTION=VALUE is an option of RecBole, for all rows; without them, --epochs=300 and "
-        "--stopping_step=50.",
+        "Each run has a process of its own. An interrupted comparison continues with the same command; rows, seeds and "
+        "data sets may be added. Any other --OPTION=VALUE is an option of RecBole for all rows (defaults: --epochs=300 "
+        "--stopping_step=50).",
     )  # fmt: skip
-    parser.option("--out", metavar="DIR", missing="the folder of the results", help="folder of the results")
+    parser.option("--out", metavar="DIR", missing="the folder for the results", help="folder for the results")
     parser.option(
         "--config", metavar="PLAN.yaml",
-        help="a plan: rows with labels and settings, data sets, protocols, search spaces, and all options below",
+        help="a plan: rows with labels and settings, data sets, protocols, search spaces, and any option below",
     )  # fmt: skip
     parser.option(
         "--models",
         kind=names,
         several=True,
         metavar="NAME",
-        help="any models, RecBole's too (default: MultVAE,MultDAE)",
+        help="models to compare, including RecBole's own (default: MultVAE,MultDAE)",
     )
     parser.option("--dataset", kind=names, several=True, metavar="NAME", help="data sets (default: ml-100k)")
     parser.option(
         "--seeds", kind=seeds, several=True, metavar="N",
-        help="a number of seeds of model and split, from 2020 up, or a list [1,2,3] (default: 1)",
+        help="number of seeds, counted from 2020, or a list [1,2,3]; each seeds the model and the split (default: 1)",
     )  # fmt: skip
-    parser.option("--split_seed", kind=whole(0), metavar="N", help="seed of the split, if it is to be one for all")
     parser.option(
-        "--metrics", kind=names, several=True, metavar="NAME", help="metrics of the table (default: Recall,NDCG)"
+        "--split_seed",
+        kind=whole(0),
+        metavar="N",
+        help="use this seed for every split (default: the split is seeded like the model)",
     )
-    parser.option("--topk", kind=many(whole()), several=True, metavar="N", help="lengths of the lists (default: 10)")
+    parser.option(
+        "--metrics", kind=names, several=True, metavar="NAME", help="metrics in the table (default: Recall,NDCG)"
+    )
+    parser.option(
+        "--topk", kind=many(whole()), several=True, metavar="N", help="cutoffs k of the metrics (default: 10)"
+    )
     parser.option(
         "--primary",
         metavar="NDCG@10",
-        help="metric that chooses epochs and ranks the rows (default: NDCG at the first of --topk)",
+        help="metric that chooses the best epoch and ranks the rows (default: NDCG at the first --topk)",
     )
-    parser.option("--max_k", kind=whole(), metavar="N", help="the curves over k end here (default: 50)")
-    parser.option("--reference", metavar="LABEL", help="the row that all others are tested against")
+    parser.option("--max_k", kind=whole(), metavar="N", help="largest k of the curves over k (default: 50)")
+    parser.option("--reference", metavar="LABEL", help="label of the row that all others are tested against")
     parser.option(
         "--alpha", kind=number_between(0, 1), metavar="X", help="significance level of the tests (default: 0.05)"
     )
-    parser.option("--tune", kind=whole(0), metavar="N", help="trials for each row, judged on the validation part")
-    parser.option("--jobs", kind=whole(), metavar="N", help="runs at a time (default: 1)")
-    parser.option("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler, whose workers do the runs")
-    parser.option("--time_limit", kind=number_between(0), metavar="SECONDS", help="of each run; only that run fails")
-    parser.option("--memory_limit", kind=number_between(0), metavar="GB", help="of each run; only that run fails")
+    parser.option(
+        "--tune", kind=whole(0), metavar="N", help="tune each row with N trials, judged on the validation part"
+    )
+    parser.option("--jobs", kind=whole(), metavar="N", help="number of runs at a time (default: 1)")
+    parser.option(
+        "--scheduler", metavar="ADDRESS", help="do the runs on the workers of the Dask scheduler at this address"
+    )
+    parser.option(
+        "--time_limit",
+        kind=number_between(0),
+        metavar="SECONDS",
+        help="time limit of each run; a run that exceeds it fails",
+    )
+    parser.option(
+        "--memory_limit",
+        kind=number_between(0),
+        metavar="GB",
+        help="memory limit of each run; a run that exceeds it fails",
+    )
     parser.shared("imports")
     return parser
 
@@ -101,11 +122,10 @@ def command(options: Options) -> int:
             outputs.write(interrupted.comparison, out)
         raise
     print(outputs.write(comparison, out))
+    print(f"{out / 'report.html'}: the report, to open in a browser", file=sys.stderr)
     return int(any(run.status not in (results.DONE, results.REFUSED) for run in comparison.runs))
 
 
 def _text(value: object, words: list[str]) -> str:
-    """Return the text from which a plan reads a value."""
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return value if isinstance(value, str) else words[0]
+    """Return the text from which a plan reads a value; a name may have a comma."""
+    return str(value) if isinstance(value, list | str) else words[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from recbole_vae.cli.histories import histories, item_texts, report_unknown
 from recbole_vae.cli.options import Options, Parser, one_of, true_or_false
-from recbole_vae.cli.outputs import check_outputs
+from recbole_vae.cli.outputs import check_outputs, say_written
 from recbole_vae.errors import ConfigError
 
 SUMMARY = "Say which items of a history each recommendation rests on."
@@ -16,19 +16,21 @@ def parser() -> Parser:
     """Declare the options."""
     parser = Parser("explain", SUMMARY, "--checkpoint=FILE (--user=ID | --users=A,B | --histories=FILE) [...]")
     parser.shared("checkpoint")
-    parser.option("--user", metavar="ID", help="a user of the training data, whose id is taken as it is")
+    parser.option(
+        "--user", metavar="ID", help="a user of the training data; the id is taken literally, commas included"
+    )
     parser.shared("users", "histories")
-    parser.shared("k", help="recommendations for each user")
+    parser.shared("k", help="recommendations to explain for each user")
     parser.option(
         "--method", kind=one_of("exact", "gradient"), default="exact", metavar="NAME",
-        help="exact: each item is left out in turn; gradient: an approximation that takes less time",
+        help="exact: leave out each item in turn; gradient: a faster approximation",
     )  # fmt: skip
     parser.option(
         "--counterfactual", kind=true_or_false, default=True, metavar="False",
-        help="look for the items without which an item would not be recommended",
+        help="False: do not look for the items without which a recommendation would not be made",
     )  # fmt: skip
     parser.shared("popularity_correction", "items")
-    parser.shared("json", help="write a line of JSON for each user; - is standard output, in place of the text")
+    parser.shared("json", help="write one line of JSON per user; - prints it instead of the text")
     parser.shared("html", "imports")
     return parser
 
@@ -37,7 +39,7 @@ def command(options: Options) -> None:
     """Explain the recommendations of one user after the other."""
     if sum(each is not None for each in (options.user, options.users, options.histories)) != 1:
         raise ConfigError("explain needs one of --user=ID, --users=A,B and --histories=FILE (command line).")
-    check_outputs(options, "json", "html")
+    files = check_outputs(options, "json", "html")
     from tqdm import tqdm
 
     from recbole_vae.analysis import explain, explain_report
@@ -56,4 +58,5 @@ def command(options: Options) -> None:
         for user, history in bar
     )
     explain_report.write(found, options.json, options.html)
+    say_written(files)
     report_unknown(model.unknown)

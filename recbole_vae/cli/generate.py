@@ -14,7 +14,7 @@ from recbole_vae.cli.outputs import check_outputs, put
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.storage.files import written_whole
 
-SUMMARY = "Draw synthetic users, as a data set for RecBole, and say how true they are."
+SUMMARY = "Draw synthetic users, as a data set for RecBole, and measure how realistic they are."
 
 
 def parser() -> Parser:
@@ -23,31 +23,31 @@ def parser() -> Parser:
     parser.shared("checkpoint")
     parser.option(
         "--out", metavar="DIR", missing="the folder of the new data set",
-        help="folder of the new data set, which gets its name; it must not exist",
+        help="folder to create for the new data set, which is named after it",
     )  # fmt: skip
     parser.option(
         "--users", kind=whole(), metavar="N",
-        help="how many (default: as many as there are training users, or one around each history)",
+        help="number of users to draw (default: as many as were trained on, or one per history)",
     )  # fmt: skip
     parser.option(
         "--source", kind=one_of("posterior", "prior"), default="posterior", metavar="NAME",
-        help="posterior: around training users; prior: from N(0, I)",
+        help="posterior: around real histories; prior: from N(0, I)",
     )  # fmt: skip
     parser.option(
         "--around",
         kind=unique_names,
         several=True,
         metavar="ID",
-        help="around these users of the training data, each once",
+        help="draw around these users of the training data; repeated ids count once",
     )
-    parser.shared("histories", help="around the users of this file; as for recommend")
+    parser.shared("histories", help="draw around the histories in this file, in the format that recommend reads")
     parser.shared("seed")
     parser.option(
         "--unseen", metavar="FILE",
-        help="histories of real users whom the model has not seen, to measure the synthetic ones against; or the split file "
-        "of a run with held-out users, for its test users. Users of the training data are left out",
+        help="real users to compare with: a file of histories, or the split file of a run with held-out users (its test "
+        "users). Users of the training data are left out",
     )  # fmt: skip
-    parser.shared("json", help="write the measurements as JSON; - is standard output, in place of the text")
+    parser.shared("json", help="write the measurements as JSON; - prints it instead of the text")
     parser.shared("imports")
     return parser
 

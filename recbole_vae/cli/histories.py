@@ -36,7 +36,7 @@ def histories(name: str, model: Any) -> Iterator[tuple[str, Iterable[str]]]:
         for pair in history_file.read_histories(file, called, model.USER_ID, model.ITEM_ID, model.options.value_field):
             yield pair
     if pair is None:
-        print(f"{called}: has no histories, only the line with the names of the columns.", file=sys.stderr)
+        print(f"{called}: contains no histories, only the header.", file=sys.stderr)
 
 
 def item_texts(recommender: Any, options: Options) -> Any:

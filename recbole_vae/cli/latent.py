@@ -25,18 +25,18 @@ def parser() -> Parser:
         kind=whole(),
         default=10,
         metavar="N",
-        help="how many, the strongest first (default: 10; text shows 5)",
+        help="number of latent variables to describe, strongest first (default: 10; the text shows 5)",
     )
-    parser.shared("k", help="items that each names (default: 10; text shows 5)")
+    parser.shared("k", help="items to list for each latent variable (default: 10; the text shows 5)")
     parser.option(
         "--user", metavar="ID",
-        help="a user of the training data: what would be recommended if a latent variable were another",
+        help="a user of the training data: also say how the recommendations change when a latent variable is moved",
     )  # fmt: skip
     parser.shared(
-        "items", help="names and genres of the items: an .item file of RecBole (default: the one beside the data)"
+        "items", help="names and genres of the items: a RecBole .item file (default: the one beside the data)"
     )
     parser.shared("json")
-    parser.shared("html", help="write a page with a map of items and users")
+    parser.shared("html", help="write a web page with a map of items and users")
     parser.shared("imports")
     return parser
 

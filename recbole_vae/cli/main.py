@@ -62,9 +62,9 @@ def _main(words: list[str]) -> int:
     name, *rest = words
     known = [each for group in COMMANDS.values() for each in group]
     if name not in known:
-        meant = near(name, known)
+        meant = near(name, known, 0.6)  # short names: rum is run
         raise ConfigError(
-            f"'{name}' is no command{f'; did you mean {meant}?' if meant else '.'} There are {', '.join(known)}. "
+            f"'{name}' is not a command{f'; did you mean {meant}?' if meant else '.'} The commands are {', '.join(known)}. "
             "See recbole-vae --help."
         )
     if not {"-h", "--help"} & set(rest):

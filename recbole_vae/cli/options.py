@@ -11,20 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.registry import model_names
 from recbole_vae.options.limits import LARGEST
 from recbole_vae.options.names import near
-from recbole_vae.options.recbole import recbole_model_names
 
 Options = argparse.Namespace
-"""The options of a command. ``given`` has the words of those that were given, by name; ``free`` those of RecBole."""
+"""The options of a command. ``given`` maps each option on the command line to its words, ``free`` those of RecBole to values."""
 
 Kind = Callable[[list[str]], Any]
 """Makes the value of an option from its words, or raises a :class:`NotAllowedError`."""
 
 
 class NotAllowedError(Exception):
-    """A word is no value of the option: the word, and what is allowed."""
+    """A word is not a value of the option. The arguments are the word and what is allowed."""
 
 
 def text(words: list[str]) -> str:
@@ -32,12 +30,13 @@ def text(words: list[str]) -> str:
     return words[0]
 
 
-def whole(least: int = 1) -> Kind:
-    """Return the kind of integers from ``least`` up."""
+def whole(least: int = 1, most: float = math.inf) -> Kind:
+    """Return the kind of integers from ``least`` to ``most``."""
+    allowed = f"an integer >= {least}{'' if most == math.inf else f' and <= {most:g}'}"
 
     def read(words: list[str]) -> int:
-        if not words[0].isdecimal() or int(words[0]) < least:
-            raise NotAllowedError(words[0], f"an integer >= {least}")
+        if not words[0].isdecimal() or not least <= int(words[0]) <= most:
+            raise NotAllowedError(words[0], allowed)
         return int(words[0])
 
     return read
@@ -86,13 +85,14 @@ def true_or_false(words: list[str]) -> bool:
 
 def names(words: list[str]) -> list[str]:
     """Read a list: ``A B``, ``A,B`` or ``[A, B]``. A name with a comma stands in quotation marks: ``"A,B"``."""
+    given = " ".join(words)
     if words[0].startswith("[") and words[-1].endswith("]"):
         words = [*words[:-1], words[-1][:-1]]
         words[0] = words[0][1:]
     cells = [cell.strip() for word in words for cell in next(csv.reader([word], skipinitialspace=True), [])]
     found = [re.sub(r"^'(.*)'$", r"\1", cell) for cell in cells if cell]
     if not found:
-        raise NotAllowedError("", "a list such as A,B")
+        raise NotAllowedError(given, "a list such as A,B")
     return found
 
 
@@ -106,7 +106,7 @@ def many(kind: Kind, or_none: bool = False) -> Kind:
 
     def read(words: list[str]) -> list[Any]:
         if "".join(words) == "[]":
-            return [] if or_none else [kind([""])]
+            return [] if or_none else [kind(["[]"])]
         return [kind([word]) for word in names(words)]
 
     return read
@@ -248,7 +248,7 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, word: str) -> NoReturn:
         name = word.lstrip("-").partition("=")[0]
         if not word.startswith("--") or not name:
-            raise ConfigError(f"'{word}' (command line) is no option; write --option=value.")
+            raise ConfigError(f"'{word}' (command line) is not an option; write --option=value.")
         known = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
         meant = near(name, known)
         raise ConfigError(
@@ -263,43 +263,32 @@ class Parser(argparse.ArgumentParser):
 
 SHARED: dict[str, dict[str, Any]] = {
     "checkpoint": {
-        "metavar": "FILE", "help": "a checkpoint that training wrote; RecBole's own models need their data set, too",
+        "metavar": "FILE", "help": "a checkpoint that training wrote; for RecBole's own models, the data set must be there, too",
         "missing": "a file that training wrote, such as saved/MultVAE-....pth",
     },
     "users": {
         "kind": unique_names, "several": True, "metavar": "ID",
-        "help": "users of the training data, each once; '\"A,B\"' is one user whose id has a comma",
+        "help": "ids of users in the training data; repeated ids count once. Quote an id with a comma: '\"A,B\"'",
     },
     "histories": {
         "metavar": "FILE",
-        "help": "other users' histories: CSV with the columns user_id,item_id, or an atomic file of RecBole; - reads "
-        "standard input. All lines of a user stand together",
+        "help": "histories of any users: CSV with the columns user_id,item_id, or a RecBole .inter file; - is standard "
+        "input. The lines of each user must be consecutive",
     },
     "k": {"kind": whole(1), "default": 10, "metavar": "N", "help": "length of each list"},
     "popularity_correction": {
         "kind": number(), "metavar": "X",
-        "help": "above 0 favours rare items, below 0 popular ones (default: as trained, 0 unless set)",
+        "help": "above 0 favours rare items, below 0 popular ones (default: the value in the checkpoint, usually 0)",
     },
     "items": {
         "metavar": "FILE",
-        "help": "names of the items: an .item file of RecBole (default: the one beside the data, if there is one)",
+        "help": "names of the items: a RecBole .item file (default: the one beside the data, if there is one)",
     },
-    "seed": {"kind": whole(0), "default": 0, "metavar": "N", "help": "seed of all that is drawn"},
-    "json": {"metavar": "FILE", "help": "write all results as JSON; - is standard output, in place of the text"},
-    "html": {"metavar": "FILE", "help": "write a page to look at"},
+    "seed": {"kind": whole(0), "default": 0, "metavar": "N", "help": "random seed"},
+    "json": {"metavar": "FILE", "help": "write all results as JSON; - prints it instead of the text"},
+    "html": {"metavar": "FILE", "help": "write a report as a web page"},
     "imports": {
         "kind": names, "several": True, "metavar": "MODULE", "default": [],
-        "help": "modules that register models of your own by recbole_vae.register; they may lie in the working directory",
+        "help": "modules that register your own models (recbole_vae.register); the working directory is searched, too",
     },
 }  # fmt: skip
-
-
-def check_model(model: str) -> None:
-    """Raise a ConfigError if neither recbole_vae nor RecBole has a model of that name."""
-    known = [*model_names(), *recbole_model_names()]
-    if model not in known:
-        meant = near(model, known)
-        raise ConfigError(
-            f"model: there is no model '{model}'{f'; did you mean {meant}?' if meant else '.'} "
-            f"Of recbole_vae: {', '.join(model_names())}; or any of RecBole's."
-        )

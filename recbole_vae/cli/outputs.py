@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from recbole_vae.storage.files import opened
 
 # Options that name files to read, which must not be overwritten.
 _INPUTS = ("checkpoint", "histories", "candidates", "items", "unseen")
+
+
+_WRITTEN = {"html": "the report, to open in a browser", "json": "the results as JSON"}
 
 
 def check_outputs(options: Options, *names: str, stdout: str = "json") -> dict[str, Path | None]:
@@ -70,5 +74,13 @@ def put(files: dict[str, Path | None], text: str, **contents: Callable[[], str])
             gone = error
     if failed:
         raise DataError(" ".join(failed))
+    say_written(files)
     if gone:
         raise gone
+
+
+def say_written(files: dict[str, Path | None]) -> None:
+    """Say on standard error which files were written."""
+    for name, file in files.items():
+        if file is not None:
+            print(f"{file}: {_WRITTEN[name]}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``recbole-vae prepare``: make a published data set, or a table of one's own, ready for RecBole."""
+"""``recbole-vae prepare``: make a published data set, or your own table, ready for RecBole."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def parser() -> Parser:
     )
     parser.option("--rating", metavar="COLUMN", help="the column with the ratings")
     parser.option("--title", metavar="COLUMN", help="the column with the items' names, which go into an .item file")
-    parser.option("--min_rating", kind=number(), metavar="X", help="leave out lower ratings (default: none)")
-    parser.option("--min_user", kind=whole(), default=1, metavar="N", help="leave out users with fewer items")
-    parser.option("--min_item", kind=whole(), default=1, metavar="N", help="leave out items with fewer users")
+    parser.option("--min_rating", kind=number(), metavar="X", help="leave out ratings below X (default: none)")
+    parser.option("--min_user", kind=whole(), default=1, metavar="N", help="leave out users with fewer than N items")
+    parser.option("--min_item", kind=whole(), default=1, metavar="N", help="leave out items with fewer than N users")
     parser.option(
         "--keep", kind=one_of("first", "last", "count"), default="first", metavar="WHICH",
-        help="of lines with the same user and item keep the first or the last, by time where there is one; count keeps the "
-        "first, with their number in a column 'count'",
+        help="which line of a repeated user-item pair to keep, in order of time if there is one; count keeps the first and "
+        "adds a column 'count'",
     )  # fmt: skip
-    parser.option("--encoding", metavar="NAME", help="of CSV and TSV, such as cp1252 (default: utf-8)")
+    parser.option("--encoding", metavar="NAME", help="encoding of a CSV or TSV file, such as cp1252 (default: utf-8)")
     parser.option(
         "--out", metavar="FOLDER", default="dataset",
-        help="the data set's folder is made in this one, which is RecBole's data_path",
+        help="create the data set's folder in this one (RecBole's data_path)",
     )  # fmt: skip
     return parser
 

@@ -18,21 +18,25 @@ def parser() -> Parser:
     """Declare the options."""
     parser = Parser("recommend", SUMMARY, "--checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]")
     parser.shared("checkpoint", "users", "histories", "k")
-    parser.option("--candidates", metavar="FILE", help="the only items that may be recommended, one in a line")
+    parser.option("--candidates", metavar="FILE", help="recommend only the items in this file, one id per line")
     parser.option(
-        "--keep_seen", kind=true_or_false, default=False, metavar="True", help="recommend items of the history, too"
+        "--keep_seen",
+        kind=true_or_false,
+        default=False,
+        metavar="True",
+        help="also recommend items that are in the history",
     )
     parser.shared("popularity_correction")
     parser.option(
         "--samples", kind=whole(0), default=0, metavar="S",
-        help="say how sure each place is, by S samples of the posterior: adds rank_low,rank_high,stability,expected_ndcg",
+        help="estimate the uncertainty from S posterior samples; adds rank_low,rank_high,stability,expected_ndcg",
     )  # fmt: skip
     parser.option(
         "--diversify", kind=number(0), default=0.0, metavar="X",
-        help="fill each place from a sample of its own; X, such as 1, scales the posterior's standard deviation",
+        help="above 0: draw each place from its own posterior sample, with the standard deviation times X, for diverse lists",
     )  # fmt: skip
     parser.shared("seed", help="seed of the samples")
-    parser.option("--out", metavar="FILE", help="where to write (default, and -: standard output)")
+    parser.option("--out", metavar="FILE", help="CSV file to write; - is standard output (default: -)")
     parser.shared("imports")
     return parser
 
@@ -82,7 +86,7 @@ def command(options: Options) -> None:
     report_unknown(model.unknown_candidates, "the candidates")
     if model.without_known:
         print(
-            f"Users without an item of the training data: {model.without_known:,}; they got the most popular ones.",
+            f"Users with no item in the training data: {model.without_known:,}; they got the most popular items.",
             file=sys.stderr,
         )
     if model.without_rest:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_vae.cli.options import Options, Parser, check_model, literal_list, whole
+from recbole_vae.cli.options import Options, Parser, literal_list, whole
 from recbole_vae.cli.summary import summarise
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.registry import is_history_model, model_class, model_names
+from recbole_vae.model.registry import check_model_name, is_history_model, model_class, model_names
+from recbole_vae.options import command_line
 from recbole_vae.storage.once import read_once
 
 SUMMARY = "Train a model, evaluate its best epoch on the test part, and print a summary."
@@ -23,32 +24,38 @@ def parser() -> Parser:
     """Declare the options; RecBole reads the free ones."""
     parser = Parser(
         "run", SUMMARY, "[--model=NAME] [--dataset=NAME] [--OPTION=VALUE ...]", free=True,
-        epilog="Any other --OPTION=VALUE is an option of RecBole or of the model. The command line comes above the files.",
+        epilog="Any other --OPTION=VALUE is an option of RecBole or of the model. The command line overrides the files.",
     )  # fmt: skip
     parser.option(
         "--model", metavar="NAME", help=f"{', '.join(model_names())}, or any model of RecBole (default: MultVAE)"
     )
     parser.option(
         "--dataset", metavar="NAME",
-        help="a folder NAME with the file NAME.inter in data_path (default: ml-100k, which RecBole brings)",
+        help="the data set in the file NAME/NAME.inter below data_path (default: ml-100k, which comes with RecBole)",
     )  # fmt: skip
     parser.option(
         "--config_files",
         metavar="FILES",
-        help="YAML files, as one word with spaces; later ones come above earlier ones",
+        help="YAML files, separated by spaces in quotes: 'a.yaml b.yaml'. Later files override earlier ones",
     )
-    parser.option("--resume", metavar="FILE", help="train on from this checkpoint of recbole_vae, with its settings")
-    parser.option("--metrics", kind=literal_list, several=True, metavar="NAME", help="metrics, such as Recall NDCG")
-    parser.option("--topk", kind=literal_list, several=True, metavar="N", help="lengths of the lists, such as 10 20")
-    parser.option("--nproc", kind=whole(), default=1, metavar="N", help="share the work between N processes")
+    parser.option(
+        "--resume", metavar="FILE", help="continue training from this checkpoint, with the settings stored in it"
+    )
+    parser.option(
+        "--metrics", kind=literal_list, several=True, metavar="NAME", help="metrics to report, such as Recall NDCG"
+    )
+    parser.option(
+        "--topk", kind=literal_list, several=True, metavar="N", help="cutoffs k of the metrics, such as 10 20"
+    )
+    parser.option("--nproc", kind=whole(), default=1, metavar="N", help="train with N processes on this machine")
     parser.option(
         "--world_size", kind=whole(), default=-1, metavar="N", help="processes on all machines (default: nproc)"
     )
     parser.option(
-        "--group_offset", kind=whole(0), default=0, metavar="N", help="number of this machine's first process"
+        "--group_offset", kind=whole(0), default=0, metavar="N", help="rank of this machine's first process among all"
     )
     parser.option("--ip", default="localhost", metavar="IP", help="address of the first machine")
-    parser.option("--port", kind=whole(), metavar="N", help="port at that address (default: a free one)")
+    parser.option("--port", kind=whole(1, 65535), metavar="N", help="port at that address (default: a free one)")
     parser.shared("imports")
     return parser
 
@@ -63,7 +70,7 @@ def command(options: Options) -> None:
             )
     # RecBole reads its options from here, in this process and in its children.
     sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in given.items())]
-    with warnings.catch_warnings(), read_once():
+    with warnings.catch_warnings(), read_once(), command_line.ours():
         # RecBole makes tensors of pandas' arrays, which are read-only now; it does not write to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         _run(options, given)
@@ -81,7 +88,8 @@ def recbole_options(options: Options) -> dict[str, str]:
 def _run(options: Options, given: dict[str, str]) -> None:
     started = time.time()
     model, dataset, trained = options.model, options.dataset, 0
-    config_files = (options.config_files or "").split()
+    files = options.config_files or ""
+    config_files = [files] if Path(files).is_file() else files.split()
     if options.resume:
         from recbole_vae.storage import checkpoint
 
@@ -91,7 +99,7 @@ def _run(options: Options, given: dict[str, str]) -> None:
         in_files = _in_files(config_files)
         model, dataset = model or in_files.get("model"), dataset or in_files.get("dataset")
     model, dataset = model or "MultVAE", dataset or "ml-100k"
-    check_model(model)
+    check_model_name(model)
     if options.resume and not is_history_model(model_class(model)):
         raise ConfigError(f"resume: {model} is trained by RecBole, whose runs cannot be resumed from the command line.")
 
@@ -108,7 +116,8 @@ def _run(options: Options, given: dict[str, str]) -> None:
         "group_offset": options.group_offset,
     }
     result = run(model, dataset, config_file_list=config_files, **distributed)
-    summarise(config, result or {}, time.time() - started, given, trained)
+    imports = {"imports": ",".join(options.imports)} if options.imports else {}
+    summarise(config, result or {}, time.time() - started, {**given, **imports}, trained)
 
 
 def _free_port() -> int:

@@ -10,7 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recbole_vae.model.registry import is_history_model
+from recbole_vae.model.registry import is_history_model, recbole_name
+
+_CHANGED = {"model", "dataset", "resume", "epochs", "stopping_step", "port"}
+"""Options that are not to be repeated when training goes on."""
+
+_FOR_ALL = {"fast_evaluation", "exact_time", "exact_ids", "repeats"}
+"""Options of this package that RecBole's own models read, too."""
 
 
 def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict[str, str], trained: int) -> None:
@@ -20,7 +26,7 @@ def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict
         config: RecBole's Config of the run.
         result: of RecBole's ``run``; empty where other machines have it.
         seconds: the time that the command took.
-        options: of the command line, as RecBole reads them.
+        options: of the command line, as RecBole reads them, and ``imports``.
         trained: epochs in the checkpoint that the run went on from, or 0.
     """
     ours = is_history_model(config.model_class)
@@ -37,14 +43,22 @@ def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict
         _print_other_models(config, options, ours)
     if ours and newest:
         epochs = max(int(config["epochs"]), trained)
-        print("  # train on")
+        # A file that this run went on from has the options of an earlier command, and this one may have moved the data.
+        kept = {
+            name: value
+            for name, value in options.items()
+            if name == "imports" or (config["resume"] and name not in _CHANGED)
+        }
+        print("  # continue training")
         print(
             f"  {run} --resume={shlex.quote(str(newest))} --epochs={2 * epochs} "
-            f"--stopping_step={2 * max(1, int(config['stopping_step']))}"
+            f"--stopping_step={2 * max(1, int(config['stopping_step']))}{_words(kept)}"
         )
 
 
 def _print_metrics(config: Any, result: dict[str, Any]) -> None:
+    from recbole_vae.evaluation.metrics import Result
+
     of_what = f"{config['model']} on {config['dataset']}"
     measured = result.get("test_result")
     if not measured:
@@ -54,7 +68,7 @@ def _print_metrics(config: Any, result: dict[str, Any]) -> None:
         return
     validated = int(config["eval_step"]) > 0 and result.get("best_valid_result") is not None
     best = f"best epoch by {config['valid_metric']}" if validated else "last epoch"
-    errors = measured.standard_errors() if hasattr(measured, "standard_errors") else {}
+    errors = measured.standard_errors() if isinstance(measured, Result) else {}
     decimals, width = config["metric_decimal_place"] or 4, max(16, *map(len, measured))
     print(f"{of_what}, test part, {best}{' (standard error over users)' * bool(errors)}:")
     for name, value in measured.items():
@@ -68,18 +82,21 @@ def _print_other_models(config: Any, options: dict[str, str], ours: bool) -> Non
     from recbole_vae.options.recbole import recbole_defaults
 
     run, own = called(), _own(config, ours)
-    kept = {name: f" --{name}={shlex.quote(value)}" for name, value in options.items() if name not in own}
+    kept = {name: value for name, value in options.items() if name not in own}
     dataset = f"--dataset={shlex.quote(config['dataset'])}"
     if not ours:
-        print(f"  {run} --model=MultVAE {dataset}{''.join(kept.values())}")
+        print(f"  {run} --model=MultVAE {dataset}{_words(kept)}")
         return
     other = "MultDAE" if config["model"] == "MultVAE" else "MultVAE"
     print("  # another model on the same split, and one of RecBole's own")
-    print(f"  {run} --model={other} {dataset}{''.join(kept.values())}")
-    # RecBole's models read none of our options but the one that chooses their evaluation.
-    others = set(ModelConfig.names()) - set(recbole_defaults()) - {"fast_evaluation"}
-    kept_by_recbole = "".join(text for name, text in kept.items() if name not in others)
-    print(f"  {run} --model=EASE {dataset}{kept_by_recbole}")
+    print(f"  {run} --model={other} {dataset}{_words(kept)}")
+    others = set(ModelConfig.names()) - set(recbole_defaults()) - _FOR_ALL
+    print(f"  {run} --model=EASE {dataset}{_words({name: kept[name] for name in kept if name not in others})}")
+
+
+def _words(options: dict[str, str]) -> str:
+    """Return options as they are typed in a shell, each after a space."""
+    return "".join(f" --{name}={shlex.quote(value)}" for name, value in options.items())
 
 
 def _written(config: Any, seconds: float) -> Path | None:
@@ -103,11 +120,11 @@ def _own(config: Any, ours: bool) -> set[str]:
     from recbole_vae.options.fields import ModelConfig
     from recbole_vae.options.recbole import options_in
 
-    own = (
-        set(config.model_class.config_class.names()) - set(ModelConfig.names())
-        if ours
-        else options_in(f"model/{config['model']}")
-    )
+    kind = config.model_class
+    if ours:
+        own = set(kind.config_class.names()) - set(ModelConfig.names())
+    else:
+        own = options_in(f"model/{recbole_name(kind)}") | set(getattr(kind, "defaults", ()))
     training = {
         "epochs",
         "train_batch_size",

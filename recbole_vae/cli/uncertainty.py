@@ -11,23 +11,29 @@ SUMMARY = "Say how well a model knows for which users its recommendations are go
 def parser() -> Parser:
     """Declare the options."""
     parser = Parser("uncertainty", SUMMARY, "--checkpoint=FILE [--samples=100] [--OPTION=VALUE ...]")
-    parser.shared("checkpoint", help="a checkpoint that training wrote; its data set is loaded and split again")
+    parser.shared("checkpoint", help="a checkpoint that training wrote; its data set must be there, and is split again")
     parser.shared("k", kind=whole(2))
     parser.option(
         "--samples", kind=whole(0), default=100, metavar="S",
-        help="samples of the posterior, for the stability of a user's list; 0: without",
+        help="posterior samples for the stability of each user's list; 0 for none",
     )  # fmt: skip
     parser.option(
         "--diversify", kind=many(number(0)), several=True, default=[], metavar="X",
-        help="draw lists with X times the posterior's standard deviation, too: what diversity costs",
+        help="also draw lists with the posterior's standard deviation times X, to measure what diversity costs",
     )  # fmt: skip
     parser.shared("seed", help="seed of the samples")
     parser.option(
-        "--part", kind=one_of("test", "valid"), default="test", metavar="NAME", help="part of the split: test or valid"
+        "--part",
+        kind=one_of("test", "valid"),
+        default="test",
+        metavar="NAME",
+        help="part of the split to evaluate: test or valid",
     )
-    parser.option("--data_path", metavar="FOLDER", help="has the data set's folder (default: where it was at training)")
+    parser.option(
+        "--data_path", metavar="FOLDER", help="folder that holds the data set's folder (default: as at training)"
+    )
     parser.shared("popularity_correction", "json")
-    parser.shared("html", help="write a page with the risk-coverage curves")
+    parser.shared("html", help="write a web page with the risk-coverage curves")
     parser.shared("imports")
     return parser
 

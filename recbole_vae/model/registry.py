@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_vae.errors import ConfigError
+from recbole_vae.options.names import near
+from recbole_vae.options.recbole import recbole_model_names
 
 BUILT_IN = ("MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP")
 places: dict[str, str | type] = {name.lower(): f"recbole_vae.model.{name.lower()}" for name in BUILT_IN}
@@ -30,6 +32,17 @@ def model_class(name: str) -> Any:
     place = places.get(name.lower())
     found = getattr(import_module(place), name, None) if isinstance(place, str) else place
     return found if found is not None and found.__name__ == name else None
+
+
+def check_model_name(name: str) -> None:
+    """Raise a ConfigError if neither recbole_vae nor RecBole has a model of that name."""
+    known = [*model_names(), *recbole_model_names()]
+    if name not in known:
+        meant = near(name, known)
+        raise ConfigError(
+            f"model: there is no model '{name}'{f'; did you mean {meant}?' if meant else '.'} "
+            f"Of recbole_vae: {', '.join(model_names())}; or any of RecBole's."
+        )
 
 
 def is_history_model(model: type | None) -> bool:
@@ -68,6 +81,11 @@ def import_models(modules: Iterable[str], place: str = "") -> None:
         ConfigError: a module cannot be imported.
     """
     for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(
+                f"imports{place and f' ({place})'}: '{module}' is not the name of a module; for a file my_models.py write "
+                "my_models, and start in its folder or name the folder in PYTHONPATH."
+            )
         here = str(Path.cwd())
         sys.path.append(here)
         try:

@@ -17,10 +17,10 @@ Where = Callable[[str], str]
 """Tells where the value of an option was set, such as ``plan.yaml, line 3``; nothing where that is not known."""
 
 
-def near(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that a misspelt one was probably meant to be, or None."""
+def near(name: str, names: Iterable[str], alike: float = 0.75) -> str | None:
+    """Return the name that a misspelt one was probably meant to be, or None; ``alike`` is the least share of equal letters."""
     by_lower = {each.lower(): each for each in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=alike)
     if not found:
         # `dropout` for `dropout_prob`, `hidden_size` for `mlp_hidden_size`
         found = [each for each in sorted(by_lower, key=len) if len(name) >= 5 and name.lower() in each][:1]

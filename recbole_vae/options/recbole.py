@@ -36,6 +36,7 @@ RUN_OPTIONS = {
     "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
     "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "reg_weight", "tail_ratio",
     "params_file", "output_file", "display_file", "tool",  # of its run_hyper.py
+    "model_ours", "model_baseline", "st_seed", "run_times",  # of its significance_test.py
 }  # fmt: skip
 
 

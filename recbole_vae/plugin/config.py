@@ -18,6 +18,7 @@ from recbole_vae.options.data import check_data_options, check_dataset_name, che
 from recbole_vae.options.evaluation import check_eval_args, check_metrics, holds_out_users, orders_by_time
 from recbole_vae.options.names import check_names, place_of
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_folder
+from recbole_vae.plugin.cmd_line import arguments_of_the_program
 from recbole_vae.plugin.data_utils import is_general
 from recbole_vae.plugin.import_hooks import replace
 
@@ -110,6 +111,8 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
 
         internal.update(eval_batch_size=ModelConfig.defaults()["eval_batch_size"])
     internal.update(_settings_of_data(config, dataset))
+    if model_class(model) is not kind:  # a registered model may have options that it declares nowhere
+        arguments_of_the_program(config, _known_to_recbole(config))
     _check_options_of_data(config, kind)
     _check_held_out(config, kind)
 
@@ -180,10 +183,10 @@ def _check_options(config: Any, model: str, kind: Any) -> None:
 
     given, internal = config.external_config_dict, config.internal_config_dict
     where = place_of(config, config.config_file_list)
-    own = set(kind.config_class.names()) | set(internal)
+    known = set(kind.config_class.names()) | _known_to_recbole(config)
     # A config file may serve several models; what stands on the command line is meant for this one.
     others = {name for name in given if name not in config.cmd_config_dict} & options_in("model/*")
-    known = own | RUN_OPTIONS | options_in("dataset/sample", "dataset/ml-100k", "quick_start_config/*", "*")
+    others |= arguments_of_the_program(config, known)
     config.ignored_options = check_names(set(given) - others, known, model, where)
     options = kind.config_class.read({**internal, **given}, where)
     for name in kind.config_class.names():  # as the types that they are: RecBole would take 2e5 for a float
@@ -201,6 +204,12 @@ def _check_options(config: Any, model: str, kind: Any) -> None:
     check_data_options(values, where)
     if isinstance(values["topk"], tuple):  # --topk=5,10
         given["topk"] = list(values["topk"])
+
+
+def _known_to_recbole(config: Any) -> set[str]:
+    """Return the names of the options that RecBole has, for the model and the data set of a Config."""
+    files = ("dataset/sample", "dataset/ml-100k", "quick_start_config/*", "*")
+    return set(config.internal_config_dict) | RUN_OPTIONS | options_in(*files)
 
 
 def _check_options_of_data(config: Any, kind: Any) -> None:

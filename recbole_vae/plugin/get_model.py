@@ -1,4 +1,4 @@
-"""``recbole.utils.get_model`` finds the registered models.
+"""``recbole.utils.get_model`` finds the registered models, and a Config names the model that is near a misspelt one.
 
 RecBole looks for a model in a module ``recbole.model.<kind>.<lower-case name>``. Several of its modules hold the function under
 a name of their own, so it is not replaced: a finder of modules gives it what it looks for.
@@ -13,10 +13,36 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from recbole_vae.model.registry import is_history_model, places
+from recbole_vae.model.registry import check_model_name, is_history_model, model_names, places
+from recbole_vae.options.recbole import recbole_model_names
+from recbole_vae.plugin.import_hooks import module_exists, replace
 
 _ALIAS = "recbole.model.general_recommender."
 """RecBole searches here first, whatever the kind of the model."""
+
+
+_KINDS = ("general", "context_aware", "sequential", "knowledge_aware")
+
+
+def hook(configurator: ModuleType) -> None:
+    """Change ``recbole.config.configurator``."""
+    replace(configurator.Config, "_get_model_and_dataset", _get_model_and_dataset)
+
+
+def _get_model_and_dataset(original: Any) -> Any:
+    def get_model_and_dataset(self: Any, model: Any, dataset: Any) -> Any:
+        name = self.external_config_dict.get("model") if model is None else model
+        if isinstance(name, str) and not _is_added(name):
+            check_model_name(name)
+        return original(self, model, dataset)
+
+    return get_model_and_dataset
+
+
+def _is_added(name: str) -> bool:
+    """Tell whether somebody has put a model of that name into RecBole's folder."""
+    module, known = name.lower(), {each.lower() for each in (*model_names(), *recbole_model_names())}
+    return module not in known and any(module_exists(f"recbole.model.{kind}_recommender.{module}") for kind in _KINDS)
 
 
 class ModelFinder(MetaPathFinder):

@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from recbole_vae.model.registry import import_models, registered_classes
+from recbole_vae.options import command_line
+from recbole_vae.plugin.cmd_line import report
 from recbole_vae.plugin.import_hooks import replace
 from recbole_vae.storage.once import read_once
 from recbole_vae.version import __version__
@@ -26,6 +28,8 @@ def _init_logger(original: Any) -> Any:
         cls = config.model_class
         for name in getattr(config, "ignored_options", ()):
             logging.getLogger().warning(f"{cls.__name__} has no option {name}; it is ignored.")
+        if report(config):
+            logging.getLogger().info(report(config))
         if getattr(config, "settings_of_data", None):
             logging.getLogger().info(f"Settings of the data set are those of {config.settings_of_data}")
         package = cls.__module__.partition(".")[0]
@@ -56,10 +60,16 @@ class _RunRecboles:
     def __reduce__(self) -> Any:
         # A child runs the main module by itself.
         modules = {model.__module__ for model in registered_classes()} - {"__main__"}
-        return _in_child, (sorted(modules),)
+        return _in_child, (sorted(modules), command_line.is_ours())
 
 
-def _in_child(modules: Sequence[str]) -> Any:
+def _in_child(modules: Sequence[str], is_ours: bool) -> Any:
     """Register the models that the parent has registered, and return what is to run. Unpickling imports recbole_vae."""
     import_models(modules)
-    return import_module("recbole.quick_start.quick_start").run_recboles
+    run_recboles = import_module("recbole.quick_start.quick_start").run_recboles
+
+    def run(*args: Any) -> None:
+        with command_line.ours(is_ours):
+            run_recboles(*args)
+
+    return run

@@ -11,6 +11,9 @@ Place                                                               File        
 ``recbole.config.configurator.Config._load_config_files``           config       an error in a config file names it and the line
 ``recbole.config.configurator.Config._load_internal_config_dict``   config       defaults of registered models, checked options
 ``recbole.config.configurator.Config._init_device``                 config       the GPU that was asked for, or the CPU
+``recbole.config.configurator.Config._load_cmd_line``               cmd_line     arguments of other programs are left alone
+``recbole.config.configurator.Config._convert_config_dict``         cmd_line     what cannot be evaluated is text
+``recbole.config.configurator.Config._get_model_and_dataset``       get_model    a misspelt model is refused by name
 ``recbole.data.dataset.<Name>Dataset``                              config       the data set of a registered model
 ``recbole.trainer.<Name>Trainer``                                   config       the trainer of a registered model
 ``recbole.quick_start.quick_start.init_logger``                     quick_start  a log says whose class runs
@@ -23,6 +26,10 @@ Place                                                               File        
 ``recbole.trainer.trainer.DistributedDataParallel``                 trainer      several processes without a GPU
 ``recbole.trainer.trainer.Trainer.fit``                             trainer      RecBole's checkpoints record a hash of their data
 ``recbole.trainer.trainer.Trainer.evaluate``                        trainer      held-out users are scored by their fold-in
+``recbole.trainer.hyper_tuning.np``                                 hypertuning  hyperopt's random numbers, for ``exhaustive``
+``recbole.trainer.hyper_tuning.exhaustive_search``                  hypertuning  finds every combination, however many
+``recbole.trainer.hyper_tuning.HyperTuning.__init__``               hypertuning  ``exhaustive`` refuses ranges
+``recbole.trainer.hyper_tuning.HyperTuning.run``                    hypertuning  nothing is overruled or left out unsaid
 ``recbole.evaluator.register.metrics_dict``                         evaluator    the metric TruncatedRecall
 ``recbole.evaluator.register.metric_types``                         evaluator    likewise
 ``recbole.evaluator.register.metric_information``                   evaluator    likewise
@@ -109,6 +116,8 @@ _CHANGES = (
     ("recbole.utils.utils", "ensure_dir:hook"),
     ("recbole.config.configurator", "compat:numpy_lost_aliases"),
     ("recbole.config.configurator", "config:hook"),
+    ("recbole.config.configurator", "cmd_line:hook"),
+    ("recbole.config.configurator", "get_model:hook"),
     ("recbole.quick_start.quick_start", "quick_start:hook"),
     ("recbole.data.dataset.dataset", "compat:pandas_fills_a_copy"),
     ("recbole.data.dataset.dataset", "compat:pandas_strings_are_not_objects"),
@@ -117,6 +126,7 @@ _CHANGES = (
     ("recbole.data.dataset.dataset", "dataset:hook"),
     ("recbole.data.utils", "data_utils:hook"),
     ("recbole.trainer.trainer", "trainer:hook"),
+    ("recbole.trainer.hyper_tuning", "hypertuning:hook"),
     ("recbole.evaluator.register", "evaluator:hook"),
     ("recbole.model.general_recommender.nceplrec", "nceplrec:hook"),
 )

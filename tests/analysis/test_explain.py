@@ -548,7 +548,8 @@ def test_the_command_line(build: Builder, capsys: pytest.CaptureFixture[str]) ->
     Path("data/tiny/tiny.item").write_text("\n".join(lines))
     capsys.readouterr()
     assert main(["explain", file, "--user=u3", "-k", "3", "--html=e.html", "--json=e.json"]) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
+    assert said.splitlines()[-2:] == ["e.json: the results as JSON", "e.html: the report, to open in a browser"]
     recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
     assert shown.startswith(f"User u3, {len(recommender.history('u3'))} items in the history; MultDAE on tiny, exact")
     (ranking,) = recommender.recommend_users(["u3"], k=3)

@@ -68,6 +68,51 @@ def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
     assert "--model=EASE" not in again.stdout  # its split would need the options that are in the checkpoint
 
 
+OWN_VAE = """
+import recbole_vae
+from recbole_vae.model.multvae import MultVAE
+
+class OwnVAE(MultVAE):
+    pass
+
+recbole_vae.register(OwnVAE)
+"""
+
+
+def try_next(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines to try next, as they are printed."""
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.partition("Try next:\n")[2].splitlines()
+    return [line.strip() for line in lines if not line.startswith("  #")]
+
+
+def test_every_line_to_try_next_runs_as_it_is() -> None:
+    folder = write_inter(random_rows(), folder="my data")
+    Path("own_vae.py").write_text(OWN_VAE)
+    Path("my settings.yaml").write_text("valid_metric: NDCG@5\nanneal_cap: 0.3\nepochs: 1\ntopk: [5]\n")
+    common = ["--dataset=tiny", f"--data_path={folder}", "--imports=own_vae", "--show_progress=False"]
+    more = ["--train_batch_size=16", "--config_files=my settings.yaml", "--topk", "5", "10", "--repeats=keep"]
+    first = run("run", "--model=OwnVAE", *common, *more, script=False)
+    lines = try_next(first)
+    assert [line.split()[4] for line in lines[:2]] == ["--model=MultVAE", "--model=EASE"]
+    assert all("--repeats=keep" in line for line in lines[:2])
+    (file,) = Path("saved").glob("OwnVAE-*.pth")
+    # Nothing is saved in the next run, so that the file does not know where the data lie now.
+    Path("my data").rename("new data")
+    moved = ["--data_path=new data", "--imports=own_vae", "--epochs=1", "--show_progress=False"]
+    before = file.read_bytes()
+    again = run("run", f"--resume={file}", *moved, script=False)
+    assert file.read_bytes() == before
+    other = run("--model=BPR", "--data_path=new data", "--dataset=tiny", more[1], "--embedding_size=8")
+    lines = [line.replace("my data", "new data") for line in lines[:2]] + try_next(again) + try_next(other)
+    assert len(lines) == 4
+    for line in lines:
+        words = line.replace("python", sys.executable, 1)
+        done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+        assert "test part" in done.stdout
+
+
 def test_version() -> None:
     done = run("--version", script=False)
     assert done.returncode == 0
@@ -105,7 +150,11 @@ assert not {heavy} & set(sys.modules)
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recomend", "--help"]) == 2
-    assert capsys.readouterr().err.startswith("error: 'recomend' is no command; did you mean recommend? There are run,")
+    assert capsys.readouterr().err.startswith(
+        "error: 'recomend' is not a command; did you mean recommend? The commands are run,"
+    )
+    assert main(["rum", "--epochs=1"]) == 2
+    assert capsys.readouterr().err.startswith("error: 'rum' is not a command; did you mean run? ")
 
 
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
@@ -154,7 +203,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "no checkpoint": (["--resume=gone.pth"], 1, "gone.pth: there is no such checkpoint."),
     "bad checkpoint": (["--resume=bad.pth"], 1, "bad.pth: truncated or not a checkpoint"),
     "resume of RecBole's": (["--model=BPR", "--resume=ours.pth"], 2, "resume: BPR is trained by RecBole"),
-    "stray": (["epochs=3"], 2, "'epochs=3' (command line) is no option; write --option=value."),
+    "stray": (["epochs=3"], 2, "'epochs=3' (command line) is not an option; write --option=value."),
     "no value": (["--epochs"], 2, "--epochs (command line) has no value; write --epochs=value."),
     "twice": (["--epochs=1", "--epochs=2"], 2, "--epochs (command line) is given twice: 1 and 2."),
     "empty value": (["--model="], 2, "--model (command line) has no value; write --model=value."),
@@ -170,7 +219,11 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     ),
     "folder": (["--resume=data"], 1, "data: a folder, not a checkpoint."),
     "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),
-    "port": (["--nproc=2", "--port=0"], 2, "port: '0' (command line) is not allowed; it must be an integer >= 1."),
+    "port": (
+        ["--nproc=2", "--port=0"],
+        2,
+        "port: '0' (command line) is not allowed; it must be an integer >= 1 and <= 65535.",
+    ),
     "all filtered": (
         [*FAST, "--user_inter_num_interval=[99,inf)"],
         1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from recbole_vae.cli.main import main
+from recbole_vae.errors import ConfigError
 from tests.conftest import random_rows, write_inter
 
 FAST = [
@@ -59,6 +61,41 @@ if __name__ == "__main__":
     main()
 """
 
+SIGNIFICANCE_TEST = """
+import argparse
+from collections import defaultdict
+
+from recbole.quick_start import run
+from scipy import stats
+
+def run_test(model, dataset, files, seeds, nproc, port):
+    results = defaultdict(list)
+    for seed in seeds:
+        found = run(model, dataset, files, config_dict={"seed": seed}, nproc=nproc, port=port)
+        for name, value in found["test_result"].items():
+            results[name].append(value)
+    return results
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model_ours", type=str, default="BPR")
+    parser.add_argument("--model_baseline", type=str, default="NeuMF")
+    parser.add_argument("--dataset", "-d", type=str, default="ml-100k")
+    parser.add_argument("--config_files", type=str, default=None)
+    parser.add_argument("--st_seed", type=int, default=2023)
+    parser.add_argument("--run_times", type=int, default=10)
+    parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--port", type=str, default="5678")
+    args, _ = parser.parse_known_args()
+    ours, baseline = args.config_files.strip().split(" ")
+    seeds = [args.st_seed + 2**31 * number for number in range(args.run_times)]
+    one = run_test(args.model_ours, args.dataset, [ours], seeds, args.nproc, args.port)
+    other = run_test(args.model_baseline, args.dataset, [baseline], seeds, args.nproc, args.port)
+    for name in one:
+        found = stats.ttest_rel(one[name], other[name], alternative="less")
+        print(f"{name}: statistic={found.statistic}, pvalue={found.pvalue}, {one[name]}")
+"""
+
 OWN_MODEL = """
 import recbole_vae
 from helper import BASE
@@ -93,6 +130,36 @@ def test_recboles_run_hyper_knows_our_models() -> None:
     assert done.returncode == 0, done.stderr
     assert "best params:  {'dropout_prob':" in done.stdout
     assert "Valid result" in Path("hyper_example.result").read_text()
+
+
+def test_recboles_significance_test_knows_our_models() -> None:
+    folder = write_inter(random_rows())
+    Path("significance_test.py").write_text(SIGNIFICANCE_TEST)
+    common = f"data_path: {folder}\nepochs: 1\nshow_progress: False\nuse_gpu: False\n"
+    Path("ours.yaml").write_text(f"{common}latent_dimension: 6\nmlp_hidden_size: [12]\n")
+    Path("other.yaml").write_text(common)
+    words = ["--model_ours=MultVAE", "--model_baseline=BPR", "--dataset=tiny", "--config_files", "ours.yaml other.yaml"]
+    done = shell("exec", "significance_test.py", *words, "--run_times=2")
+    assert done.returncode == 0, done.stderr
+    printed = [line for line in done.stdout.splitlines() if "pvalue=" in line]
+    assert [line.partition("@")[0] for line in printed] == ["recall", "mrr", "ndcg", "hit", "precision"]
+    assert "nan" not in printed[0]
+
+
+def test_spawned_children_of_a_script_know_our_models() -> None:
+    """They import the script, and by it RecBole, before they learn what to run."""
+    write_inter(random_rows())
+    Path("run_recbole.py").write_text(RUN_RECBOLE)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    words = ["-m", "MultVAE", "--dataset=tiny", "--data_path=data", "--nproc=2", f"--port={port}", *FAST]
+    done = shell("exec", "run_recbole.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "result ['best_valid_result'" in done.stdout
+    done = shell("exec", "run_recbole.py", *words, "--dropuot_prob=0.1")
+    assert done.returncode == 1
+    assert "dropuot_prob (command line): neither MultVAE nor RecBole has this option" in done.stderr
 
 
 def test_a_script_runs_as_python_runs_it(capfd: pytest.CaptureFixture[str]) -> None:
@@ -178,3 +245,32 @@ def test_a_module_that_cannot_be_imported_is_one_line(capsys: pytest.CaptureFixt
     for words in (["run"], ["latent", "--checkpoint=c"], ["bench"], ["compare", "--out=o"]):
         assert main([*words, "--imports=raises"]) == 2
         assert capsys.readouterr().err == "error: imports (command line): cannot import raises (not today).\n"
+    for name in ("../raises", "raises.py/", "a-b", ".raises"):
+        assert main(["latent", "--checkpoint=c", f"--imports={name}"]) == 2
+        message = f"error: imports (command line): '{name}' is not the name of a module; for a file my_models.py write"
+        assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_misspelt_model_in_a_script_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    from recbole.config import Config
+
+    write_inter(random_rows())
+    for name, meant in (("MultVEA", "MultVAE"), ("multvae", "MultVAE"), ("bpr", "BPR"), ("LightGCM", "LightGCN")):
+        Path("script.py").write_text(f"from recbole.config import Config\nConfig('{name}', 'tiny')\n")
+        assert main(["exec", "script.py"]) == 2
+        error = capfd.readouterr().err.splitlines()
+        assert len(error) == 1
+        assert error[0].startswith(f"error: model: there is no model '{name}'; did you mean {meant}? Of recbole_vae: ")
+        with pytest.raises(ConfigError, match=f"^model: there is no model '{name}'; did you mean {meant}"):
+            Config(dataset="tiny", config_dict={"model": name})
+
+
+def test_arguments_of_a_script_must_be_options(capfd: pytest.CaptureFixture[str]) -> None:
+    """As for ``run``: under exec they are typed for the model. Python itself leaves them alone."""
+    write_inter(random_rows())
+    Path("script.py").write_text(
+        "from recbole.config import Config\nConfig('MultVAE', 'tiny', config_dict={'data_path': 'data'})\n"
+    )
+    assert main(["exec", "script.py", "--dropuot_prob=0.1"]) == 2
+    assert "dropuot_prob (command line): neither MultVAE nor RecBole has" in capfd.readouterr().err
+    assert main(["exec", "script.py", "--output_file=x", "--run_times=3"]) == 0

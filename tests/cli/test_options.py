@@ -90,7 +90,7 @@ def test_what_recbole_reads_is_passed_on() -> None:
         (run, ["--a=1", "--a=2"], "--a (command line) is given twice: 1 and 2."),
         (bench, ["--models", "A", "--models", "B"], "--models (command line) is given twice: A and B."),
         (bench, ["--models", "--users=3"], "--models (command line) has no value; write --models=value."),
-        (run, ["--model", "MultVAE", "EASE"], "'EASE' (command line) is no option; write --option=value."),
+        (run, ["--model", "MultVAE", "EASE"], "'EASE' (command line) is not an option; write --option=value."),
         (recommend, ["--checkpoint=c", "-k"], "--k (command line) has no value"),
         (
             recommend,
@@ -102,7 +102,14 @@ def test_what_recbole_reads_is_passed_on() -> None:
             ["--checkpoin=c"],
             "--checkpoin (command line): recommend has no such option; did you mean --check",
         ),
-        (bench, ["--models=,"], "models: '' (command line) is not allowed; it must be a list such as A,B."),
+        (bench, ["--models=,"], "models: ',' (command line) is not allowed; it must be a list such as A,B."),
+        (bench, ["--models=[]"], "models: '[]' (command line) is not allowed; it must be a list such as A,B."),
+        (bench, ["--items=[]"], "items: '[]' (command line) is not allowed; it must be an integer >= 2."),
+        (
+            run,
+            ["--port=999999"],
+            "port: '999999' (command line) is not allowed; it must be an integer >= 1 and <= 65535.",
+        ),
     ],
 )
 def test_mistakes_are_named(module: Any, words: list[str], message: str) -> None:
@@ -121,7 +128,8 @@ REFUSED = [
     "generate --checkpoint=c --out=o --users=0", "generate --checkpoint=c --out=o --source=x", "generate --checkpoint=c",
     "compare --out=o --jobs=0", "compare --out=o --alpha=5", "compare --out=o --seeds=0", "compare --jobs=2",
     "compare --out=o --time_limit=0", "compare --out=o --topk 5 x", "bench --repeats=0", "bench --preset=x",
-    "bench --items 5 x", "run --nproc=0", "run --port=x", "run --model=MultVEA", "prepare ml-1m", "exec gone.py",
+    "bench --items 5 x", "run --nproc=0", "run --port=x", "run --port=999999", "run --model=MultVEA",
+    "rum --epochs=1", "latent --checkpoint=c --imports=../x", "prepare ml-1m", "exec gone.py",
 ]  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_defaults() -> None:
         ({"valid_metric": "MRR@10"}, "the primary metric"),
         ({"imports": "no_such_module"}, "cannot import no_such_module"),
         ({"jobs": "True"}, "jobs: 'True' (command line) is not allowed; it must be an integer >= 1"),
-        ({"topk": "[]"}, "topk: '' (command line) is not allowed; it must be an integer >= 1"),
+        ({"topk": "[]"}, "topk: '[]' (command line) is not allowed; it must be an integer >= 1"),
         ({"time_limit": "0"}, "time_limit: '0' (command line) is not allowed; it must be a number > 0"),
         ({"clip_grad_norm": "{max_nrm: 1}"}, "(command line) is not allowed; it must have max_norm"),
         ({"config": "none.yaml", "out": "o"}, "cannot read"),
@@ -195,6 +195,11 @@ def test_values_are_those_that_the_models_of_the_plan_may_have() -> None:
         with pytest.raises(ConfigError, match=r"\(plan.yaml, line 2\) is not allowed"):
             read(f"rows: [MultVAE]\nsettings: {{{wrong}}}\n")
     assert read("rows: [EASE]\nsettings: {dropout_prob: 1}\n").settings["dropout_prob"] == 1
+
+
+def test_a_name_may_have_a_comma(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--out=o", '--dataset="a,b"', "--models=EASE"]) == 2
+    assert f"there is no file {Path('dataset/a,b/a,b.inter')}" in capsys.readouterr().err
 
 
 def test_out_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,6 +164,7 @@ def test_a_full_disk_ends_the_comparison_and_keeps_what_is_done(
     assert "the disk is full" in capsys.readouterr().err
     monkeypatch.setattr(process, "execute", in_process)
     assert main(["compare", "--models=EASE,Pop", "--out=o", *options]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == f"{Path('o/report.html')}: the report, to open in a browser"
     assert here == ["EASE", "Pop"]
 
 

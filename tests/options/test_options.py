@@ -21,6 +21,7 @@ from recbole_vae.model import yaml_files
 from recbole_vae.model.base import MLPConfig
 from recbole_vae.model.registry import BUILT_IN, model_class
 from recbole_vae.nn.layers import ACTIVATIONS
+from recbole_vae.options import command_line
 from recbole_vae.options.fields import ModelConfig, Strict
 from recbole_vae.options.names import near
 from recbole_vae.options.recbole import properties_folder, recbole_defaults
@@ -140,7 +141,7 @@ def test_an_option_of_another_model_on_the_command_line_is_a_mistake(
     build: Builder, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["run", f"--{name}=0.1"])
-    with pytest.raises(ConfigError, match=rf"^{name} \(command line\): .* Did you mean {meant}\?"):
+    with command_line.ours(), pytest.raises(ConfigError, match=rf"^{name} \(command line\): .* Did you mean {meant}\?"):
         build(dataset="not-there")
 
 
@@ -148,7 +149,10 @@ def test_an_option_that_nobody_has_on_the_command_line_is_a_mistake(
     build: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["run", "--qqq=0.1"])
-    with pytest.raises(ConfigError, match=r"^qqq \(command line\): neither MultVAE nor RecBole has this option. See"):
+    with (
+        command_line.ours(),
+        pytest.raises(ConfigError, match=r"^qqq \(command line\): neither MultVAE nor RecBole has this option. See"),
+    ):
         build(dataset="not-there")
 
 

@@ -248,7 +248,7 @@ def test_the_command_line(run: Run) -> None:
     assert {row["item_id"] for row in csv.DictReader(io.StringIO(done.stdout))} == {"i3", "i5"}
     left_out = "1 times an item that is not in the training data (1 different, such as"
     assert f"Left out of histories: {left_out} 'zz')" in done.stderr
-    assert "Users without an item of the training data: 1; they got the most popular ones.\n" in done.stderr
+    assert "Users with no item in the training data: 1; they got the most popular items.\n" in done.stderr
     assert f"Left out of the candidates: {left_out} 'none')" in done.stderr
 
     assert main(["recommend", file, "--out=all.csv"]) == 0
@@ -420,7 +420,7 @@ def test_what_is_missing_from_the_output_is_told(build: Builder, capsys: pytest.
     Path("none.csv").write_text("user_id,item_id\n")
     for name in ("recommend", "explain"):
         assert main([name, file, "--histories=none.csv"]) == 0
-        assert capsys.readouterr().err == "none.csv: has no histories, only the line with the names of the columns.\n"
+        assert capsys.readouterr().err == "none.csv: contains no histories, only the header.\n"
 
 
 def test_users_whose_ids_have_a_comma_can_be_named(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
