@@ -14,6 +14,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from recbole_vae.version import __version__
+
 _PAGES = Environment(
     loader=PackageLoader("recbole_vae.templates", ""),
     autoescape=True,
@@ -61,8 +63,8 @@ def _command() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version()}
-    for package in ("recbole_vae", "recbole", "torch"):
+    found = {"Python": platform.python_version(), "recbole_vae": __version__}
+    for package in ("recbole", "torch"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # run from its source, without being installed
