@@ -278,7 +278,8 @@ def _lists(
         tail_hits = (hits[:, :k] & in_tail[items[:, :k]]).sum(axis=1)
         has = tail_relevant > 0  # a mean over the users who have some
         found.metrics[f"tailrecall@{k}"] = float((tail_hits[has] / tail_relevant[has]).mean()) if has.any() else 0.0
-        per_user[f"novelty@{k}"] = bits[items[:, :k]].mean(axis=1)
+        shown = items[:, :k] != padding.PADDING
+        per_user[f"novelty@{k}"] = (bits[items[:, :k]] * shown).sum(axis=1) / shown.sum(axis=1)
         found.metrics[f"novelty@{k}"] = float(per_user[f"novelty@{k}"].mean())
     if not whole:
         return found

@@ -185,6 +185,11 @@ class ModelConfig(Strict):
         True,
         description="Evaluate by this package's collector and metrics; False: by RecBole's, with the same results.",
     )
+    exact_metrics: bool = Field(
+        True,
+        description="ItemCoverage, GiniIndex, ShannonEntropy and TailPercentage by their definitions, of items that can be "
+        "recommended; False: RecBole's.",
+    )
     exact_ids: bool = Field(
         True,
         description="Quotation marks in files separated by tabs are part of a cell; False: as in RecBole, they enclose it.",
