@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -178,16 +179,19 @@ class Result(OrderedDict[str, float]):
         per_user: values by the name of the metric, if it is a mean over users; float64, shape [users], in the order of
             evaluation (the dataloader's ``uid_list``).
         split_hash: SHA-256 of the split, if users are held out; else None.
+        gaps: what the split leaves empty, in words, if this is of the test part.
     """
 
     per_user: dict[str, Table]
     split_hash: str | None = None
+    gaps: Sequence[str] = ()
 
     _errors: dict[str, float] | None = None
 
     def __reduce__(self) -> Any:
         """Send another process the standard errors in place of the users: RecBole's pipe to its parent holds 64 KiB."""
-        return Result, (dict(self),), {"per_user": {}, "split_hash": self.split_hash, "_errors": self.standard_errors()}
+        state = {"split_hash": self.split_hash, "gaps": self.gaps, "_errors": self.standard_errors()}
+        return Result, (dict(self),), {"per_user": {}, **state}
 
     def standard_errors(self) -> dict[str, float]:
         """Return the standard errors of the means; 0 for a single user."""

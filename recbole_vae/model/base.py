@@ -175,7 +175,7 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
             counts = self._counts()
             weights = (-self.options.propensity_weight * log_propensity(counts)).exp()
             self._weights = weights * (counts.sum() / (counts * weights).sum())
-        self._of_values = config["eval_type"] is EvaluatorType.VALUE
+        self._of_values = "eval_type" in config and config["eval_type"] is EvaluatorType.VALUE  # no checkpoint has it
         self.step = 0
         self.steps_per_epoch = -(-int((self.histories.lengths() > 0).sum()) // self.options.train_batch_size)
 

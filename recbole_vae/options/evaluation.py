@@ -33,8 +33,8 @@ def as_lists(given: dict[str, Any]) -> None:
 
 def check_metrics(
     values: Mapping[str, Any], kinds: Mapping[str, Any], broken: Collection[str], at_k: Collection[str], where: Where
-) -> None:
-    """Raise a ConfigError if a metric does not exist, or the one that chooses the best epoch is not measured.
+) -> str:
+    """Raise a ConfigError if a metric does not exist, or the one that is to choose the best epoch is not measured.
 
     Args:
         values: has ``metrics``, ``topk``, ``valid_metric``, ``metric_decimal_place``, and perhaps ``tail_ratio`` and
@@ -43,6 +43,10 @@ def check_metrics(
         broken: metrics that this RecBole has, but cannot compute.
         at_k: metrics that are measured at each of ``topk``.
         where: tells where the value of an option was set.
+
+    Returns:
+        The metric that chooses the best epoch: ``valid_metric``, or the first of ``metrics`` if this is left at a default that is
+        not measured.
     """
     metrics, topk = (each if isinstance(each, list | tuple) else [each] for each in (values["metrics"], values["topk"]))
     if not topk or not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in topk):
@@ -66,22 +70,25 @@ def check_metrics(
     correction = values.get("popularity_correction")
     if correction and names[0] in ("auc", *OF_PROBABILITIES):
         refuse("popularity_correction", correction, where, "0 for metrics of values")
-    valid, _, k = str(values["valid_metric"]).lower().partition("@")
-    if valid not in names or k not in (list(map(str, topk)) if valid in at_k else [""]):
-        measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
-        measured += [name for name in names if name not in at_k]
-        place = where("valid_metric") or "the default"
-        raise ConfigError(
-            f"valid_metric: {values['valid_metric']!r} ({place}) is not measured; measured are {', '.join(measured)}. Set "
-            "valid_metric to one of these (it chooses the best epoch), or change metrics and topk."
-        )
-    decimals = values.get("metric_decimal_place")
+    decimals = values.get("metric_decimal_place", 4)
     if not isinstance(decimals, int) or isinstance(decimals, bool) or decimals < 1:
         allowed = "an integer >= 1, for the best epoch is chosen by the rounded metric"
         refuse("metric_decimal_place", decimals, where, allowed)
     tail = values.get("tail_ratio")
     if tail is not None and not (isinstance(tail, int | float) and not isinstance(tail, bool) and tail > 0):
         refuse("tail_ratio", tail, where, "a share of the items, > 0 and <= 1, or a number of interactions > 1")
+    valid, _, k = str(values["valid_metric"]).lower().partition("@")
+    if valid in names and k in (list(map(str, topk)) if valid in at_k else [""]):
+        return str(values["valid_metric"])
+    place = where("valid_metric")
+    if not place:
+        return f"{metrics[0]}@{topk[0]}" if names[0] in at_k else str(metrics[0])
+    measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
+    measured += [name for name in names if name not in at_k]
+    raise ConfigError(
+        f"valid_metric: {values['valid_metric']!r} ({place}) is not measured; measured are {', '.join(measured)}. Set "
+        "valid_metric to one of these (it chooses the best epoch), or change metrics and topk."
+    )
 
 
 def check_values(values: Mapping[str, Any], why_not: str, where: Where) -> None:

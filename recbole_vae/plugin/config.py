@@ -128,7 +128,7 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
     if is_general(kind):
         values = {**internal, **given}
         where = place_of(config, config.config_file_list)
-        of_values = _check_evaluation(values, values.get("fast_evaluation") is not False, where)
+        of_values = _check_evaluation(config, values, values.get("fast_evaluation") is not False, where)
         if isinstance(values["eval_args"], dict):
             check_mode(values["eval_args"].get("mode", "full"), of_values, where)
         if of_values and not getattr(kind, "scores_are_probabilities", recbole_name(kind) in _PROBABILITIES):
@@ -146,7 +146,7 @@ _OTHERS = (
 )
 
 
-def _check_evaluation(values: Mapping[str, Any], fast: bool, where: Where) -> bool:
+def _check_evaluation(config: Any, values: Mapping[str, Any], fast: bool, where: Where) -> bool:
     """Check the metrics of any general model; tell whether they are metrics of values."""
     from recbole.evaluator import metric_types
     from recbole.evaluator.register import metric_information
@@ -159,7 +159,9 @@ def _check_evaluation(values: Mapping[str, Any], fast: bool, where: Where) -> bo
     if values.get("exact_metrics") is not False:
         counted.add("shannonentropy")
     at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)}
-    check_metrics(values, metric_types, set() if fast else counted, at_k, where)
+    valid_metric = check_metrics(values, metric_types, set() if fast else counted, at_k, where)
+    if valid_metric != values["valid_metric"]:
+        config.internal_config_dict["valid_metric"] = config.chosen_metric = valid_metric
     first = values["metrics"] if isinstance(values["metrics"], str) else values["metrics"][0]
     return bool(metric_types[first.lower()] == EvaluatorType.VALUE)
 
@@ -235,7 +237,7 @@ def _check_options(config: Any, model: str, kind: Any) -> None:
     for name in kind.config_class.names():  # as the types that they are: RecBole would take 2e5 for a float
         (given if name in given else internal)[name] = getattr(options, name)
     values = {**internal, **given}
-    of_values = _check_evaluation(values, options.fast_evaluation, where)
+    of_values = _check_evaluation(config, values, options.fast_evaluation, where)
     check_eval_args(values, of_values, where)
     if of_values and not getattr(options, "by_sigmoid", False):
         check_values(values, f"the scores of {model} with these options are none; {_OTHERS}", where)

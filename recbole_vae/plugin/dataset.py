@@ -152,7 +152,7 @@ def _build(original: Any) -> Any:
         parts = original(self)
         if general:
             labels.apply(self, parts)
-            gaps.say(self, parts)
+            parts[-1].gaps = gaps.find(self, parts)
         return parts
 
     return build

@@ -189,10 +189,10 @@ def test_a_result_goes_through_the_pipe_to_a_parent_process() -> None:
     """RecBole's child waits until its parent has read, which waits for its end: more than 64 KiB would be for ever."""
     result = Result({"ndcg@10": 0.5})
     result.per_user = {"ndcg@10": np.linspace(0, 1, 100_000)}
-    result.split_hash = "abc"
+    result.split_hash, result.gaps = "abc", ["9 of 9 test users have no training history"]
     sent = pickle.dumps(result)
     assert len(sent) < 4096
     there = pickle.loads(sent)
     assert there == result
-    assert there.split_hash == "abc"
+    assert (there.split_hash, there.gaps) == ("abc", ["9 of 9 test users have no training history"])
     assert there.standard_errors() == result.standard_errors() == {"ndcg@10": pytest.approx(0.0009129, rel=1e-3)}

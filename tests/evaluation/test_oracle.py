@@ -356,7 +356,10 @@ def test_labels_that_are_not_read_are_told(build: Builder, data_path: str, caplo
         ({"metrics": ["AUC"], "valid_metric": "AUC"}, "mode: 'full' is not allowed; it must be uniN"),
         ({"eval_args": {"mode": "uni0"}}, "mode: 'uni0' .* is not allowed"),
         ({"metrics": ["AUC", "NDCG"]}, "either metrics of a ranking or metrics of values"),
-        ({"metrics": ["Recall"]}, "valid_metric: 'MRR@10' .the default. is not measured; measured are recall@10"),
+        (
+            {"metrics": ["Recall"], "valid_metric": "MRR@10"},
+            "'MRR@10' .config_dict. is not measured; measured are recall@10",
+        ),
         ({"metrics": ["NDGC"]}, "there is no metric 'ndgc'; did you mean ndcg"),
         ({"metric_decimal_place": 0}, "metric_decimal_place: 0 .* an integer >= 1, for the best epoch is chosen by"),
         ({"tail_ratio": 0}, "tail_ratio: 0 .* a share of the items"),
@@ -379,8 +382,12 @@ def test_lists_longer_than_the_catalogue_are_refused(build: Builder, model: str)
 
 @pytest.mark.parametrize("model", ["MultVAE", "BPR"])
 def test_metrics_are_taken_as_people_write_them(build: Builder, model: str) -> None:
-    run = build(model, metrics="NDCG,Recall", topk="5, 10", valid_metric="NDCG@10")
+    run = build(model, metrics="NDCG,Recall", topk="5, 10")
     assert (run.config["metrics"], run.config["topk"]) == (["NDCG", "Recall"], [5, 10])
+    assert run.config["valid_metric"] == "NDCG@5"  # RecBole's default is not measured
+    assert build(model, metrics="GiniIndex").config["valid_metric_bigger"] is False
+    assert build(model, metrics=["NDCG", "MRR"]).config["valid_metric"] == "MRR@10"
+    assert build(model, metrics="AUC", eval_args={"mode": "uni3"}).config["valid_metric"] == "AUC"
 
 
 def test_corrected_scores_are_no_values(build: Builder) -> None:
