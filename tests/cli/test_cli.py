@@ -32,16 +32,16 @@ def run(*arguments: str, script: bool = True) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("model", ["MultVAE", "BPR"])
-def test_the_summary_says_what_was_not_evaluated(model: str) -> None:
+def test_the_summary_says_what_was_not_evaluated(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The split is by time, and each user comes after the one before: no test user is known."""
     rows = [(f"u{user}", f"i{(user + item) % 20}", 20 * user + item) for user in range(40) for item in range(8)]
     path = write_inter(rows, columns="user_id:token\titem_id:token\ttimestamp:float")
     args = "{'split':{'RS':[0.8,0.1,0.1]},'group_by':'none','order':'TO'}"
     options = ["--dataset=tiny", f"--data_path={path}", f"--eval_args={args}", "--epochs=1", "--eval_step=3"]
-    done = run(f"--model={model}", *options)
-    assert done.returncode == 0, done.stderr
-    assert "test part, last epoch, the only one evaluated (eval_step: 3 is above epochs: 1)" in done.stdout
-    assert "Note        4 of 4 test users have no training history\n" in done.stdout
+    assert main(["run", f"--model={model}", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "test part, last epoch, the only one evaluated (eval_step: 3 is above epochs: 1)" in printed
+    assert "Note        4 of 4 test users have no training history\n" in printed
 
 
 def test_the_readmes_command() -> None:
