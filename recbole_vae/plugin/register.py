@@ -82,7 +82,8 @@ def register(*models: type) -> None:
             another of its kinds. The fields of a HistoryRecommender's ``config_class`` are its options; those that
             RecBole does not have need a default. The others may have default options in a class attribute ``defaults``, a
             dictionary. RecBole trains them as it would the RecBole model that they are derived from, if any; their options are
-            not checked.
+            not checked. If their ``predict`` gives probabilities of a label, ``scores_are_probabilities = True`` lets LogLoss,
+            MAE and RMSE measure them.
 
     Raises:
         ValueError: RecBole or this package has a model of that name.

@@ -390,6 +390,18 @@ def test_metrics_are_taken_as_people_write_them(build: Builder, model: str) -> N
     assert build(model, metrics="AUC", eval_args={"mode": "uni3"}).config["valid_metric"] == "AUC"
 
 
+def test_a_model_of_ones_own_declares_that_its_scores_are_probabilities(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole.model.general_recommender import BPR
+
+    options = {"metrics": ["LogLoss"], "eval_args": {"mode": "uni3"}}
+    with pytest.raises(ConfigError, match="'logloss' is of probabilities, and the scores of BPR are none; choose AUC"):
+        build("BPR", **options)
+    monkeypatch.setattr(BPR, "scores_are_probabilities", True, raising=False)
+    build("BPR", **options)
+
+
 def test_corrected_scores_are_no_values(build: Builder) -> None:
     options = {"metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"mode": "uni3"}}
     with pytest.raises(ConfigError, match="popularity_correction: 0.5 .* must be 0 for metrics of values"):
