@@ -183,7 +183,7 @@ class ModelConfig(Strict):
     )
     fast_evaluation: bool = Field(
         True,
-        description="Evaluate by this package's collector and metrics; False: by RecBole's, with the same results.",
+        description="Evaluate by this package's collector and metrics; False: by RecBole's, which cannot count items.",
     )
     exact_metrics: bool = Field(
         True,
