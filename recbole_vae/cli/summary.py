@@ -66,14 +66,19 @@ def _print_metrics(config: Any, result: dict[str, Any]) -> None:
             f"{of_what}: the split has no test part, so nothing was measured on one (eval_args: {config['eval_args']})."
         )
         return
-    validated = int(config["eval_step"]) > 0 and result.get("best_valid_result") is not None
-    best = f"best epoch by {config['valid_metric']}" if validated else "last epoch"
+    best = "last epoch"
+    if int(config["eval_step"]) > 0 and result.get("best_valid_result") is not None:
+        best = f"best epoch by {config['valid_metric']}"
+        if int(config["eval_step"]) > int(config["epochs"]):  # RecBole evaluates the last one then
+            best = f"last epoch, the only one evaluated (eval_step: {config['eval_step']} is above epochs: {config['epochs']})"
     errors = measured.standard_errors() if isinstance(measured, Result) else {}
-    decimals, width = config["metric_decimal_place"] or 4, max(16, *map(len, measured))
+    decimals, width = config["metric_decimal_place"], max(16, *map(len, measured))
     print(f"{of_what}, test part, {best}{' (standard error over users)' * bool(errors)}:")
     for name, value in measured.items():
         error = f" ({errors[name]:.{decimals}f})" if name in errors else ""
         print(f"  {name:<{width}} {value:.{decimals}f}{error}")
+    for gap in measured.gaps if isinstance(measured, Result) else ():
+        print(f"Note        {gap}")
 
 
 def _print_other_models(config: Any, options: dict[str, str], ours: bool) -> None:

@@ -102,6 +102,7 @@ class Table:
         compared: number of tests in that family.
         samples: number of sign flips drawn for each test.
         users: smallest and largest number of test users in a run.
+        untested: why there are no tests, in a sentence; empty if there are.
     """
 
     dataset: str
@@ -121,6 +122,7 @@ class Table:
     samples: int
     compared: int
     users: tuple[int, int]
+    untested: str = ""
 
     @property
     def name(self) -> str:
@@ -248,6 +250,10 @@ def _test(table: Table, rows: list[Row]) -> None:
     reference = table.reference
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
     table.compared = len(pairs) * len(table.tested)
+    table.untested = _why_not(table, rows)
+    if table.untested:
+        table.compared = 0
+        return
     # Enough for the smallest corrected p to be a tenth of alpha, unless alpha is tiny.
     table.samples = max(10_000, min(1_000_000, int(10 * table.compared / table.alpha)))
     all_pairs: dict[tuple[str, str, str], Test] = {}
@@ -266,6 +272,34 @@ def _test(table: Table, rows: list[Row]) -> None:
     for (label, metric), test in table.against_best.items():
         pair = all_pairs.get((label, test.against, metric)) or all_pairs[test.against, label, metric]
         test.holm, test.holm_wilcoxon = pair.holm, pair.holm_wilcoxon
+
+
+def _why_not(table: Table, rows: Sequence[Row]) -> str:
+    """Say why a test of a table would mean nothing, if so.
+
+    Users without a history get the same list from a model. If they are most, the means tell how good these few lists are, and
+    users are no sample of anything: their hits depend on each other. And if all flips of the signs of ``n`` users are too few for
+    ``2 / 2^n`` to stay below alpha after Holm's correction, no row could ever differ from another.
+    """
+    people = [run.users for row in rows for run in row.done if run.users is not None]
+    new, total = max(
+        ((int((users.history_length == 0).sum()), len(users.ids)) for users in people),
+        key=lambda pair: pair[0] / max(1, pair[1]),
+        default=(0, 0),
+    )
+    if 2 * new > total:
+        return (
+            f"Nothing was tested: {new:,} of {total:,} test users have no training history, so that a model ranks the same "
+            "items for all of them."
+        )
+    number = len({user for users in people for user in users.ids.tolist()})
+    least = 2.0 ** (1 - number)
+    if table.compared and least * table.compared > table.alpha:
+        return (
+            f"Nothing was tested: {number} test users are too few, for the least p-value that they allow is {least:.2g}, and "
+            f"{min(1.0, least * table.compared):.2g} after Holm's correction over {table.compared} tests."
+        )
+    return ""
 
 
 def _corrected(family: dict[Key, Test]) -> dict[Key, Test]:

@@ -172,12 +172,15 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
         )
         sentences.append(f"Mean and standard deviation over {len(table.seeds)} seeds{words}.")
     else:
-        sentences.append("One seed, so there is no deviation over seeds.")
+        tests = " The tests are of these trained models, and not of training." if table.against_best else ""
+        sentences.append(f"One seed, so there is no deviation over seeds.{tests}")
     budget = _plural(comparison.trials, "tuning trial")
     tuned = f"{budget[0].upper()}{budget[1:]} for each row that has something to tune."
     sentences.append(tuned if comparison.trials else "Nothing was tuned: settings are the defaults and the plan's.")
     if sum(bool(row.done) for row in table.rows) > 1:
         sentences.append("The best of each column is bold, the second underlined.")
+    if table.untested:
+        sentences.append(table.untested)
     if table.against_best:
         family = f"all pairs of rows in all metrics of this table ({_plural(table.compared, 'test')})"
         marks = "= marks what does not differ significantly from the best of its column"

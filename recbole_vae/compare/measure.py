@@ -21,7 +21,6 @@ from recbole_vae.bench.memory import peak_memory
 from recbole_vae.compare import description
 from recbole_vae.compare.results import DONE, REFUSED, Run, Users
 from recbole_vae.data import padding
-from recbole_vae.data.gaps import users_without_history
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.evaluation.fold_in import why_not
@@ -89,16 +88,12 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     dataset = create_dataset(config)
     run.data = description.data(dataset, config)
     train, valid, test = data_preparation(config, dataset)
-    if max(job["topk"]) > padding.real(dataset.item_num):
-        raise DataError(
-            f"topk: {max(job['topk'])} is more than the {padding.real(dataset.item_num)} items of data set '{job['dataset']}'."
-        )
     for name, part in (("validation", valid), ("the test", test)):
         if not len(part._dataset):
             raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
     held_out = getattr(train._dataset, "split_hash", None)  # the command run shows these, too
     if held_out is None:
-        run.notes += [f"{gap}." for gap in users_without_history([part._dataset for part in (train, valid, test)])]
+        run.notes += [f"{gap}." for gap in getattr(test._dataset, "gaps", [])]
     run.split_hash = held_out or split_hash(train._dataset, valid._dataset, test._dataset)
     init_seed(seed, config["reproducibility"])
     if config["train_stage"] == PRETRAINING[0]:
@@ -280,7 +275,8 @@ def _lists(
         tail_hits = (hits[:, :k] & in_tail[items[:, :k]]).sum(axis=1)
         has = tail_relevant > 0  # a mean over the users who have some
         found.metrics[f"tailrecall@{k}"] = float((tail_hits[has] / tail_relevant[has]).mean()) if has.any() else 0.0
-        per_user[f"novelty@{k}"] = bits[items[:, :k]].mean(axis=1)
+        shown = items[:, :k] != padding.PADDING
+        per_user[f"novelty@{k}"] = (bits[items[:, :k]] * shown).sum(axis=1) / shown.sum(axis=1)
         found.metrics[f"novelty@{k}"] = float(per_user[f"novelty@{k}"].mean())
     if not whole:
         return found

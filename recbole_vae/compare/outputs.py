@@ -31,7 +31,7 @@ def write(comparison: Comparison, folder: Path) -> str:
         "table.tex": tables.latex(found, comparison),
         "table.csv": tables.table_csv(found),
         "tests.csv": tables.tests_csv(found),
-        "settings.yaml": provenance.settings_yaml(comparison),
+        "settings.yaml": provenance.settings_yaml(comparison, found),
         "report.html": report.html(found, comparison),
     }
     users = tables.per_user_parquet(comparison.runs)

@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
+from recbole_vae.compare.analysis import Table
 from recbole_vae.compare.results import Comparison, Run
 
 
-def settings_yaml(comparison: Comparison) -> str:
-    """Return what was compared, and for each run its settings, split, device and versions."""
+def settings_yaml(comparison: Comparison, tables: Iterable[Table]) -> str:
+    """Return what was compared, why a table has no tests, and for each run its settings, split, device and versions."""
     runs = [
         {
             "dataset": run.dataset,
@@ -34,6 +35,7 @@ def settings_yaml(comparison: Comparison) -> str:
         "reference": comparison.reference,
         "alpha": comparison.alpha,
         "trials": comparison.trials,
+        "untested": {table.name: table.untested for table in tables if table.untested},
         "plan": comparison.settings,
         "versions": versions(comparison.runs),
         "runs": runs,

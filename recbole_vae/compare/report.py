@@ -206,6 +206,8 @@ def _finding(table: Table) -> str:
     mean, deviation = table.row(order[0]).over_seeds(table.primary) or (0.0, None)
     spread = "" if deviation is None else f" ± {number(deviation, mean)}"
     sentence = f"Best by {title(table.primary)}: {order[0]} ({number(mean)}{spread})."
+    if table.untested:
+        sentence += f" {table.untested}"
     tested = [label for label in order[1:] if (label, table.primary) in table.against_best]
     ties = [label for label in tested if table.ties_with_best(label, table.primary)]
     if ties:

@@ -22,7 +22,7 @@ _SET_BY_COMPARE = {
 
 def of_the_data() -> set[str]:
     """Return the options that determine data set, split and candidates, which must be the same for all rows."""
-    return options_in("dataset/*") | {"data_path", "eval_args", "repeatable", "exact_time", "repeats"}
+    return options_in("dataset/*") | {"data_path", "eval_args", "repeatable", "exact_time", "repeats", "exact_metrics"}
 
 
 def known_options() -> set[str]:

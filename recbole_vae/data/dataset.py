@@ -11,6 +11,7 @@ import pandas as pd
 from recbole.data.dataset import Dataset
 
 from recbole_vae.data import padding
+from recbole_vae.data.evaluation import check_topk
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 from recbole_vae.storage import checkpoint, recbole_checkpoint
@@ -140,11 +141,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                     f"data set '{self.dataset_name}' has {number} {kind}{'' if number == 1 else 's'} after filtering; at least 2 "
                     f"are needed. Check the filters: val_interval, user_inter_num_interval, item_inter_num_interval."
                 )
-        topk = max(self.config["topk"])
-        if topk > items:
-            raise DataError(
-                f"topk: {topk} is more than the {items} items of data set '{self.dataset_name}' after filtering."
-            )
+        check_topk(self)
         parts = self._parts()
         if not len(parts[0]):
             raise DataError(

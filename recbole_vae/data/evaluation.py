@@ -13,7 +13,18 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
+from recbole_vae.errors import DataError
+
+
+def check_topk(dataset: Any) -> None:
+    """Raise a DataError if lists are to be longer than there are items."""
+    topk, items = max(dataset.config["topk"]), padding.real(dataset.item_num)
+    if topk > items:
+        raise DataError(
+            f"topk: {topk} is more than the {items} items of data set '{dataset.dataset_name}' after filtering."
+        )
 
 
 @dataclass

@@ -9,28 +9,31 @@ import numpy as np
 from recbole_vae.data import padding
 
 
-def users_without_history(parts: list[Any]) -> list[str]:
-    """Say how many validation and test users have no training history, for each part of a split that has such users."""
-    train, *others = (np.unique(part.inter_feat[part.uid_field].numpy()) for part in parts)
+def _without(parts: list[Any], field: str, what: str) -> list[str]:
+    """Say how many validation and test users (or items) are not in training, for each part that has such."""
+    train, *others = (np.unique(part.inter_feat[field].numpy()) for part in parts)
     found = []
-    for name, users in zip(("validation", "test"), others, strict=False):
-        new = len(np.setdiff1d(users, train))
+    for name, ids in zip(("validation", "test"), others, strict=False):
+        new = len(np.setdiff1d(ids, train))
         if new:
-            found.append(f"{new} of {len(users)} {name} users have no training history")
+            found.append(f"{new} of {len(ids)} {name} {what}")
     return found
 
 
-def say(dataset: Any, parts: list[Any]) -> None:
-    """Log what a split leaves empty."""
-    found = [
+def find(dataset: Any, parts: list[Any]) -> list[str]:
+    """Log what a split leaves empty, and return what is to be said of validation and test, in words."""
+    empty = [
         f"the {name} part is empty"
         for name, part in zip(("training", "validation", "test"), parts, strict=False)
         if not len(part)
     ]
-    found += users_without_history(parts)
-    items = padding.real(dataset.item_num)
-    unknown = items - len(np.unique(parts[0].inter_feat[dataset.iid_field].numpy()))
-    if found:
-        dataset.logger.warning(f"Split: {'; '.join(found)}.")
+    users = _without(parts, dataset.uid_field, "users have no training history")
+    items = _without(parts, dataset.iid_field, "items have no training interaction")
+    total = padding.real(dataset.item_num)
+    unknown = total - len(np.unique(parts[0].inter_feat[dataset.iid_field].numpy()))
+    if empty or users:
+        dataset.logger.warning(f"Split: {'; '.join([*empty, *users])}.")
     if unknown:
-        dataset.logger.info(f"Split: {unknown} of {items} items have no training interaction.")
+        said = [f"{unknown} of {total} items have no training interaction", *items]
+        dataset.logger.info(f"Split: {'; '.join(said)}.")
+    return users + items

@@ -17,6 +17,9 @@ from recbole_vae.errors import DataError
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
+LARGEST_WEIGHT = 1e12
+"""Sums of squares of larger weights, and of their gradients, could leave the range of float32: the loss would be no number."""
+
 
 @dataclass(frozen=True)
 class Histories:
@@ -68,7 +71,7 @@ class Histories:
             value_field: field of the interactions that has their weights, or None for weights of 1.
 
         Raises:
-            DataError: the field is missing or not numeric, or a weight is not a positive finite number.
+            DataError: the field is missing or not numeric, or a weight is not a positive number up to ``LARGEST_WEIGHT``.
         """
         check_value_field(dataset, value_field)
         feat = dataset.inter_feat
@@ -80,7 +83,7 @@ class Histories:
         """Build histories from collections of internal item ids, where repetitions count once, or mappings of ids to weights.
 
         Raises:
-            DataError: an id is not an integer >= 1, or a weight is not a positive number that a float32 can hold.
+            DataError: an id is not an integer >= 1, or a weight is not a positive number up to ``LARGEST_WEIGHT``.
         """
         rows: list[list[int]] = []
         weights: list[Any] = []
@@ -107,8 +110,8 @@ class Histories:
                 values = torch.tensor(weights, dtype=torch.float32)
             except (TypeError, ValueError, RuntimeError, OverflowError):  # not a number, or too large
                 values = torch.tensor([torch.nan])
-            if values.ndim != 1 or not (values.isfinite() & (values > 0)).all():
-                raise DataError("the weights of a history's items must be positive numbers that a float32 can hold.")
+            if values.ndim != 1 or not ((values > 0) & (values <= LARGEST_WEIGHT)).all():
+                raise DataError(f"the weights of a history's items must be positive numbers up to {LARGEST_WEIGHT:g}.")
         lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
         return cls(lengths.cumsum(0), torch.tensor([item for row in rows for item in row], dtype=torch.int64), values)
 
@@ -242,14 +245,15 @@ def check_value_field(dataset: Dataset, value_field: str | None) -> None:
             f"value_field: '{value_field}' of data set '{dataset.dataset_name}' is not a column of type float; "
             "only a column 'name:float' can weigh interactions."
         )
-    bad = ~(torch.isfinite(values) & (values > 0))
+    bad = ~((values > 0) & (values <= LARGEST_WEIGHT))
     if bad.any():
         row = int(bad.nonzero()[0])
         user = dataset.id2token(dataset.uid_field, int(feat[dataset.uid_field][row]))
         item = dataset.id2token(dataset.iid_field, int(feat[dataset.iid_field][row]))
         raise DataError(
             f"value_field: {int(bad.sum())} of {len(values)} values of '{value_field}' in data set "
-            f"'{dataset.dataset_name}' are not positive numbers, first {float(values[row]):g} of user '{user}' and item "
-            f"'{item}'. Drop such rows, for example with val_interval: {{{value_field}: \"(0,inf)\"}}; and keep "
-            "normalize_all at False, for RecBole's rescaling makes the smallest value 0."
+            f"'{dataset.dataset_name}' are not positive numbers up to {LARGEST_WEIGHT:g}, first {float(values[row]):g} of user "
+            f"'{user}' and item '{item}'. Drop such rows, for example with val_interval: "
+            f'{{{value_field}: "(0,{LARGEST_WEIGHT:g}]"}}; and keep normalize_all at False, for RecBole\'s rescaling makes the '
+            "smallest value 0."
         )

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+PADDING = 0
+"""The id that RecBole gives to no item, and to no user."""
+
 REAL = slice(1, None)
 """The part of a list or table by RecBole's ids that belongs to real items or users."""
 

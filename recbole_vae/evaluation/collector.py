@@ -10,6 +10,8 @@ from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
+from recbole_vae.data.padding import PADDING
+
 
 class _Parts(DataStruct):  # type: ignore[misc]
     """RecBole's ``DataStruct``, but it collects a tensor's parts in a list instead of copying the whole for each part."""
@@ -23,7 +25,8 @@ class FastCollector(Collector):  # type: ignore[misc]
     """RecBole's ``Collector`` with one top-k search, and without a table of users by items.
 
     RecBole's own searches twice, marks relevant items in an integer for each user and item, copies everything with each batch
-    and at the end, and fails for metrics that need the items' counts. The results are the same, bit for bit.
+    and at the end, and fails for metrics that need the items' counts. The results are the same, bit for bit; but with
+    ``exact_metrics``, places of a list for which there is no candidate have the padding item, and not some item the user knows.
     """
 
     register: Any
@@ -31,6 +34,7 @@ class FastCollector(Collector):  # type: ignore[misc]
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.data_struct = _Parts()
+        self._exact = config["exact_metrics"] is True
         self._others = copy.copy(self.register)
         for name in ("rec.items", "rec.topk"):
             self._others.__dict__.pop(name, None)
@@ -48,9 +52,11 @@ class FastCollector(Collector):  # type: ignore[misc]
         """
         if self.register.need("rec.items") or self.register.need("rec.topk"):
             rows, width = scores_tensor.shape
-            best = torch.topk(scores_tensor, max(self.topk), dim=-1).indices
+            ranked = torch.topk(scores_tensor, max(self.topk), dim=-1)
+            best = ranked.indices
             if self.register.need("rec.items"):
-                self.data_struct.update_tensor("rec.items", best)
+                shown = best.where(ranked.values > -torch.inf, PADDING) if self._exact else best
+                self.data_struct.update_tensor("rec.items", shown)
             if self.register.need("rec.topk"):
                 device = best.device
                 keys = torch.unique(positive_u.to(device) * width + positive_i.to(device))

@@ -1,8 +1,13 @@
-"""RecBole's metrics without their Python loops over users or items; the results are equal, bit for bit."""
+"""RecBole's metrics without their Python loops over users or items.
+
+The results are equal, bit for bit; but ``exact_metrics`` has those of recommended items follow their definitions.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from recbole.evaluator import Evaluator, metrics
 from recbole.evaluator.base_metric import TopkMetric
+
+from recbole_vae.data.padding import PADDING, REAL, real
 
 Table = NDArray[Any]
 """One row for each user, one column for each rank."""
@@ -67,52 +74,102 @@ class NDCG(metrics.NDCG):  # type: ignore[misc]
         return ndcg(pos_index, pos_len)
 
 
-class AveragePopularity(metrics.AveragePopularity):  # type: ignore[misc]
+class _OfLists:
+    """What the metrics of recommended items share, by their definitions if ``exact_metrics`` is True, else as RecBole has them.
+
+    RecBole counts its padding as an item, divides the entropy by the number of items shown, and leaves items that nobody has
+    in training out of the tail. Where a list has fewer candidates than places, it counts items that the user knows.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        self.exact = config["exact_metrics"] is True
+
+    def shown(self, item_matrix: Table) -> Table:
+        """Return the items at all places, or at those that have one."""
+        return item_matrix[item_matrix != PADDING] if self.exact else item_matrix
+
+    def items(self, num_items: int) -> int:
+        """Return the number of items from RecBole's."""
+        return real(num_items) if self.exact else num_items
+
+    def ranks(self, item_matrix: Table) -> Table:
+        """Return how many items stand at each place or before it, shape [users, k] or [k]."""
+        return np.cumsum(item_matrix != PADDING, axis=1) if self.exact else np.arange(1, item_matrix.shape[1] + 1)
+
+
+class ItemCoverage(_OfLists, metrics.ItemCoverage):  # type: ignore[misc]
+    """Share of the items that are recommended to somebody."""
+
+    def get_coverage(self, item_matrix: Table, num_items: int) -> float:
+        """Return the share."""
+        return len(np.unique(self.shown(item_matrix))) / self.items(num_items)
+
+
+class AveragePopularity(_OfLists, metrics.AveragePopularity):  # type: ignore[misc]
     """Mean number of training interactions of the recommended items."""
 
     def get_pop(self, item_matrix: Table, item_count: dict[int, int]) -> Table:
-        """Return the count of each recommended item, shape [users, k]."""
+        """Return the mean over the items at each place and before it, shape [users, k]."""
         counts = np.zeros(max(item_matrix.max(), *item_count) + 1, dtype=item_matrix.dtype)
         counts[list(item_count)] = list(item_count.values())
-        return counts[item_matrix]
+        return counts[item_matrix].cumsum(axis=1) / self.ranks(item_matrix)
+
+    def metric_info(self, values: Table) -> Table:
+        """Return the means, which there are already."""
+        return values
 
 
-class ShannonEntropy(metrics.ShannonEntropy):  # type: ignore[misc]
-    """Entropy of the recommended items."""
+class ShannonEntropy(_OfLists, metrics.ShannonEntropy):  # type: ignore[misc]
+    """Entropy of the distribution of the recommended items, in nats."""
 
     def get_entropy(self, item_matrix: Table) -> float:
-        """Return the mean entropy of an item."""
-        _, first, counts = np.unique(item_matrix, return_index=True, return_counts=True)
-        shares = counts[np.argsort(first)] / item_matrix.size  # in RecBole's order, for its sum
-        entropy: float = np.cumsum(-shares * np.log(shares))[-1] / len(counts)
-        return entropy
+        """Return the entropy; RecBole's is divided by the number of items that are shown."""
+        shown = self.shown(item_matrix)
+        _, first, counts = np.unique(shown, return_index=True, return_counts=True)
+        shares = counts[np.argsort(first)] / shown.size  # in RecBole's order, for its sum
+        entropy: float = np.cumsum(-shares * np.log(shares))[-1]
+        return entropy if self.exact else entropy / len(counts)
 
 
-class GiniIndex(metrics.GiniIndex):  # type: ignore[misc]
+class GiniIndex(_OfLists, metrics.GiniIndex):  # type: ignore[misc]
     """Inequality of the number of times that items are recommended."""
 
     def get_gini(self, item_matrix: Table, num_items: int) -> float:
         """Return the Gini index."""
-        counts = np.sort(np.unique(item_matrix, return_counts=True)[1])
-        places = np.arange(num_items - len(counts) + 1, num_items + 1)
-        index: float = np.sum((2 * places - num_items - 1) * counts) / item_matrix.size / num_items
+        shown, items = self.shown(item_matrix), self.items(num_items)
+        counts = np.sort(np.unique(shown, return_counts=True)[1])
+        places = np.arange(items - len(counts) + 1, items + 1)
+        index: float = np.sum((2 * places - items - 1) * counts) / shown.size / items
         return index
 
 
-class TailPercentage(metrics.TailPercentage):  # type: ignore[misc]
+class TailPercentage(_OfLists, metrics.TailPercentage):  # type: ignore[misc]
     """Share of the recommended items that are among the least popular."""
 
+    def used_info(self, dataobject: Any) -> Any:
+        """Return the recommended items, and the number of training interactions of each item, of all if they are counted."""
+        items, counts = super().used_info(dataobject)
+        if self.exact:
+            counts = {item: counts.get(item, 0) for item in range(dataobject.get("data.num_items"))[REAL]}
+        return items, counts
+
     def get_tail(self, item_matrix: Table, count_items: dict[int, int]) -> Table:
-        """Return 1 where a recommended item belongs to the tail, shape [users, k]."""
+        """Return the share among the items at each place and before it, shape [users, k]."""
         if self.tail > 1:
             tail = [item for item, count in count_items.items() if count <= self.tail]
         else:
             ordered = sorted(count_items.items(), key=lambda pair: (pair[1], pair[0]))
             tail = [item for item, _ in ordered[: max(int(len(ordered) * self.tail), 1)]]
-        return np.isin(item_matrix, tail).astype(item_matrix.dtype)
+        return np.isin(item_matrix, tail).cumsum(axis=1) / self.ranks(item_matrix)
+
+    def metric_info(self, values: Table) -> Table:
+        """Return the shares, which there are already."""
+        return values
 
 
-_FAST = (MRR, MAP, NDCG, AveragePopularity, ShannonEntropy, GiniIndex, TailPercentage)
+_CHANGED = ("ItemCoverage", "GiniIndex", "ShannonEntropy", "TailPercentage")
+_FAST = (MRR, MAP, NDCG, ItemCoverage, AveragePopularity, ShannonEntropy, GiniIndex, TailPercentage)
 
 
 class Result(OrderedDict[str, float]):
@@ -122,16 +179,19 @@ class Result(OrderedDict[str, float]):
         per_user: values by the name of the metric, if it is a mean over users; float64, shape [users], in the order of
             evaluation (the dataloader's ``uid_list``).
         split_hash: SHA-256 of the split, if users are held out; else None.
+        gaps: what the split leaves empty, in words, if this is of the test part.
     """
 
     per_user: dict[str, Table]
     split_hash: str | None = None
+    gaps: Sequence[str] = ()
 
     _errors: dict[str, float] | None = None
 
     def __reduce__(self) -> Any:
         """Send another process the standard errors in place of the users: RecBole's pipe to its parent holds 64 KiB."""
-        return Result, (dict(self),), {"per_user": {}, "split_hash": self.split_hash, "_errors": self.standard_errors()}
+        state = {"split_hash": self.split_hash, "gaps": self.gaps, "_errors": self.standard_errors()}
+        return Result, (dict(self),), {"per_user": {}, **state}
 
     def standard_errors(self) -> dict[str, float]:
         """Return the standard errors of the means; 0 for a single user."""
@@ -152,6 +212,11 @@ class FastEvaluator(Evaluator):  # type: ignore[misc]
         for metric in _FAST:
             if metric.__name__.lower() in self.metric_class:
                 self.metric_class[metric.__name__.lower()] = metric(config)
+        changed = [name for name in _CHANGED if name.lower() in self.metric_class]
+        if changed and config["exact_metrics"] is True:
+            logging.getLogger().info(
+                f"Measured {', '.join(changed)} by definition (exact_metrics: False keeps RecBole's)."
+            )
         for metric in self.metric_class.values():
             if isinstance(metric, TopkMetric):
                 metric.topk_result = partial(self._keep, metric.topk_result)

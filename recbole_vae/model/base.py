@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from recbole.model.abstract_recommender import GeneralRecommender
-from recbole.utils import InputType
+from recbole.utils import EvaluatorType, InputType
 from torch import Tensor
 from typing_extensions import Self
 
@@ -97,6 +97,11 @@ class MLPConfig(TrainingConfig):
         """See :class:`HistoryRecommender`; a Poisson likelihood, given the number of items, is the multinomial one."""
         return self.likelihood in ("multinomial", "poisson")
 
+    @property
+    def by_sigmoid(self) -> bool:
+        """See :class:`HistoryRecommender`."""
+        return self.likelihood == "bernoulli"
+
     def log_likelihood(self) -> LogLikelihood | None:
         """Return the likelihood as a function of logits; None for the multinomial one, which the decoder has itself."""
         others: dict[str, LogLikelihood] = {
@@ -170,6 +175,7 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
             counts = self._counts()
             weights = (-self.options.propensity_weight * log_propensity(counts)).exp()
             self._weights = weights * (counts.sum() / (counts * weights).sum())
+        self._of_values = "eval_type" in config and config["eval_type"] is EvaluatorType.VALUE  # no checkpoint has it
         self.step = 0
         self.steps_per_epoch = -(-int((self.histories.lengths() > 0).sum()) // self.options.train_batch_size)
 
@@ -278,17 +284,32 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         """Score pairs of users and items; RecBole's name for it.
 
         Returns:
-            Shape [pairs].
+            Shape [pairs]; where the option ``metrics`` has metrics of values, float64 and :meth:`comparable`.
         """
         users, positions = torch.unique(interaction[self.USER_ID], return_inverse=True)
         items = interaction[self.ITEM_ID]
-        scores = torch.empty(len(items), device=items.device)
+        dtype = torch.float64 if self._of_values else torch.float32
+        scores = torch.empty(len(items), dtype=dtype, device=items.device)
         chunk = rows_per_chunk(self.n_items)
         for start in range(0, len(users), chunk):
             table = self.score(self.histories[users[start : start + chunk]])
+            if self._of_values:
+                table = self.comparable(table)
             pairs = (positions >= start) & (positions < start + chunk)
             scores[pairs] = table[positions[pairs] - start, items[pairs]].to(scores.dtype)
         return scores
+
+    def comparable(self, scores: Tensor) -> Tensor:
+        """Make scores comparable between users, for AUC and other metrics of values; a ranking needs none of this.
+
+        Returns:
+            Shape of ``scores``, float64. By a Bernoulli likelihood: the probabilities that a history has the items. By a softmax:
+            the logarithms of its probabilities. (Logits have a constant for each user, which says nothing.) Else the scores.
+        """
+        scores = scores.double()
+        if self.by_sigmoid:
+            return scores.sigmoid()
+        return scores.log_softmax(1) if self.by_softmax else scores
 
     def with_padding(self, logits: Tensor) -> Tensor:
         """Turn logits into scores: correct them for popularity, and add RecBole's padding item.

@@ -20,6 +20,10 @@ class Capabilities:
     number of items, a Poisson one). Where it is False, no softmax is taken for probabilities. HybridVAE ranks
     by mixed scores, whose softmax serves to order users only."""
 
+    by_sigmoid: bool = False
+    """Whether the sigmoid of a score is the probability that a history has the item, as under a Bernoulli likelihood: what
+    LogLoss, MAE and RMSE compare with a label. (VASP's is a weighted, focal likelihood, so its sigmoids are none.)"""
+
     has_code: bool = False
     """Whether it is an :class:`~recbole_vae.model.autoencoder.Autoencoder` whose decoder is a
     :class:`~recbole_vae.nn.decoder.Decoder`."""

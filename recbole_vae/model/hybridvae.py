@@ -60,6 +60,11 @@ class HybridVAEConfig(MultVAEConfig):
         description="A user of n items (with value_field: of weights of sum n) counts n ** -kernel_user_power times there.",
     )
 
+    @property
+    def by_sigmoid(self) -> bool:
+        """See :class:`HistoryRecommender`; mixed scores are no logits."""
+        return False
+
     @model_validator(mode="after")
     def _shares_of_a_whole(self) -> Self:
         """Raise a ConfigError if the shares sum to more than 1."""

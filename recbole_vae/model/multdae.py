@@ -64,7 +64,7 @@ class MultDAE(Autoencoder):
         )  # fmt: skip
         if options.tied_weights:
             self.decoder.tie(self.encoder)
-        self.by_softmax = options.by_softmax
+        self.by_softmax, self.by_sigmoid = options.by_softmax, options.by_sigmoid
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the negative log-likelihood; arguments: see the base class."""

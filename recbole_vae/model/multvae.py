@@ -117,7 +117,7 @@ class MultVAE(VAE):
             self.decoder.tie(self.encoder)
         totals = self.histories.totals()[self.histories.lengths() > 0]
         self._mean_power = float(totals.double().pow(options.kl_length_power).mean())
-        self.by_softmax = options.by_softmax
+        self.by_softmax, self.by_sigmoid = options.by_softmax, options.by_sigmoid
         self._plateau = PlateauCap(options.stopping_step) if options.anneal_cap == "auto" else None
         self.needs_validation = "anneal_cap: auto" if self._plateau is not None else ""
 

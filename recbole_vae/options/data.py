@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_vae.errors import ConfigError
+from recbole_vae.options.evaluation import modes_of
 from recbole_vae.options.names import Where, refuse
 
 _INTERVAL = r"\s*[\[(]\s*[^,;]+,\s*[^,;]+[\])]\s*"
@@ -54,6 +55,8 @@ def check_filters(values: Mapping[str, Any], where: Where) -> None:
                 "val_interval", interval, where, f'an interval such as {example}, or a list of tokens ["a", "b"]', name
             )
     threshold = values.get("threshold")
+    if isinstance(threshold, dict) and len(threshold) == 1 and "labeled" in modes_of(values).values():
+        return  # the labels are evaluated, and what has label 0 is not trained on
     if threshold is not None:
         name, least = next(iter(threshold.items()), ("", 0)) if isinstance(threshold, dict) else ("rating", threshold)
         place = where("threshold")

@@ -13,18 +13,40 @@ from recbole_vae.errors import ConfigError
 from recbole_vae.options.fields import Strict
 from recbole_vae.options.names import Where, near, refuse
 
+OF_PROBABILITIES = ("logloss", "mae", "rmse")
+"""Metrics of values that compare a label of 0 or 1 with the probability of 1; AUC compares scores with each other."""
+
+
+def as_lists(given: dict[str, Any]) -> None:
+    """Turn ``metrics``, ``topk`` and ``normalize_field`` into the lists that RecBole needs, also if written ``A,B``."""
+    for name in ("metrics", "topk"):
+        value = given.get(name)
+        if isinstance(value, str) and re.search(r"[,\s]", value.strip()):
+            value = [word for word in re.split(r"[,\s]+", value.strip("[]() ")) if word]
+            if name == "topk" and all(map(str.isdecimal, value)):
+                value = list(map(int, value))
+        if isinstance(value, tuple | list):
+            given[name] = list(value)
+    if isinstance(given.get("normalize_field"), str):  # RecBole would take it for a list of letters
+        given["normalize_field"] = [given["normalize_field"]]
+
 
 def check_metrics(
     values: Mapping[str, Any], kinds: Mapping[str, Any], broken: Collection[str], at_k: Collection[str], where: Where
-) -> None:
-    """Raise a ConfigError if a metric does not exist, or the one that chooses the best epoch is not measured.
+) -> str:
+    """Raise a ConfigError if a metric does not exist, or the one that is to choose the best epoch is not measured.
 
     Args:
-        values: has ``metrics``, ``topk`` and ``valid_metric``.
+        values: has ``metrics``, ``topk``, ``valid_metric``, ``metric_decimal_place``, and perhaps ``tail_ratio`` and
+            ``popularity_correction``.
         kinds: RecBole's ``metric_types``, by the lower-case names of all metrics.
         broken: metrics that this RecBole has, but cannot compute.
         at_k: metrics that are measured at each of ``topk``.
         where: tells where the value of an option was set.
+
+    Returns:
+        The metric that chooses the best epoch: ``valid_metric``, or the first of ``metrics`` if this is left at a default that is
+        not measured.
     """
     metrics, topk = (each if isinstance(each, list | tuple) else [each] for each in (values["metrics"], values["topk"]))
     if not topk or not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in topk):
@@ -36,22 +58,60 @@ def check_metrics(
         if name not in kinds or name in broken:
             place = where("metrics")
             meant = None if name in kinds else near(name, kinds)
+            what = f"there is no metric {name!r}"
+            if name in kinds:
+                what = f"RecBole cannot compute {name!r} as it is defined; fast_evaluation: True can"
             raise ConfigError(
-                f"metrics{place and f' ({place})'}: "
-                f"{f'RecBole cannot compute {name!r}' if name in kinds else f'there is no metric {name!r}'}"
-                f"{f'; did you mean {meant}?' if meant else '.'} There are: {', '.join(sorted(set(kinds) - set(broken)))}."
+                f"metrics{place and f' ({place})'}: {what}{f'; did you mean {meant}?' if meant else '.'} "
+                f"There are: {', '.join(sorted(set(kinds) - set(broken)))}."
             )
     if len({kinds[name] for name in names}) > 1:
         refuse("metrics", metrics, where, "either metrics of a ranking or metrics of values (AUC, MAE, RMSE, LogLoss)")
+    correction = values.get("popularity_correction")
+    if correction and names[0] in ("auc", *OF_PROBABILITIES):
+        refuse("popularity_correction", correction, where, "0 for metrics of values")
+    decimals = values.get("metric_decimal_place", 4)
+    if not isinstance(decimals, int) or isinstance(decimals, bool) or decimals < 1:
+        allowed = "an integer >= 1, for the best epoch is chosen by the rounded metric"
+        refuse("metric_decimal_place", decimals, where, allowed)
+    tail = values.get("tail_ratio")
+    if tail is not None and not (isinstance(tail, int | float) and not isinstance(tail, bool) and tail > 0):
+        refuse("tail_ratio", tail, where, "a share of the items, > 0 and <= 1, or a number of interactions > 1")
     valid, _, k = str(values["valid_metric"]).lower().partition("@")
-    if valid not in names or k not in (list(map(str, topk)) if valid in at_k else [""]):
-        measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
-        measured += [name for name in names if name not in at_k]
-        place = where("valid_metric") or "the default"
-        raise ConfigError(
-            f"valid_metric: {values['valid_metric']!r} ({place}) is not measured; measured are {', '.join(measured)}. Set "
-            "valid_metric to one of these (it chooses the best epoch), or change metrics and topk."
-        )
+    if valid in names and k in (list(map(str, topk)) if valid in at_k else [""]):
+        return str(values["valid_metric"])
+    place = where("valid_metric")
+    if not place:
+        return f"{metrics[0]}@{topk[0]}" if names[0] in at_k else str(metrics[0])
+    measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
+    measured += [name for name in names if name not in at_k]
+    raise ConfigError(
+        f"valid_metric: {values['valid_metric']!r} ({place}) is not measured; measured are {', '.join(measured)}. Set "
+        "valid_metric to one of these (it chooses the best epoch), or change metrics and topk."
+    )
+
+
+def check_values(values: Mapping[str, Any], why_not: str, where: Where) -> None:
+    """Raise a ConfigError if a metric of values is of probabilities, which a model's scores are not.
+
+    Args:
+        values: has ``metrics``.
+        why_not: why they are none, and what to do.
+        where: tells where the value of an option was set.
+    """
+    place = where("metrics")
+    for name in map(str.lower, values["metrics"] if isinstance(values["metrics"], list) else [values["metrics"]]):
+        if name in OF_PROBABILITIES:
+            raise ConfigError(f"metrics{place and f' ({place})'}: {name!r} is of probabilities, and {why_not}.")
+
+
+def modes_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the mode of the phases ``valid`` and ``test``; empty where ``eval_args`` is malformed."""
+    args = values["eval_args"]
+    mode = args.get("mode", "full") if isinstance(args, dict) else None
+    if isinstance(mode, dict):
+        return {phase: each for phase, each in mode.items() if isinstance(each, str)}
+    return dict.fromkeys(("valid", "test"), mode) if isinstance(mode, str) else {}
 
 
 class EvalArgs(Strict):
@@ -159,7 +219,7 @@ def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) ->
         for name, only in (("save_dataset", False), ("save_dataloaders", False), ("fast_evaluation", True)):
             if values.get(name, only) not in (only, None):
                 refuse(name, values[name], where, f"{only} where users are held out")
-    _check_mode(value.get("mode", "full"), of_values, where)
+    check_mode(value.get("mode", "full"), of_values, where)
     if parts is not None and not (
         isinstance(parts, list | tuple) and len(parts) == 3 and all(isinstance(each, str) for each in parts)
     ):
@@ -174,9 +234,10 @@ def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) ->
             raise ConfigError(f"eval_args: {error}") from None
 
 
-def _check_mode(modes: Any, of_values: bool, where: Where) -> None:
+def check_mode(modes: Any, of_values: bool, where: Where) -> None:
+    """Raise a ConfigError unless RecBole knows a mode, and it goes with the metrics."""
     for mode in modes.values() if isinstance(modes, dict) and set(modes) <= {"valid", "test"} else [modes]:
-        if not isinstance(mode, str) or not re.fullmatch(r"full|labeled|(uni|pop)\d+", mode):
+        if not isinstance(mode, str) or not re.fullmatch(r"full|labeled|(uni|pop)0*[1-9]\d*", mode):
             allowed = "full, uniN or popN with N sampled items, labeled, or {valid: ..., test: ...} of these"
             refuse("eval_args", modes, where, allowed, "mode")
         if of_values and mode == "full":

@@ -183,7 +183,12 @@ class ModelConfig(Strict):
     )
     fast_evaluation: bool = Field(
         True,
-        description="Evaluate by this package's collector and metrics; False: by RecBole's, with the same results.",
+        description="Evaluate by this package's collector and metrics; False: by RecBole's, which cannot count items.",
+    )
+    exact_metrics: bool = Field(
+        True,
+        description="ItemCoverage, GiniIndex, ShannonEntropy and TailPercentage by their definitions, of items that can be "
+        "recommended; False: RecBole's.",
     )
     exact_ids: bool = Field(
         True,

@@ -15,8 +15,17 @@ from typing import Any
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model.registry import is_history_model, model_class, recbole_name
 from recbole_vae.options.data import check_data_options, check_dataset_name, check_filters
-from recbole_vae.options.evaluation import check_eval_args, check_metrics, holds_out_users, orders_by_time
-from recbole_vae.options.names import check_names, place_of
+from recbole_vae.options.evaluation import (
+    as_lists,
+    check_eval_args,
+    check_metrics,
+    check_mode,
+    check_values,
+    holds_out_users,
+    modes_of,
+    orders_by_time,
+)
+from recbole_vae.options.names import Where, check_names, place_of
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_folder
 from recbole_vae.plugin.cmd_line import arguments_of_the_program
 from recbole_vae.plugin.data_utils import is_general
@@ -62,6 +71,7 @@ def _load_internal_config_dict(original: Any) -> Any:
         original(self, model, kind, dataset)
         _check_place_of_data(self, dataset)
         _order_by_time(self)
+        as_lists(self.external_config_dict)
         if is_history_model(kind) or model_class(model) is kind:
             _expose(kind)
         if is_history_model(kind):
@@ -115,6 +125,45 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
         arguments_of_the_program(config, _known_to_recbole(config))
     _check_options_of_data(config, kind)
     _check_held_out(config, kind)
+    if is_general(kind):
+        values = {**internal, **given}
+        where = place_of(config, config.config_file_list)
+        of_values = _check_evaluation(config, values, values.get("fast_evaluation") is not False, where)
+        if isinstance(values["eval_args"], dict):
+            check_mode(values["eval_args"].get("mode", "full"), of_values, where)
+        if of_values and not getattr(kind, "scores_are_probabilities", recbole_name(kind) in _PROBABILITIES):
+            check_values(values, f"the scores of {model} are none; {_OTHERS}", where)
+
+
+_OF_DATA = ("exact_time", "repeats", "exact_metrics")
+
+_PROBABILITIES = ("DMF", "FISM", "NAIS", "NNCF", "NeuMF")
+"""RecBole's general models whose ``predict`` ends in a sigmoid that binary cross-entropy has trained."""
+
+_OTHERS = (
+    f"choose AUC, metrics of a ranking, or a model that has them: {', '.join(_PROBABILITIES)}, or MultVAE or MultDAE with "
+    "likelihood: bernoulli"
+)
+
+
+def _check_evaluation(config: Any, values: Mapping[str, Any], fast: bool, where: Where) -> bool:
+    """Check the metrics of any general model; tell whether they are metrics of values."""
+    from recbole.evaluator import metric_types
+    from recbole.evaluator.register import metric_information
+    from recbole.utils import EvaluatorType
+
+    # RecBole moves what the first two need to the CPU, and it is no tensor. Its entropy is divided by the number of items.
+    counted = {
+        name for name, needs in metric_information.items() if {"data.num_items", "data.count_items"} & set(needs)
+    }
+    if values.get("exact_metrics") is not False:
+        counted.add("shannonentropy")
+    at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)}
+    valid_metric = check_metrics(values, metric_types, set() if fast else counted, at_k, where)
+    if valid_metric != values["valid_metric"]:
+        config.internal_config_dict["valid_metric"] = config.chosen_metric = valid_metric
+    first = values["metrics"] if isinstance(values["metrics"], str) else values["metrics"][0]
+    return bool(metric_types[first.lower()] == EvaluatorType.VALUE)
 
 
 def _expose(kind: type) -> None:
@@ -177,10 +226,6 @@ def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:
 
 def _check_options(config: Any, model: str, kind: Any) -> None:
     """Check the names of all options that the user gave, and the values of those that the model has."""
-    from recbole.evaluator import metric_types
-    from recbole.evaluator.register import metric_information
-    from recbole.utils import EvaluatorType
-
     given, internal = config.external_config_dict, config.internal_config_dict
     where = place_of(config, config.config_file_list)
     known = set(kind.config_class.names()) | _known_to_recbole(config)
@@ -191,19 +236,12 @@ def _check_options(config: Any, model: str, kind: Any) -> None:
     options = kind.config_class.read({**internal, **given}, where)
     for name in kind.config_class.names():  # as the types that they are: RecBole would take 2e5 for a float
         (given if name in given else internal)[name] = getattr(options, name)
-    # RecBole moves what these need to the CPU, and it is no tensor.
-    counted = {
-        name for name, needs in metric_information.items() if {"data.num_items", "data.count_items"} & set(needs)
-    }
-    broken = set() if options.fast_evaluation else counted
-    at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)}
     values = {**internal, **given}
-    check_metrics(values, metric_types, broken, at_k, where)
-    first = values["metrics"] if isinstance(values["metrics"], str) else values["metrics"][0]
-    check_eval_args(values, metric_types[first.lower()] == EvaluatorType.VALUE, where)
+    of_values = _check_evaluation(config, values, options.fast_evaluation, where)
+    check_eval_args(values, of_values, where)
+    if of_values and not getattr(options, "by_sigmoid", False):
+        check_values(values, f"the scores of {model} with these options are none; {_OTHERS}", where)
     check_data_options(values, where)
-    if isinstance(values["topk"], tuple):  # --topk=5,10
-        given["topk"] = list(values["topk"])
 
 
 def _known_to_recbole(config: Any) -> set[str]:
@@ -213,12 +251,12 @@ def _known_to_recbole(config: Any) -> set[str]:
 
 
 def _check_options_of_data(config: Any, kind: Any) -> None:
-    """Give a model in RecBole's style the options that make the same data for all models, and check them."""
+    """Give a model in RecBole's style the options that make data and metrics the same for all models, and check them."""
     from recbole_vae.options.fields import ModelConfig
 
     internal, given = config.internal_config_dict, config.external_config_dict
-    internal.update({name: ModelConfig.defaults()[name] for name in ("exact_time", "repeats")} | internal)
-    own = {name: given[name] for name in ("exact_time", "repeats") if name in given}
+    internal.update({name: ModelConfig.defaults()[name] for name in _OF_DATA} | internal)
+    own = {name: given[name] for name in _OF_DATA if name in given}
     where = place_of(config, config.config_file_list)
     ModelConfig.check_each(own, where)
     if is_general(kind):
@@ -249,12 +287,15 @@ def _order_by_time(config: Any) -> None:
 def _load_columns(config: Any) -> None:
     """Load the columns that the options name where ``load_col`` is not given; RecBole's default is always the same two.
 
-    The times that an order needs are loaded in any case.
+    The times that an order needs, and the labels of ``mode: labeled``, are loaded in any case.
     """
     values = {"benchmark_filename": None, **config.internal_config_dict, **config.external_config_dict}
-    by_time, given = orders_by_time(values), config.external_config_dict.get("load_col")
-    if by_time and isinstance(given, dict) and isinstance(given.get("inter"), list | tuple):
-        columns = dict.fromkeys([*given["inter"], values["TIME_FIELD"]])
+    needed = [values["TIME_FIELD"]] if orders_by_time(values) else []
+    if "labeled" in modes_of(values).values() and not values.get("threshold"):  # which makes the labels
+        needed.append(values["LABEL_FIELD"])
+    given = config.external_config_dict.get("load_col")
+    if needed and isinstance(given, dict) and isinstance(given.get("inter"), list | tuple):
+        columns = dict.fromkeys([*given["inter"], *needed])
         config.external_config_dict["load_col"] = {**given, "inter": list(columns)}
     base = values.get("load_col")
     if (
@@ -269,10 +310,11 @@ def _load_columns(config: Any) -> None:
     weight = values.get("value_field")
     if weight and not weight == "count" == values.get("repeats"):  # which is made
         load["inter"].append(weight)
-    if by_time:
-        load["inter"].append(values["TIME_FIELD"])
+    load["inter"] += needed
     filters, labels = (values.get(name) or {} for name in ("val_interval", "threshold"))
     load["inter"] += labels if isinstance(labels, dict) else ()
+    scaled = values.get("normalize_field") or []
+    load["inter"] += [name for name in scaled if _file_of(name, values, config.dataset) == "inter"]
     for name in filters if isinstance(filters, dict) else ():
         file = _file_of(name, values, config.dataset)
         load.setdefault(file, [values[f"{file.upper()}_ID_FIELD"]] if file != "inter" else []).append(name)

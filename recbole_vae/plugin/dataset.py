@@ -81,6 +81,12 @@ def _normalize(original: Any) -> Any:
     def normalize(self: Any) -> None:
         from recbole_vae.data.times import is_exact
 
+        for name in self.config["normalize_field"] or ():
+            if name not in self.field2type:
+                raise DataError(
+                    f"normalize_field: data set '{self.dataset_name}' has no field '{name}', or it is not loaded; loaded are: "
+                    f"{', '.join(self.field2type)}."
+                )
         field, feat = self.time_field, self.inter_feat
         times = feat[field].copy() if field in feat and is_exact(self) else None
         original(self)
@@ -136,12 +142,17 @@ def _time_based_split(original: Any) -> Any:
 
 def _build(original: Any) -> Any:
     def build(self: Any) -> Any:
-        from recbole_vae.data.gaps import say
+        from recbole_vae.data import gaps, labels
+        from recbole_vae.data.evaluation import check_topk
         from recbole_vae.plugin.data_utils import is_general
 
+        general = is_general(self.config.model_class)
+        if general:
+            check_topk(self)
         parts = original(self)
-        if is_general(self.config.model_class):
-            say(self, parts)
+        if general:
+            labels.apply(self, parts)
+            parts[-1].gaps = gaps.find(self, parts)
         return parts
 
     return build

@@ -1,4 +1,7 @@
-"""``recbole.evaluator`` has the metric TruncatedRecall. A metric that is added here is known to RecBole by its name."""
+"""``recbole.evaluator`` has the metric TruncatedRecall, and counts all items for TailPercentage.
+
+A metric that is added here is known to RecBole by its name.
+"""
 
 from __future__ import annotations
 
@@ -13,3 +16,8 @@ def hook(register: ModuleType) -> None:
     register.metrics_dict[name] = TruncatedRecall
     register.metric_types[name] = TruncatedRecall.metric_type
     register.metric_information[name] = TruncatedRecall.metric_need
+    tail = register.metric_information["tailpercentage"]
+    register.metric_information["tailpercentage"] = [
+        *tail,
+        "data.num_items",
+    ]  # those that nobody has are in the tail, too

@@ -49,6 +49,12 @@ def _load_feat(original: Any) -> Any:
                 f"{filepath}: there is no column '{self.time_field}', by which the split is ordered; there are: "
                 f"{', '.join(columns)}. Set TIME_FIELD, or eval_args: {{order: RO}} and another split than TS."
             )
+        if unknown == [self.label_field] and getattr(source, "value", "") == "inter":
+            raise DataError(
+                f"{filepath}: there is no column '{self.label_field}', and mode: labeled needs one of 0 and 1; there are: "
+                f"{', '.join(columns)}. Name it in LABEL_FIELD, make one by threshold: {{rating: 4}}, or choose another mode, "
+                "such as uni100."
+            )
         if unknown:
             raise DataError(
                 f"{filepath}: there is no column '{unknown[0]}', which load_col, USER_ID_FIELD, ITEM_ID_FIELD or another option "
@@ -58,6 +64,12 @@ def _load_feat(original: Any) -> Any:
         for name in wanted:
             if name in (self.uid_field, self.iid_field) and columns[name].value != "token":
                 raise DataError(f"{filepath}, line 1: '{name}:{columns[name].value}' holds ids; write '{name}:token'.")
+        label = self.label_field
+        if getattr(source, "value", "") == "inter" and label in columns.keys() - set(wanted):
+            self.logger.warning(
+                f"'{label}' of {Path(filepath).name} is not read, so lines of label 0 count as any other. If they say what users "
+                f'did not like, leave them out by val_interval: {{{label}: "[1,1]"}}.'
+            )
         exact = self.config["exact_ids"] is not False
         numbers_and_ids = all(columns[name].value in ("token", "float") for name in wanted)
         if getattr(source, "value", "") == "inter" and len(separator) == 1 and wanted and numbers_and_ids and exact:

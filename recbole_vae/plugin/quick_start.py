@@ -30,6 +30,10 @@ def _init_logger(original: Any) -> Any:
             logging.getLogger().warning(f"{cls.__name__} has no option {name}; it is ignored.")
         if report(config):
             logging.getLogger().info(report(config))
+        if getattr(config, "chosen_metric", None):
+            logging.getLogger().info(
+                f"The best epoch is chosen by {config.chosen_metric}, the first of metrics; valid_metric chooses another."
+            )
         if getattr(config, "settings_of_data", None):
             logging.getLogger().info(f"Settings of the data set are those of {config.settings_of_data}")
         package = cls.__module__.partition(".")[0]

@@ -22,7 +22,7 @@ Place                                                               File        
 ``recbole.data.utils.create_samplers``                              data_utils   no sampler where nothing is sampled
 ``recbole.data.utils.get_dataloader``                               data_utils   batches of users to train; faster evaluation
 ``recbole.trainer.trainer.Collector``                               trainer      faster, unless ``fast_evaluation: False``
-``recbole.trainer.trainer.Evaluator``                               trainer      likewise
+``recbole.trainer.trainer.Evaluator``                               trainer      likewise; metrics of lists are exact
 ``recbole.trainer.trainer.DistributedDataParallel``                 trainer      several processes without a GPU
 ``recbole.trainer.trainer.Trainer.fit``                             trainer      RecBole's checkpoints record a hash of their data
 ``recbole.trainer.trainer.Trainer.evaluate``                        trainer      held-out users are scored by their fold-in
@@ -32,7 +32,7 @@ Place                                                               File        
 ``recbole.trainer.hyper_tuning.HyperTuning.run``                    hypertuning  nothing is overruled or left out unsaid
 ``recbole.evaluator.register.metrics_dict``                         evaluator    the metric TruncatedRecall
 ``recbole.evaluator.register.metric_types``                         evaluator    likewise
-``recbole.evaluator.register.metric_information``                   evaluator    likewise
+``recbole.evaluator.register.metric_information``                   evaluator    likewise; TailPercentage knows all items
 ``recbole.model.general_recommender.nceplrec.NCEPLRec.__init__``    nceplrec     keeps the projection of new users
 ``recbole.quick_start.quick_start.tune``                            compat       a stand-in where ``ray`` cannot be imported
 ``recbole.config.configurator.Config.compatibility_settings``       compat       whole process: ``np.float`` and other old names
@@ -48,13 +48,13 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.Dataset._dataframe_to_interaction``  dataset      times have 64 bits
 ``recbole.data.dataset.dataset.Dataset.leave_one_out``              dataset      says so if it leaves a random interaction out
 ``recbole.data.dataset.dataset.Dataset.time_based_split``           dataset      no test interaction lies before the boundary
-``recbole.data.dataset.dataset.Dataset.build``                      dataset      what the split leaves empty is said
+``recbole.data.dataset.dataset.Dataset.build``                      dataset      gaps of the split are said; label 0 is left out
 ``pandas.Series.agg``                                               compat       whole process, but only calls from RecBole differ
 ``scipy.sparse.dok_matrix._update``                                 compat       whole process: a method that scipy dropped
 ``torch.load``                                                      compat       whole process, but only calls from RecBole differ
 ==================================================================  ===========  =================================================
 
-Nothing is written into RecBole's folder. RecBole's own models stay as they are; their evaluation is faster, same numbers.
+Nothing is written into RecBole's folder. RecBole's own models stay as they are; their evaluation is faster.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def register(*models: type) -> None:
             another of its kinds. The fields of a HistoryRecommender's ``config_class`` are its options; those that
             RecBole does not have need a default. The others may have default options in a class attribute ``defaults``, a
             dictionary. RecBole trains them as it would the RecBole model that they are derived from, if any; their options are
-            not checked.
+            not checked. If their ``predict`` gives probabilities of a label, ``scores_are_probabilities = True`` lets LogLoss,
+            MAE and RMSE measure them.
 
     Raises:
         ValueError: RecBole or this package has a model of that name.

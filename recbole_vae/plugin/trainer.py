@@ -59,6 +59,7 @@ def _evaluate(original: Any) -> Any:
             result = original(self, eval_data, *args, **kwargs)
         if isinstance(result, Result):  # several processes of RecBole's make a plain dictionary
             result.split_hash = getattr(eval_data._dataset, "split_hash", None)
+            result.gaps = getattr(eval_data._dataset, "gaps", [])
         return result
 
     return evaluate

@@ -31,6 +31,19 @@ def run(*arguments: str, script: bool = True) -> subprocess.CompletedProcess[str
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.parametrize("model", ["MultVAE", "BPR"])
+def test_the_summary_says_what_was_not_evaluated(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The split is by time, and each user comes after the one before: no test user is known."""
+    rows = [(f"u{user}", f"i{(user + item) % 20}", 20 * user + item) for user in range(40) for item in range(8)]
+    path = write_inter(rows, columns="user_id:token\titem_id:token\ttimestamp:float")
+    args = "{'split':{'RS':[0.8,0.1,0.1]},'group_by':'none','order':'TO'}"
+    options = ["--dataset=tiny", f"--data_path={path}", f"--eval_args={args}", "--epochs=1", "--eval_step=3"]
+    assert main(["run", f"--model={model}", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "test part, last epoch, the only one evaluated (eval_step: 3 is above epochs: 1)" in printed
+    assert "Note        4 of 4 test users have no training history\n" in printed
+
+
 def test_the_readmes_command() -> None:
     """``python run_recbole_vae.py`` trains on ml-100k with nothing else said; here for two epochs."""
     done = run("--epochs=2")

@@ -156,7 +156,7 @@ def test_text(small: Comparison, found: list[Table]) -> None:
 def test_one_seed_and_a_budget() -> None:
     comparison = make_comparison(models=3, seeds=1, users=30, trials=4, epochs=2)
     text = tables.text(analyse(comparison), comparison)
-    said = "One seed, so there is no deviation over seeds. 4 tuning trials for each row that has something to tune."
+    said = "The tests are of these trained models, and not of training. 4 tuning trials for each row that has something to tune."
     assert said in " ".join(text.split())
     assert "±" not in text
 
@@ -241,7 +241,7 @@ def test_missing_pyarrow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_settings(small: Comparison) -> None:
-    content = yaml.safe_load(provenance.settings_yaml(small))
+    content = yaml.safe_load(provenance.settings_yaml(small, []))
     assert content["command"] == small.command
     assert len(content["runs"]) == len(small.runs)
     assert content["runs"][0]["settings"]["mlp_hidden_size"] == [600]
@@ -253,7 +253,7 @@ def test_settings(small: Comparison) -> None:
     assert shlex.split(content["runs"][0]["command"]) == words
     # What only compare does has its command: a split seed of its own, Pop counted exactly.
     small.settings["split_seed"] = 1
-    assert yaml.safe_load(provenance.settings_yaml(small))["runs"][0]["command"] == small.command
+    assert yaml.safe_load(provenance.settings_yaml(small, []))["runs"][0]["command"] == small.command
 
 
 def test_what_is_no_number_is_refused(small: Comparison) -> None:
@@ -342,3 +342,53 @@ def test_tests_against_the_best_are_corrected_over_all_pairs(small: Comparison) 
         assert table.compared == rows * (rows - 1) // 2 * len(table.tested)
         first = min(table.against_best.values(), key=lambda test: test.p)
         assert first.holm == pytest.approx(min(1.0, first.p * table.compared))
+
+
+def with_users(runs: int, users: int, new: int) -> Comparison:
+    """Make a comparison of one seed whose first ``new`` of ``users`` test users have no training history."""
+    comparison = make_comparison(models=runs, seeds=1, users=users, protocols=1)
+    for run in comparison.runs:
+        assert run.users is not None
+        run.users.history_length = np.where(np.arange(users) < new, 0, 5)
+    return comparison
+
+
+@pytest.mark.parametrize(
+    ("comparison", "reason"),
+    [
+        (
+            with_users(3, 89, 89),
+            "Nothing was tested: 89 of 89 test users have no training history, so that a model ranks the",
+        ),
+        (with_users(3, 89, 45), "Nothing was tested: 45 of 89 test users have no training history"),
+        (with_users(3, 89, 44), ""),
+        # 3 pairs in 4 metrics: the least p-value of n users is 2 / 2^n, and 12 / 2^(n - 1) <= 0.05 from n = 9 on.
+        (
+            with_users(3, 8, 0),
+            "Nothing was tested: 8 test users are too few, for the least p-value that they allow is 0.0078",
+        ),
+        (with_users(3, 9, 0), ""),
+    ],
+)
+def test_a_meaningless_test_is_left_out_and_the_caption_says_why(
+    comparison: Comparison, reason: str, tmp_path: Path
+) -> None:
+    shown = write(comparison, tmp_path)
+    (table,) = analyse(comparison)
+    assert bool(table.against_best) == bool(table.pairs) == (not reason)
+    plain = {"terminal": " ".join(shown.split())}
+    plain |= {name: (tmp_path / name).read_text() for name in ("table.md", "table.tex", "report.html", "settings.yaml")}
+    plain["settings.yaml"] = " ".join(str(yaml.safe_load(plain["settings.yaml"])["untested"]).split())
+    for name, content in plain.items():
+        assert reason in content if reason else "Nothing was tested" not in content, name
+    cells = [cell for part in parts(table) for _, row in part.rows for cell in row]
+    assert any(cell.marks for cell in cells) == (not reason)
+    lines = (tmp_path / "tests.csv").read_text().splitlines()
+    assert (len(lines) == 1) == bool(reason)
+    assert ("randomisation test" in plain["report.html"]) == (not reason)
+
+
+def test_one_seed_tests_the_models_that_were_trained() -> None:
+    comparison = with_users(3, 40, 0)
+    words = tables.markdown(analyse(comparison), comparison)
+    assert "no deviation over seeds. The tests are of these trained models, and not of training." in words

@@ -386,7 +386,7 @@ def test_the_settings_of_each_data_set_are_allowed(name: str) -> None:
     values = yaml.safe_load(text)
     check_eval_args(values, False, lambda key: "")
     kinds = recbole.evaluator.register.metric_types
-    check_metrics(values, kinds, (), {"truncatedrecall", "ndcg"}, lambda key: "")
+    assert check_metrics(values, kinds, (), {"truncatedrecall", "ndcg"}, lambda key: "") == values["valid_metric"]
 
 
 @pytest.mark.parametrize(

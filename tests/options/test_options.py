@@ -212,7 +212,7 @@ def test_a_bad_config_file_is_named(content: str | None, message: str) -> None:
         ({"metrics": ["xyz"]}, "metrics .config_dict.: there is no metric 'xyz'. There are: .*recall"),
         (
             {"metrics": ["GiniIndex"], "fast_evaluation": False},
-            "metrics .config_dict.: RecBole cannot compute 'giniindex'. There are: .*recall",
+            "metrics .config_dict.: RecBole cannot compute 'giniindex' as it is defined; fast_evaluation: True can",
         ),
         (
             {"valid_metric": "NDCG@7"},

@@ -177,7 +177,7 @@ def test_what_a_split_leaves_empty_is_said(build: Builder, caplog: pytest.LogCap
     frame.timestamp += frame.user_id.str[1:].astype(int) * 10**8  # one user after the other
     caplog.set_level("INFO")
     args = {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "none", "order": "TO", "mode": "full"}
-    build(model, "tiny", data_path=write(frame), eval_args=args)
+    run = build(model, "tiny", data_path=write(frame), eval_args=args)
     ordered = frame.sort_values("timestamp")
     train, test = ordered[:288], ordered[324:]
     users = test.user_id.drop_duplicates()
@@ -186,6 +186,32 @@ def test_what_a_split_leaves_empty_is_said(build: Builder, caplog: pytest.LogCap
     assert f"{new} of {new} test users have no training history" in caplog.text
     unknown = frame.item_id.nunique() - train.item_id.nunique()
     assert (f"Split: {unknown} of" in caplog.text) == (unknown > 0)
+    run.fit()
+    assert (
+        f"{new} of {new} test users have no training history"
+        in run.trainer.evaluate(run.test, load_best_model=False).gaps
+    )
+
+
+@BOTH
+def test_items_without_a_training_interaction_are_said(
+    build: Builder, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    frame = events(unit=1, users=40)
+    last = frame.sort_values("timestamp").index[-30:]
+    frame.loc[last, "item_id"] = [f"new{number % 7}" for number in range(30)]
+    frame = frame.drop_duplicates(["user_id", "item_id"])
+    caplog.set_level("INFO")
+    args = {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "none", "order": "TO", "mode": "full"}
+    run = build(model, "tiny", data_path=write(frame), eval_args=args)
+    ordered = frame.sort_values("timestamp").item_id
+    tenth = len(frame) // 10
+    train, test = set(ordered[: -2 * tenth]), set(ordered[-tenth:])
+    said = f"{len(test - train)} of {len(test)} test items have no training interaction"
+    assert test - train
+    assert said in caplog.text
+    run.fit()
+    assert said in run.trainer.evaluate(run.test, load_best_model=False).gaps
 
 
 def test_a_split_by_time_without_an_order_is_the_one_in_order_also_where_times_are_equal(build: Builder) -> None:
