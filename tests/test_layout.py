@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "recbole_vae"
 
 RANKS = {
-    "errors": 0, "version": 0, "templates": 0,
-    "options": 1, "storage": 1,
+    "errors": 0, "version": 0,
+    "options": 1, "storage": 1, "templates": 1,
     "data": 2,
     "nn": 3,
     "model": 4,
