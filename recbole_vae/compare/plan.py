@@ -19,6 +19,7 @@ from recbole_vae.compare import FIRST_SEED
 from recbole_vae.compare.plan_file import convert, load
 from recbole_vae.compare.settings import check_values, of_the_data, read_settings
 from recbole_vae.errors import ConfigError
+from recbole_vae.model.known_options import options_of
 from recbole_vae.model.registry import import_models, model_names
 from recbole_vae.options.data import check_data_options
 from recbole_vae.options.evaluation import check_eval_args, check_metrics
@@ -162,14 +163,20 @@ class Plan(Strict):
         """Return all of (data set, protocol, row), in the order of the tables."""
         return list(itertools.product(self.datasets, self.protocols, self.rows))
 
+    def _shared(self, dataset: str, protocol: str) -> dict[str, Any]:
+        return {**self.settings, **self.datasets[dataset], **self.protocols[protocol]}
+
+    def lacking(self, dataset: str, protocol: str, row: PlanRow) -> list[str]:
+        """Return the settings of all rows that the model of this one has not, sorted."""
+        return sorted(({*self._shared(dataset, protocol), *self.options}) - options_of(row.model))
+
     def job(
         self, dataset: str, protocol: str, row: PlanRow, seed: int, tuned: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Return all that determines a run, and nothing else, as plain values."""
-        settings = {
-            **self.settings, **self.datasets[dataset], **self.protocols[protocol], **row.settings, **(tuned or {}),
-            **self.options,
-        }  # fmt: skip
+        settings = {**self._shared(dataset, protocol), **row.settings, **(tuned or {}), **self.options}
+        for name in self.lacking(dataset, protocol, row):
+            del settings[name]
         return {
             "dataset": dataset, "model": row.model, "seed": seed, "split_seed": self.split_seed, "settings": settings,
             "metrics": self.metrics, "topk": self.topk, "primary": self.primary, "max_k": self.max_k,
@@ -221,17 +228,19 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
         if not isinstance(values.get(key, {}), dict):
             refuse(key, values[key], where, "a mapping, lines 'name: value'")
         values[key] = {str(name): each for name, each in values.get(key, {}).items()}
+    rows = _rows(values, where)
+    models = list(dict.fromkeys(row.model for row in rows))
     own_settings = {
-        key: {name: read_settings(each, name, where, KEYS) for name, each in named.items()}
+        key: {name: read_settings(each, name, where, models, KEYS) for name, each in named.items()}
         for key, named in (
             ("datasets", _named_settings(values, where)), ("protocols", values["protocols"] or {"default": {}}),
         )
     }  # fmt: skip
     of_command = {name: value for name, value in given.items() if name not in KEYS}
     values |= own_settings | {
-        "rows": _rows(values, where),
-        "settings": read_settings({**TRAINING, **values["settings"]}, "settings", where, KEYS),
-        "options": read_settings(of_command, "command line", where, KEYS),
+        "rows": rows,
+        "settings": read_settings({**TRAINING, **values["settings"]}, "settings", where, models, KEYS),
+        "options": read_settings(of_command, "command line", where, models, KEYS),
     }
     if "metrics" in values:
         metrics = _words(values["metrics"], "metrics", where)
@@ -312,7 +321,7 @@ def _row(given: Any, key: str, where: Where) -> PlanRow:
             f"models{place and f' ({place})'}: there is no model '{model}'{f'; did you mean {meant}?' if meant else '.'} Of "
             f"recbole_vae: {', '.join(model_names())}; or any of RecBole's."
         )
-    settings = read_settings(row.get("settings"), model, where, KEYS)
+    settings = read_settings(row.get("settings"), model, where, [model])
     return PlanRow(model, str(row.get("label") or model), settings, row.get("space"))
 
 

@@ -274,6 +274,9 @@ class _Comparing:
             run.trials = [{name: each[name] for name in shown} for each in cell.study.trials()]
         own = sorted({"epochs", "stopping_step", "eval_step"} & set(cell.row.settings))
         notes = [f"{run.label} has its own {', '.join(own)}."] if own else []
+        lacking = self.plan.lacking(cell.dataset, cell.protocol, cell.row)
+        if lacking:
+            notes.append(f"{run.model} has no option {', '.join(lacking)}, which the plan sets for other rows.")
         if self.plan.trials and not cell.study:
             notes.append(f"{run.label} has nothing to tune: defaults.")
         run.notes += [note for note in notes if note not in run.notes]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from recbole_vae.compare.plan_file import plain
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.registry import is_history_model, model_class, model_names
-from recbole_vae.options.names import Where, near, refuse
-from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_defaults
+from recbole_vae.model.known_options import all_are_known, options_of, options_of_all
+from recbole_vae.model.registry import is_history_model, model_class
+from recbole_vae.options.names import Where, near, refuse, synonym
+from recbole_vae.options.recbole import options_in, recbole_defaults
 
 # The key of a plan to use instead; None if there is none.
 _SET_BY_COMPARE = {
@@ -25,61 +26,71 @@ def of_the_data() -> set[str]:
     return options_in("dataset/*") | {"data_path", "eval_args", "repeatable", "exact_time", "repeats", "exact_metrics"}
 
 
-def known_options() -> set[str]:
-    """Return the names of all options of RecBole and of the registered models."""
-    known = options_in("*", "model/*", "dataset/*", "quick_start_config/*") | RUN_OPTIONS
-    for name in model_names():
-        found = model_class(name)
-        known |= set(getattr(found, "defaults", {}))
-        if is_history_model(found):
-            known |= set(found.config_class.names())
-    return known | {"shrink"}  # an option of ItemKNN that older versions of RecBole do not list
+def check_option(name: Any, place: str, model: str) -> None:
+    """Refuse what is not for a plan to set, or has no effect on a model; ConfigErrors name the option and its place."""
+    _check_that_it_is_free(name, place)
+    known, kind = options_of(model), model_class(model)
+    meant = near(str(name), known)
+    if name not in known and (meant or kind is None or all_are_known(kind)):
+        _refuse(name, place, model, meant)
 
 
-def check_option(name: Any, place: str, others: Collection[str] = ()) -> None:
-    """Refuse an unknown option, or one that a plan must not set.
-
-    Args:
-        name: of the option.
-        place: where it stands, for the message.
-        others: further names that a misspelt one may stand for.
-
-    Raises:
-        ConfigError: the option is refused.
-    """
+def _check_that_it_is_free(name: Any, place: str) -> None:
     if name in _SET_BY_COMPARE:
         instead = _SET_BY_COMPARE[name]
         raise ConfigError(
             f"{name} ({place}): compare sets this option{f'; use {instead}.' if instead else ', the same for all rows.'}"
         )
-    known = known_options()
-    if name not in known:
-        meant = near(str(name), known | set(others))
-        raise ConfigError(
-            f"{name} ({place}): neither compare nor RecBole nor a model has this option"
-            f"{f'; did you mean {meant}?' if meant else '.'}"
-        )
 
 
-def read_settings(given: Any, owner: str, where: Where, others: Collection[str]) -> dict[str, Any]:
+def _refuse(name: Any, place: str, model: str, meant: str | None) -> NoReturn:
+    raise ConfigError(
+        f"{name} ({place}): neither compare nor RecBole nor {model} has this option"
+        f"{f'; did you mean {meant}?' if meant else '.'}"
+    )
+
+
+def _check_shared(given: Collection[str], models: Collection[str], where: Where, others: Collection[str]) -> None:
+    """Refuse settings of all rows that have no effect on any; a plan's file may have some for rows that are left out."""
+    known = set().union(*map(options_of, models))
+    for name in given:
+        place = where(name)
+        _check_that_it_is_free(name, place)
+        if name in known:
+            continue
+        if name not in options_of_all() or place == "command line":
+            _refuse(name, place, "a model", near(name, known | set(others)))
+        meant = synonym(name, known)
+        if meant and meant not in given:
+            _refuse(name, place, "a model", meant)
+
+
+def read_settings(
+    given: Any, owner: str, where: Where, models: Collection[str], keys: Collection[str] | None = None
+) -> dict[str, Any]:
     """Return options as plain values, their names and kinds checked.
 
     Args:
         given: options by name, or None.
         owner: the key under which they stand.
         where: tells where the value of an option was set.
-        others: see :func:`check_option`.
+        models: names of the models that they are for.
+        keys: for settings of all rows: the keys of a plan, which a misspelt name may have been meant to be.
 
     Raises:
-        ConfigError: ``given`` is not a mapping, or an option is unknown, not for a plan, or of another kind.
+        ConfigError: ``given`` is no mapping, or an option has no effect, is not for a plan, or of another kind.
     """
     if not isinstance(given or {}, dict):
         refuse(owner, given, where, "a mapping of options, lines 'option: value'")
-    for name, value in (given or {}).items():
-        check_option(name, where(str(name)), others)
+    # None as a word is none, as in RecBole.
+    settings = {str(name): None if value == "None" else value for name, value in (given or {}).items()}
+    if keys is not None:
+        _check_shared(settings, models, where, keys)
+    for name, value in settings.items():
+        for model in models if keys is None else ():
+            check_option(name, where(name), model)
         _check_kind(name, value, where)
-    settings: dict[str, Any] = plain(dict(given or {}))
-    return settings
+    return {name: plain(value) for name, value in settings.items()}
 
 
 def _check_kind(name: str, value: Any, where: Where) -> None:

@@ -42,7 +42,7 @@ def space_of(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> dict[str,
         space = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML) if path.is_file() else {}
         given = plan.job(dataset, protocol, row, plan.seeds[0])["settings"]
         return {name: each for name, each in space.items() if name not in given}
-    _check(space, owner)
+    _check(space, owner, row.model)
     for name in space:
         setter = "the command line" if name in plan.options else "the row" if name in row.settings else None
         if setter:
@@ -52,14 +52,14 @@ def space_of(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> dict[str,
     return dict(space)
 
 
-def _check(space: Any, owner: str) -> None:
+def _check(space: Any, owner: str, model: str) -> None:
     if not isinstance(space, Mapping):
         raise ConfigError(
             f"{owner}: a space must be a mapping, such as {{learning_rate: {{from: 0.0001, to: 0.01, log: True}}}}."
         )
     shared = of_the_data()
     for name, each in space.items():
-        check_option(name, owner)
+        check_option(name, owner, model)
         if name in shared:
             raise ConfigError(f"{owner}: {name} cannot be tuned: it must be the same for all rows.")
         if isinstance(each, list) and each:

@@ -41,6 +41,19 @@ def check_data_options(values: Mapping[str, Any], where: Where) -> None:
             )
 
 
+def check_unload_col(values: Mapping[str, Any], where: Where) -> None:
+    """Raise a ConfigError unless ``unload_col`` names columns, and of files whose columns ``load_col`` does not name."""
+    unload, load = values.get("unload_col"), values.get("load_col")
+    if not isinstance(unload, dict) or not all(isinstance(each, list | tuple) for each in unload.values()):
+        refuse("unload_col", unload, where, "columns of each file, such as {inter: [rating]}")
+    for file in unload:
+        if isinstance(load, dict) and load.get(file) != "*":
+            raise ConfigError(
+                f"unload_col: {file}{(place := where('unload_col')) and f' ({place})'}: load_col already says which columns are "
+                "loaded; give one of the two."
+            )
+
+
 def check_filters(values: Mapping[str, Any], where: Where) -> None:
     """Raise a ConfigError for a ``val_interval`` of a form that RecBole would ignore, or a ``threshold``."""
     by_value = values.get("val_interval")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,29 +18,79 @@ Where = Callable[[str], str]
 """Tells where the value of an option was set, such as ``plan.yaml, line 3``; nothing where that is not known."""
 
 
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "batch_size": ("train_batch_size",),
+    "beta": ("anneal_cap",),
+    "dropout": ("dropout_prob",),
+    "dropout_rate": ("dropout_prob",),
+    "early_stop": ("stopping_step",),
+    "embedding_dim": ("embedding_size", "latent_dimension"),
+    "hidden_dims": ("mlp_hidden_size", "hidden_size"),
+    "hidden_size": ("mlp_hidden_size", "embedding_size"),
+    "lr": ("learning_rate",),
+    "max_epochs": ("epochs",),
+    "mlp_hidden_size": ("hidden_size",),
+    "n_epochs": ("epochs",),
+    "neg_sampling": ("train_neg_sample_args",),
+    "optimizer": ("learner",),
+    "patience": ("stopping_step",),
+    "training_neg_sample_num": ("train_neg_sample_args",),
+    "z_dim": ("latent_dimension",),
+}
+"""Names by which other libraries, or other models, call an option; the first that the model has is meant."""
+
+tuned: ContextVar[frozenset[str]] = ContextVar("tuned", default=frozenset())
+"""Options that HyperTuning varies: they are meant for the model that is tuned, as those of the command line are."""
+
+
+def synonym(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that another library or model has for what is meant, or None."""
+    return next((each for each in SYNONYMS.get(name.lower(), ()) if each in names), None)
+
+
 def near(name: str, names: Iterable[str], alike: float = 0.75) -> str | None:
     """Return the name that a misspelt one was probably meant to be, or None; ``alike`` is the least share of equal letters."""
     by_lower = {each.lower(): each for each in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=alike)
+    known = synonym(name, by_lower)
+    found = [known] if known else difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=alike)
     if not found:
-        # `dropout` for `dropout_prob`, `hidden_size` for `mlp_hidden_size`
+        # `latent` for `latent_dimension`
         found = [each for each in sorted(by_lower, key=len) if len(name) >= 5 and name.lower() in each][:1]
     return by_lower[found[0]] if found else None
 
 
-def check_names(given: Iterable[str], known: Collection[str], model_name: str, where: Where) -> list[str]:
-    """Look for unknown options: RecBole ignores them, so that a misspelt one silently keeps its default.
+def check_names(
+    given: Collection[str],
+    known: Collection[str],
+    of_others: Collection[str],
+    model_name: str,
+    where: Where,
+    declared: bool = True,
+) -> list[str]:
+    """Look for options that have no effect: RecBole ignores them, so that what they were meant to set keeps its default.
+
+    Args:
+        given: names of the options that the user set.
+        known: names of the options that have an effect.
+        of_others: names of other models' options. A file or a dictionary may serve several models; the command line is meant
+            for this one, and so is what HyperTuning varies.
+        model_name: for the message.
+        where: tells where the value of an option was set.
+        declared: whether ``known`` is complete; a class in RecBole's style may read options that nobody knows of.
 
     Returns:
-        Unknown options in a file or in the call that resemble no known one; they may be meant for something else.
+        Options without effect that are let through: those of other models, and where not all are ``declared``.
 
     Raises:
-        ConfigError: an unknown option resembles a known one, or stands on the command line.
+        ConfigError: an option has no effect and is let through for none of these reasons.
     """
     ignored = []
     for name in sorted(set(given) - set(known)):
-        meant, place = near(name, known), where(name)
-        if meant is None and place != "command line":
+        place = "params_dict" if name in tuned.get() else where(name)
+        alone = place in ("params_dict", "command line")
+        shared = name in of_others and not alone
+        meant = synonym(name, known) if shared else near(name, known)  # another model's option is no misspelling
+        if (shared and (meant is None or meant in given)) or (not declared and meant is None):
             ignored.append(name)
             continue
         raise ConfigError(
@@ -47,6 +98,17 @@ def check_names(given: Iterable[str], known: Collection[str], model_name: str, w
             f"{f' Did you mean {meant}?' if meant else f' See properties/model/{model_name}.yaml for those that there are.'}"
         )
     return ignored
+
+
+def check_keys(name: str, value: Any, keys: Collection[str], where: Where) -> None:
+    """Raise a ConfigError if a mapping has a key without effect; RecBole ignores it and takes a default."""
+    for key in value if isinstance(value, dict) else ():
+        if key not in keys:
+            place, meant = where(name), near(str(key), keys)
+            raise ConfigError(
+                f"{name}: the key {key!r}{place and f' ({place})'} has no effect{f'; did you mean {meant}?' if meant else '.'} "
+                f"There are {', '.join(keys)}."
+            )
 
 
 def refuse(key: str, value: Any, where: Where, allowed: str, part: str = "") -> NoReturn:

@@ -34,10 +34,40 @@ def properties_folder() -> Path:
 # Options of RecBole that stand in none of its files.
 RUN_OPTIONS = {
     "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
-    "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "reg_weight", "tail_ratio",
+    "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "tail_ratio",
+    "token_num_threshold",
     "params_file", "output_file", "display_file", "tool",  # of its run_hyper.py
     "model_ours", "model_baseline", "st_seed", "run_times",  # of its significance_test.py
+    # What a Config derives, and so is in a checkpoint's.
+    "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "valid_neg_sample_args", "test_neg_sample_args", "loaded_from",
+    "training_data",
 }  # fmt: skip
+
+
+_READ = re.compile(
+    r"""\bconfig(?:\.final_config_dict)?(?:\[|\.get\()\s*["'](\w+)["']|["'](\w+)["']\s+in\s+(?:self\.)?config\b|\bconfig\.(\w+)"""
+)
+
+
+def options_read_in(source: str) -> set[str]:
+    """Return the names of the options that a source text reads from a ``config``."""
+    return {name for names in _READ.findall(source) for name in names if name}
+
+
+@functools.cache
+def options_of_recboles(model: str) -> frozenset[str]:
+    """Return the names of the options of a model of RecBole's: those in its YAML file, and those that its source reads."""
+    found, files, read = options_in(f"model/{model}"), [f"*/{model.lower()}.py"], set[Path]()
+    while files:
+        for path in set((recbole_folder() / "model").glob(files.pop())) - read:
+            read.add(path)
+            source = path.read_text(encoding="utf-8")
+            found |= options_read_in(source)
+            files += [
+                f"{folder}/{name}.py"
+                for folder, name in re.findall(r"from recbole\.model\.(\w+)\.(\w+) import", source)
+            ]
+    return frozenset(found)
 
 
 @functools.cache
@@ -45,7 +75,7 @@ def options_in(*names: str) -> set[str]:
     """Return the names of the options in YAML files of RecBole's ``properties``, given without ``.yaml``."""
     paths = (path for name in names for path in (recbole_folder() / "properties").glob(f"{name}.yaml"))
     return {
-        name for path in paths for name in re.findall(r"^(\w+)\s*:", path.read_text(encoding="utf-8"), re.MULTILINE)
+        name for path in paths for name in re.findall(r"^([\w-]+)\s*:", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
 
 

@@ -13,9 +13,13 @@ from types import ModuleType
 from typing import Any
 
 from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.model.known_options import all_are_known, options_of, options_of_all
 from recbole_vae.model.registry import is_history_model, model_class, recbole_name
-from recbole_vae.options.data import check_data_options, check_dataset_name, check_filters
+from recbole_vae.options import command_line
+from recbole_vae.options.data import check_data_options, check_dataset_name, check_filters, check_unload_col
 from recbole_vae.options.evaluation import (
+    EvalArgs,
+    HeldOutArgs,
     as_lists,
     check_eval_args,
     check_metrics,
@@ -25,8 +29,8 @@ from recbole_vae.options.evaluation import (
     modes_of,
     orders_by_time,
 )
-from recbole_vae.options.names import Where, check_names, place_of
-from recbole_vae.options.recbole import RUN_OPTIONS, options_in, recbole_folder
+from recbole_vae.options.names import Where, check_keys, check_names, place_of
+from recbole_vae.options.recbole import recbole_folder
 from recbole_vae.plugin.cmd_line import arguments_of_the_program
 from recbole_vae.plugin.data_utils import is_general
 from recbole_vae.plugin.import_hooks import replace
@@ -43,8 +47,8 @@ def _load_config_files(original: Any) -> Any:
     def load_config_files(self: Any, file_list: Any) -> Any:
         import yaml
 
-        if isinstance(file_list, str):  # RecBole would take it for a list of letters
-            file_list = [file_list] if Path(file_list).is_file() else file_list.split()
+        if isinstance(file_list, str | os.PathLike):  # RecBole would take a word for a list of letters
+            file_list = [file_list] if Path(file_list).is_file() else str(file_list).split()
         self.config_file_list = list(file_list or [])
         for file in self.config_file_list:
             try:
@@ -61,7 +65,8 @@ def _load_config_files(original: Any) -> Any:
                 raise ConfigError(
                     f"{file}: a config file must consist of lines 'option: value', and this one does not."
                 )
-        return original(self, file_list)
+        # YAML writes none as ~; RecBole takes None for it in its other sources.
+        return {name: None if value == "None" else value for name, value in original(self, file_list).items()}
 
     return load_config_files
 
@@ -70,6 +75,7 @@ def _load_internal_config_dict(original: Any) -> Any:
     def load_internal_config_dict(self: Any, model: str, kind: Any, dataset: str) -> None:
         original(self, model, kind, dataset)
         _check_place_of_data(self, dataset)
+        _check_names(self, model, kind)
         _order_by_time(self)
         as_lists(self.external_config_dict)
         if is_history_model(kind) or model_class(model) is kind:
@@ -93,6 +99,25 @@ def _check_place_of_data(config: Any, dataset: str) -> None:
             given[name] = given[name].replace("\\t", "\t")
 
 
+def _check_names(config: Any, model: str, kind: Any) -> None:
+    """Refuse options, and keys in them, that have no effect on a model; keep the names of those that are let through."""
+    given, where = config.external_config_dict, place_of(config, config.config_file_list)
+    known = options_of(kind) | set(config.internal_config_dict)
+    of_others = options_of_all() if set(given) - known else set()
+    # Arguments of a program in which RecBole runs; a class that may read any option may read these, too.
+    left = arguments_of_the_program(config, known) if all_are_known(kind) else set(config.cmd_config_dict) - known
+    names = set(given) - (set() if command_line.is_ours() else left)
+    config.ignored_options = check_names(names, known, of_others, model, where, all_are_known(kind))
+    check_keys("train_neg_sample_args", given.get("train_neg_sample_args"), _OF_SAMPLING, where)
+    if "eval_args" in given and not is_history_model(kind):  # of which all is checked
+        check_keys(
+            "eval_args", given["eval_args"], (HeldOutArgs if holds_out_users(given) else EvalArgs).names(), where
+        )
+
+
+_OF_SAMPLING = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
+
+
 def _load_defaults(config: Any, model: str, kind: Any, dataset: str) -> None:
     """Put the defaults of a HistoryRecommender above RecBole's, and check what the user gave."""
     from recbole_vae.storage import checkpoint
@@ -109,7 +134,7 @@ def _load_defaults(config: Any, model: str, kind: Any, dataset: str) -> None:
 
 
 def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) -> None:
-    """Do what RecBole's own models, and others in its style, need: their options are not checked."""
+    """Do what RecBole's own models, and others in its style, need: their options' values are not checked."""
     internal, given = config.internal_config_dict, config.external_config_dict
     if model_class(model) is kind:
         parent = recbole_folder() / "properties" / "model" / f"{recbole_name(kind)}.yaml"
@@ -121,8 +146,6 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
 
         internal.update(eval_batch_size=ModelConfig.defaults()["eval_batch_size"])
     internal.update(_settings_of_data(config, dataset))
-    if model_class(model) is not kind:  # a registered model may have options that it declares nowhere
-        arguments_of_the_program(config, _known_to_recbole(config))
     _check_options_of_data(config, kind)
     _check_held_out(config, kind)
     if is_general(kind):
@@ -225,14 +248,9 @@ def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:
 
 
 def _check_options(config: Any, model: str, kind: Any) -> None:
-    """Check the names of all options that the user gave, and the values of those that the model has."""
+    """Check the values of the options that the model has."""
     given, internal = config.external_config_dict, config.internal_config_dict
     where = place_of(config, config.config_file_list)
-    known = set(kind.config_class.names()) | _known_to_recbole(config)
-    # A config file may serve several models; what stands on the command line is meant for this one.
-    others = {name for name in given if name not in config.cmd_config_dict} & options_in("model/*")
-    others |= arguments_of_the_program(config, known)
-    config.ignored_options = check_names(set(given) - others, known, model, where)
     options = kind.config_class.read({**internal, **given}, where)
     for name in kind.config_class.names():  # as the types that they are: RecBole would take 2e5 for a float
         (given if name in given else internal)[name] = getattr(options, name)
@@ -242,12 +260,6 @@ def _check_options(config: Any, model: str, kind: Any) -> None:
     if of_values and not getattr(options, "by_sigmoid", False):
         check_values(values, f"the scores of {model} with these options are none; {_OTHERS}", where)
     check_data_options(values, where)
-
-
-def _known_to_recbole(config: Any) -> set[str]:
-    """Return the names of the options that RecBole has, for the model and the data set of a Config."""
-    files = ("dataset/sample", "dataset/ml-100k", "quick_start_config/*", "*")
-    return set(config.internal_config_dict) | RUN_OPTIONS | options_in(*files)
 
 
 def _check_options_of_data(config: Any, kind: Any) -> None:
@@ -288,8 +300,14 @@ def _load_columns(config: Any) -> None:
     """Load the columns that the options name where ``load_col`` is not given; RecBole's default is always the same two.
 
     The times that an order needs, and the labels of ``mode: labeled``, are loaded in any case.
+    ``unload_col`` alone loads all columns but those that it names.
     """
     values = {"benchmark_filename": None, **config.internal_config_dict, **config.external_config_dict}
+    if values.get("unload_col"):
+        check_unload_col(config.external_config_dict, place_of(config, config.config_file_list))
+        if "load_col" not in config.external_config_dict:  # all columns but those
+            config.internal_config_dict["load_col"] = None
+            return
     needed = [values["TIME_FIELD"]] if orders_by_time(values) else []
     if "labeled" in modes_of(values).values() and not values.get("threshold"):  # which makes the labels
         needed.append(values["LABEL_FIELD"])

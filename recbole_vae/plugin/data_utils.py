@@ -1,11 +1,13 @@
-"""``recbole.data.utils``: batches of users for training, sparse rows for evaluation, held-out users."""
+"""``recbole.data.utils``: batches of users for training, sparse rows for evaluation, held-out users, saved data that fit."""
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
 from types import ModuleType
 from typing import Any
 
+from recbole_vae.errors import ConfigError
 from recbole_vae.model.registry import is_history_model, recbole_name
 from recbole_vae.options.evaluation import holds_out_users
 from recbole_vae.plugin.import_hooks import replace
@@ -14,7 +16,10 @@ from recbole_vae.plugin.import_hooks import replace
 def hook(utils: ModuleType) -> None:
     """Change ``recbole.data.utils``."""
     replace(utils, "create_dataset", _create_dataset)
+    replace(utils, "create_dataset", _not_unseen)
     replace(utils, "create_samplers", _create_samplers)
+    replace(utils, "save_split_dataloaders", _save_split_dataloaders)
+    replace(utils, "load_split_dataloaders", _load_split_dataloaders)
     replace(utils, "get_dataloader", lambda original: _get_dataloader(original, utils.FullSortEvalDataLoader))
 
 
@@ -27,6 +32,65 @@ def _create_dataset(original: Any) -> Any:
         return HeldOutDataset(config)
 
     return create_dataset
+
+
+def _not_unseen(original: Any) -> Any:
+    """Hide saved data sets from RecBole, which would unpickle one before it looks at its options.
+
+    ``_from_scratch`` in plugin/dataset.py looks for it then.
+    """
+
+    def create_dataset(config: Any) -> Any:
+        if isinstance(config, dict):
+            raise ConfigError(
+                "config: this is the dictionary of a checkpoint, and RecBole needs a Config: call load_data_and_model(FILE) of "
+                "recbole.quick_start, which makes the data set, too, or Config(model=..., dataset=..., config_dict=...)."
+            )
+        config.asked_dataset = config["dataset_save_path"]
+        config["dataset_save_path"] = os.path.join(os.devnull, "nowhere")  # noqa: PTH118
+        try:
+            return original(config)
+        finally:
+            config["dataset_save_path"] = config.asked_dataset
+            del config.asked_dataset
+
+    return create_dataset
+
+
+def _save_split_dataloaders(original: Any) -> Any:
+    def save_split_dataloaders(config: Any, dataloaders: Any) -> None:
+        from recbole_vae.data import saved
+
+        generators = [loader.generator for loader in dataloaders]
+        original(config, dataloaders)
+        for loader, generator in zip(dataloaders, generators, strict=True):  # RecBole takes them away
+            loader.generator = loader.sampler.generator = generator
+        saved.record(_saved_file(config), config, only_data=False)
+
+    return save_split_dataloaders
+
+
+def _load_split_dataloaders(original: Any) -> Any:
+    def load_split_dataloaders(config: Any) -> Any:
+        from recbole_vae.data import saved
+
+        asked = config["dataloaders_save_path"]
+        path = asked or _saved_file(config)
+        if holds_out_users(config) or not saved.fits(path, config, only_data=False, asked=bool(asked)):
+            return None
+        loaders = original(config)
+        for loader in loaders or ():
+            loader._dataset.config = config
+        return loaders
+
+    return load_split_dataloaders
+
+
+def _saved_file(config: Any) -> str:
+    """Return where RecBole saves dataloaders."""
+    return os.path.join(  # noqa: PTH118
+        config["checkpoint_dir"], f"{config['dataset']}-for-{config['model']}-dataloader.pth"
+    )
 
 
 def _create_samplers(original: Any) -> Any:

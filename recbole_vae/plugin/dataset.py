@@ -1,24 +1,72 @@
-"""``recbole.data.dataset.Dataset``: exact times and no repeated pairs, in all data sets of RecBole's and of this package."""
+"""``recbole.data.dataset.Dataset``: exact times, no repeated pairs, and no saved data set that was made from something else.
+
+For all data sets, RecBole's and those of this package.
+"""
 
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from recbole_vae.errors import DataError
-from recbole_vae.options.evaluation import orders_by_time
+from recbole_vae.options.evaluation import holds_out_users, orders_by_time
 from recbole_vae.plugin.import_hooks import replace
 
 
 def hook(dataset: ModuleType) -> None:
     """Change ``recbole.data.dataset.dataset``."""
     for wrap in (
-        _load_feat, _load_inter_feat, _filter_by_field_value, _data_filtering, _normalize, _dataframe_to_interaction,
-        _leave_one_out, _time_based_split, _build,
+        _from_scratch, _save, _load_feat, _load_inter_feat, _filter_by_field_value, _data_filtering, _normalize,
+        _dataframe_to_interaction, _leave_one_out, _time_based_split, _build,
     ):  # fmt: skip
         name = wrap.__name__
         replace(dataset.Dataset, name if hasattr(dataset.Dataset, name) else name.removeprefix("_"), wrap)
+
+
+def _from_scratch(original: Any) -> Any:
+    def from_scratch(self: Any) -> None:
+        from recbole_vae.data import saved
+
+        config = self.config
+        asked = getattr(config, "asked_dataset", config["dataset_save_path"])
+        path = asked or _saved_file(self)
+        if holds_out_users(config) or not saved.fits(path, config, only_data=_only_data(self), asked=bool(asked)):
+            original(self)
+            return
+        with Path(path).open("rb") as file:
+            self.__dict__.update(pickle.load(file).__dict__)
+        self.config, self.loaded_from = config, path
+        self.logger.info(f"Load filtered dataset from: [{path}]")
+
+    return from_scratch
+
+
+def _save(original: Any) -> Any:
+    def save(self: Any) -> None:
+        from recbole_vae.data import saved
+
+        path = _saved_file(self)
+        if vars(self).pop("loaded_from", None) != path:
+            original(self)
+            saved.record(path, self.config, only_data=_only_data(self))
+
+    return save
+
+
+def _saved_file(dataset: Any) -> str:
+    """Return where RecBole saves a data set."""
+    config = dataset.config
+    return os.path.join(config["checkpoint_dir"], f"{config['dataset']}-{type(dataset).__name__}.pth")  # noqa: PTH118
+
+
+def _only_data(dataset: Any) -> bool:
+    """Tell whether a data set depends on the options of the data alone, and not on those of a model whose own it is."""
+    kind = type(dataset)
+    of_a_model = kind.__name__ == f"{dataset.config['model']}Dataset"
+    return kind.__module__.startswith(("recbole.", "recbole_vae.")) and not of_a_model
 
 
 def _load_feat(original: Any) -> Any:

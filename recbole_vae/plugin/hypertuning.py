@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from recbole_vae.errors import ConfigError
+from recbole_vae.options.names import tuned
 from recbole_vae.plugin.import_hooks import replace
 
 
@@ -16,6 +17,7 @@ def hook(hyper_tuning: ModuleType) -> None:
     replace(hyper_tuning, "exhaustive_search", _exhaustive_search)
     replace(hyper_tuning.HyperTuning, "__init__", _init)
     replace(hyper_tuning.HyperTuning, "run", _run)
+    replace(hyper_tuning.HyperTuning, "trial", _trial)
 
 
 def _with_generator(np: Any) -> Any:
@@ -69,3 +71,14 @@ def _run(original: Any) -> Any:
             )
 
     return run
+
+
+def _trial(original: Any) -> Any:
+    def trial(self: Any, params: Any) -> Any:
+        token = tuned.set(frozenset(params))  # the Config that is made in here refuses what its model has not
+        try:
+            return original(self, params)
+        finally:
+            tuned.reset(token)
+
+    return trial

@@ -26,8 +26,6 @@ def _init_logger(original: Any) -> Any:
     def init_logger(config: Any) -> None:
         original(config)
         cls = config.model_class
-        for name in getattr(config, "ignored_options", ()):
-            logging.getLogger().warning(f"{cls.__name__} has no option {name}; it is ignored.")
         if report(config):
             logging.getLogger().info(report(config))
         if getattr(config, "chosen_metric", None):
@@ -39,6 +37,9 @@ def _init_logger(original: Any) -> Any:
         package = cls.__module__.partition(".")[0]
         versions = {"recbole_vae": f", of recbole_vae {__version__}", "recbole": f", of RecBole {_recbole_version()}"}
         logging.getLogger().info(f"{cls.__name__} is {cls.__module__}.{cls.__qualname__}{versions.get(package, '')}")
+        ignored = getattr(config, "ignored_options", ())
+        if ignored:
+            logging.getLogger().warning(f"Without effect, as {cls.__name__} has no such option: {', '.join(ignored)}.")
 
     return init_logger
 

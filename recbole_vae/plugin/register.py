@@ -18,8 +18,10 @@ Place                                                               File        
 ``recbole.trainer.<Name>Trainer``                                   config       the trainer of a registered model
 ``recbole.quick_start.quick_start.init_logger``                     quick_start  a log says whose class runs
 ``recbole.quick_start.quick_start.run_recboles``                    quick_start  child processes know the registered models
-``recbole.data.utils.create_dataset``                               data_utils   held-out users, if ``eval_args`` asks for them
+``recbole.data.utils.create_dataset``                               data_utils   held-out users; no saved data set unseen
 ``recbole.data.utils.create_samplers``                              data_utils   no sampler where nothing is sampled
+``recbole.data.utils.save_split_dataloaders``                       data_utils   records what they were made from
+``recbole.data.utils.load_split_dataloaders``                       data_utils   only if they would be made the same
 ``recbole.data.utils.get_dataloader``                               data_utils   batches of users to train; faster evaluation
 ``recbole.trainer.trainer.Collector``                               trainer      faster, unless ``fast_evaluation: False``
 ``recbole.trainer.trainer.Evaluator``                               trainer      likewise; metrics of lists are exact
@@ -30,6 +32,8 @@ Place                                                               File        
 ``recbole.trainer.hyper_tuning.exhaustive_search``                  hypertuning  finds every combination, however many
 ``recbole.trainer.hyper_tuning.HyperTuning.__init__``               hypertuning  ``exhaustive`` refuses ranges
 ``recbole.trainer.hyper_tuning.HyperTuning.run``                    hypertuning  nothing is overruled or left out unsaid
+``recbole.trainer.hyper_tuning.HyperTuning.trial``                  hypertuning  refuses to vary what has no effect
+``recbole.utils.case_study.full_sort_scores``                       case_study   says which data it needs
 ``recbole.evaluator.register.metrics_dict``                         evaluator    the metric TruncatedRecall
 ``recbole.evaluator.register.metric_types``                         evaluator    likewise
 ``recbole.evaluator.register.metric_information``                   evaluator    likewise; TailPercentage knows all items
@@ -39,6 +43,8 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.Dataset._fill_nan``                  compat       missing values are filled under pandas 3
 ``recbole.data.dataset.dataset.pd``                                 compat       ``read_csv`` reads as before pandas 3
 ``recbole.data.dataset.dataset.pd``                                 load_feat    ``read_csv`` takes cells as they are written
+``recbole.data.dataset.dataset.Dataset._from_scratch``              dataset      a saved one only if it would be made the same
+``recbole.data.dataset.dataset.Dataset.save``                       dataset      records what it was made from
 ``recbole.data.dataset.dataset.Dataset._load_feat``                 load_feat    likewise; errors name file and line
 ``recbole.data.dataset.dataset.Dataset._load_feat``                 dataset      times are read exactly, also ISO dates
 ``recbole.data.dataset.dataset.Dataset._load_inter_feat``           dataset      times that an order needs are there; repeats
@@ -81,9 +87,9 @@ def register(*models: type) -> None:
         models: subclasses of :class:`recbole_vae.model.base.HistoryRecommender`, or of RecBole's ``GeneralRecommender`` or
             another of its kinds. The fields of a HistoryRecommender's ``config_class`` are its options; those that
             RecBole does not have need a default. The others may have default options in a class attribute ``defaults``, a
-            dictionary. RecBole trains them as it would the RecBole model that they are derived from, if any; their options are
-            not checked. If their ``predict`` gives probabilities of a label, ``scores_are_probabilities = True`` lets LogLoss,
-            MAE and RMSE measure them.
+            dictionary. RecBole trains them as it would the RecBole model that they are derived from, if any; the values of
+            their options are not checked. If their ``predict`` gives probabilities of a label,
+            ``scores_are_probabilities = True`` lets LogLoss, MAE and RMSE measure them.
 
     Raises:
         ValueError: RecBole or this package has a model of that name.
@@ -128,6 +134,7 @@ _CHANGES = (
     ("recbole.data.utils", "data_utils:hook"),
     ("recbole.trainer.trainer", "trainer:hook"),
     ("recbole.trainer.hyper_tuning", "hypertuning:hook"),
+    ("recbole.utils.case_study", "case_study:hook"),
     ("recbole.evaluator.register", "evaluator:hook"),
     ("recbole.model.general_recommender.nceplrec", "nceplrec:hook"),
 )

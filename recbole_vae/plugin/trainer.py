@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from recbole_vae.errors import DataError
 from recbole_vae.model.registry import is_history_model
 from recbole_vae.plugin.import_hooks import replace
 
@@ -51,15 +52,38 @@ def _fit(original: Any) -> Any:
 
 
 def _evaluate(original: Any) -> Any:
-    def evaluate(self: Any, eval_data: Any, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(
+        self: Any, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+    ) -> Any:
         from recbole_vae.evaluation.fold_in import evaluated_on
         from recbole_vae.evaluation.metrics import Result
+        from recbole_vae.training.restore import check_saved
 
+        if eval_data:
+            _collect_training(self, eval_data)
+            if load_best_model:
+                check_saved(model_file or self.saved_model_file)
         with evaluated_on(self.model, getattr(eval_data, "fold_in", None)):
-            result = original(self, eval_data, *args, **kwargs)
+            result = original(self, eval_data, load_best_model, model_file, show_progress)
         if isinstance(result, Result):  # several processes of RecBole's make a plain dictionary
             result.split_hash = getattr(eval_data._dataset, "split_hash", None)
             result.gaps = getattr(eval_data._dataset, "gaps", [])
         return result
 
     return evaluate
+
+
+def _collect_training(trainer: Any, eval_data: Any) -> None:
+    """Collect what metrics count in the training data, which RecBole does in ``fit`` alone."""
+    collector = trainer.eval_collector
+    counted = ("data.num_items", "data.num_users", "data.count_items", "data.count_users")
+    if not any(collector.register.need(name) and name not in collector.data_struct for name in counted):
+        return
+    sampler = getattr(eval_data, "_sampler", None)
+    phases, parts = getattr(sampler, "phases", []), getattr(sampler, "datasets", [])
+    if "train" not in phases or len(phases) != len(parts):
+        raise DataError(
+            f"metrics: {', '.join(trainer.config['metrics'])}: some count training interactions, and without fit the trainer "
+            "knows of none. Call trainer.eval_collector.data_collect(train_data) first."
+        )
+    collector.data_collect(SimpleNamespace(dataset=parts[phases.index("train")]))

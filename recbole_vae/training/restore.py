@@ -62,6 +62,15 @@ def load_recboles(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]
     return state
 
 
+def check_saved(path: str | Path) -> None:
+    """Raise a CheckpointError if a trainer is to load its best epoch and has saved none."""
+    if not Path(path).exists():
+        raise CheckpointError(
+            f"{path}: there is no such checkpoint. Call fit first, which saves one, or evaluate(..., load_best_model=False) for "
+            "the model as it is."
+        )
+
+
 def data_hash(dataset: Any) -> str:
     """Return a SHA-256 of a training data set of RecBole: its ids, in their order, and its interactions."""
     table = Histories.from_dataset(dataset, None)

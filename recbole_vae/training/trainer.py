@@ -25,6 +25,7 @@ from recbole_vae.nn.prior import ACTIVE, active
 from recbole_vae.storage import checkpoint
 from recbole_vae.training.averaging import WeightAverage
 from recbole_vae.training.optimizer import LazyAdam
+from recbole_vae.training.restore import check_saved
 
 _trainers = count()
 _LOOKED_AT = 100_000
@@ -95,8 +96,6 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 f"{self.model.needs_validation} needs a validation part, and there is none: choose a split that has one "
                 "(eval_args, or benchmark_filename), or give a number."
             )
-        if train_data.generator is None:  # RecBole removes it when it saves the dataloaders
-            train_data.generator = train_data.sampler.generator = torch.Generator().manual_seed(self.config["seed"])
         if self._resumed is not None:
             state, self._resumed = self._resumed, None
             checkpoint.check_vocabulary(state, self.saved_model_file, train_data._dataset)
@@ -354,6 +353,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             return None
         if load_best_model:
             path = model_file or self.saved_model_file
+            check_saved(path)
             state = checkpoint.load(path)
             checkpoint.check_model(state, path, self.config["model"])
             checkpoint.check_vocabulary(state, path, eval_data._dataset)

@@ -202,6 +202,68 @@ def test_a_name_may_have_a_comma(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"there is no file {Path('dataset/a,b/a,b.inter')}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "rows: [{model: MultVAE, settings: {dropout: 0.9}}]",
+            "dropout (plan.yaml, line 1): neither compare nor RecBole nor MultVAE has this option; did you mean dropout_prob?",
+        ),
+        (
+            "rows: [MultVAE, {model: EASE, settings: {dropout_prob: 0.9}}]",
+            "dropout_prob (plan.yaml, line 1): neither compare nor RecBole nor EASE has this option.",
+        ),
+        (
+            "rows: [BPR]\nsettings:\n  hidden_size: 3",
+            "hidden_size (plan.yaml, line 3): neither compare nor RecBole nor a model has this option; "
+            "did you mean embedding_size?",
+        ),
+        (
+            "rows: [MultVAE, EASE]\nprotocols: {a: {beta: 0.3}}",
+            "beta (plan.yaml, line 2): neither compare nor RecBole nor a model has this option; did you mean anneal_cap?",
+        ),
+        (
+            "rows: [EASE]\ndatasets: {ml-100k: {qqq: 0.3}}",
+            "qqq (plan.yaml, line 2): neither compare nor RecBole nor a model has this option.",
+        ),
+    ],
+)
+def test_a_setting_without_effect_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(text)
+    assert str(error.value) == message
+
+
+def test_a_setting_of_no_row_on_the_command_line_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^dropout_prob \(command line\): neither compare nor RecBole nor a model has"
+    ):
+        read(models="EASE,Pop", dropout_prob="0.3")
+
+
+@pytest.mark.parametrize(
+    "space", ["rows: [{model: MultVAE, space: {SPACE}}]", "rows: [MultVAE]\nspaces: {MultVAE: {SPACE}}"]
+)
+def test_a_search_for_what_has_no_effect_is_refused(space: str) -> None:
+    got = read(space.replace("SPACE", "hidden_size: [[], [600]]"))
+    with pytest.raises(
+        ConfigError, match=r"^hidden_size \((rows|spaces): .*nor MultVAE has this .*; did you mean mlp_hidden_size"
+    ):
+        tuning.space_of(got, *got.cells()[0])
+
+
+def test_each_row_has_the_settings_that_its_model_has() -> None:
+    got = read("rows: [MultVAE, EASE, BPR]\nsettings: {dropout_prob: 0.3, reg_weight: 7.0}\n", embedding_size="8")
+    jobs = {row.model: got.job("ml-100k", "default", row, 0)["settings"] for row in got.rows}
+    of_all = {"epochs": 300, "stopping_step": 50, "eval_step": 1}
+    assert jobs == {
+        "MultVAE": {**of_all, "dropout_prob": 0.3}, "EASE": {**of_all, "reg_weight": 7.0}, "BPR": {**of_all, "embedding_size": 8},
+    }  # fmt: skip
+    assert [got.lacking("ml-100k", "default", row) for row in got.rows] == [
+        ["embedding_size", "reg_weight"], ["dropout_prob", "embedding_size"], ["dropout_prob", "reg_weight"],
+    ]  # fmt: skip
+
+
 def test_out_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     assert main(["compare", "--out=file/o"]) == 2

@@ -19,13 +19,15 @@ from pydantic import Field, field_validator, model_validator
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model import yaml_files
 from recbole_vae.model.base import MLPConfig
+from recbole_vae.model.known_options import options_of
 from recbole_vae.model.registry import BUILT_IN, model_class
 from recbole_vae.nn.layers import ACTIVATIONS
 from recbole_vae.options import command_line
 from recbole_vae.options.fields import ModelConfig, Strict
 from recbole_vae.options.names import near
-from recbole_vae.options.recbole import properties_folder, recbole_defaults
-from tests.conftest import Builder, random_rows, write_inter
+from recbole_vae.options.recbole import properties_folder, recbole_defaults, recbole_folder, recbole_model_names
+from recbole_vae.storage.checkpoint import plain_config
+from tests.conftest import OPTIONS, Builder, random_rows, write_inter
 
 BAD = [
     ("latent_dimension", 0, "an integer >= 1"),
@@ -162,12 +164,133 @@ def test_whole_floats_are_passed_on_as_integers(build: Builder) -> None:
     run.fit()
 
 
-def test_options_of_other_models_and_of_the_user_are_let_through(build: Builder) -> None:
-    config = build(
-        embedding_size=64, n_layers=3, dropout=0.1, my_own_note="x", encoding="utf-8", reg_weight=None
-    ).config
-    assert config["my_own_note"] == "x"
-    assert config.ignored_options == ["my_own_note"]
+@pytest.mark.parametrize(
+    ("model", "name", "meant"),
+    [
+        ("MultVAE", "dropout", "dropout_prob"),
+        ("MultVAE", "hidden_size", "mlp_hidden_size"),
+        ("MultVAE", "beta", "anneal_cap"),
+        ("MultVAE", "lr", "learning_rate"),
+        ("MultVAE", "batch_size", "train_batch_size"),
+        ("MultVAE", "patience", "stopping_step"),
+        ("MultVAE", "neg_sampling", "train_neg_sample_args"),
+        ("CompositeVAE", "mlp_hidden_size", "hidden_size"),
+        ("BPR", "hidden_size", "embedding_size"),
+        ("BPR", "embeding_size", "embedding_size"),
+        ("BPR", "lr", "learning_rate"),
+        ("EASE", "regweight", "reg_weight"),
+        ("MultiVAE", "dropout", "dropout_prob"),
+    ],
+)
+@pytest.mark.parametrize("place", ["config_dict", "a.yaml, line 2", "command line"])
+def test_what_others_call_an_option_is_refused_everywhere(
+    place: str, model: str, name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole.config import Config
+
+    given: dict[str, Any] = {}
+    if place == "config_dict":
+        given["config_dict"] = {name: 1}
+    elif place == "command line":
+        monkeypatch.setattr(sys, "argv", ["run", f"--{name}=1"])
+    else:
+        Path("a.yaml").write_text(f"epochs: 1\n{name}: 1\n")
+        given["config_file_list"] = ["a.yaml"]
+    with pytest.raises(ConfigError) as error, command_line.ours():
+        Config(model=model, dataset="not-there", **given)
+    assert str(error.value) == f"{name} ({place}): neither {model} nor RecBole has this option. Did you mean {meant}?"
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "BPR", "EASE", "Pop"])
+def test_an_option_that_nobody_has_is_refused(build: Builder, model: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^qqq \(config_dict\): neither {model} nor RecBole has this option. See"):
+        build(model, dataset="not-there", qqq=0.1)
+
+
+@pytest.mark.parametrize("model", ["EASE", "BPR", "SASRec"])
+@pytest.mark.parametrize(
+    ("name", "key", "said"),
+    [
+        ("eval_args", "splt", "did you mean split? There are split, group_by, order, mode."),
+        ("eval_args", "fold_in", "There are split, group_by, order, mode."),
+        ("train_neg_sample_args", "sample_nums", "did you mean sample_num? There are distribution, sample_num, alpha,"),
+    ],
+)
+def test_a_key_without_effect_is_refused_for_recboles_models(model: str, name: str, key: str, said: str) -> None:
+    from recbole.config import Config
+
+    with pytest.raises(ConfigError) as error:
+        Config(model=model, dataset="not-there", config_dict={name: {key: 1}})
+    assert str(error.value).startswith(f"{name}: the key '{key}' (config_dict) has no effect")
+    assert said in str(error.value)
+
+
+def test_a_file_may_serve_several_models(build: Builder, caplog: pytest.LogCaptureFixture) -> None:
+    """What another model has is let through, and said; also another's name for an option that is set by its own name."""
+    from recbole.quick_start import run_recbole
+
+    shared = {"embedding_size": 64, "n_layers": 3, "dropout": 0.1, "dropout_prob": 0.2, "encoding": "utf-8"}
+    config = build(**shared).config
+    assert config.ignored_options == ["dropout", "embedding_size", "n_layers"]
+    assert config["dropout_prob"] == 0.2
+    options = {**OPTIONS, **shared, "data_path": "data"}
+    run_recbole(model="EASE", dataset="tiny", config_dict=options, saved=False)
+    names = "dropout, dropout_prob, embedding_size, latent_dimension, mlp_hidden_size, n_layers, precision"
+    assert f"Without effect, as EASE has no such option: {names}." in caplog.messages
+
+
+@pytest.mark.parametrize("model", recbole_model_names())
+def test_all_options_of_recboles_models_are_known(model: str) -> None:
+    """The options of RecBole's own files, of the model and of all."""
+    known = options_of(model)
+    for file in (f"model/{model}", "overall", "dataset/sample"):
+        content = yaml.safe_load((recbole_folder() / "properties" / f"{file}.yaml").read_text(encoding="utf-8")) or {}
+        assert set(content) <= known
+
+
+def test_options_that_are_in_no_file_are_known(build: Builder) -> None:
+    """RecBole's ItemKNN and AsymKNN read some that have their default in the source."""
+    assert build("ItemKNN", shrink=3.0).model.shrink == 3.0
+    assert build("AsymKNN", alpha=0.25, q=2).model.q == 2
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "EASE"])
+def test_what_a_checkpoint_records_may_be_given_again(build: Builder, model: str) -> None:
+    first = plain_config(build(model).config)
+    again = build(**first)
+    assert plain_config(again.config) == first
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "EASE", "BPR"])
+def test_none_as_a_word_is_none(model: str) -> None:
+    from recbole.config import Config
+
+    Path("a.yaml").write_text("train_neg_sample_args: None\nclip_grad_norm: None\nbenchmark_filename: None\n")
+    config = Config(model=model, dataset="not-there", config_file_list=["a.yaml"])
+    assert config["train_neg_sample_args"]["distribution"] == "none"
+    assert (config["clip_grad_norm"], config["benchmark_filename"]) == (None, None)
+
+
+def test_one_config_file_may_be_named_by_a_word() -> None:
+    from recbole.config import Config
+
+    Path("p.yaml").write_text("epochs: 3\n")
+    assert Config(model="MultVAE", dataset="x", config_file_list="p.yaml")["epochs"] == 3
+    assert Config(model="EASE", dataset="x", config_file_list=Path("p.yaml"))["epochs"] == 3
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "EASE"])
+def test_columns_may_be_named_that_are_not_loaded(build: Builder, model: str) -> None:
+    rows = [(user, item, 3, 7) for user, item in random_rows()]
+    folder = write_inter(rows, columns="user_id:token\titem_id:token\trating:float\tnote:token")
+    loaded = build(model, "tiny", data_path=folder, unload_col={"inter": ["note"]}).dataset.inter_feat
+    assert list(loaded.columns) == ["user_id", "item_id", "rating"]
+    with pytest.raises(ConfigError, match=r"^unload_col: inter \(config_dict\): load_col already says which columns"):
+        build(model, "tiny", unload_col={"inter": ["note"]}, load_col={"inter": ["user_id", "item_id"]})
+    with pytest.raises(
+        ConfigError, match=r"^unload_col: \['note'\] \(config_dict\) is not allowed; it must be columns of"
+    ):
+        build(model, "tiny", unload_col=["note"])
 
 
 def test_the_place_of_a_mistake_is_named(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.evaluation.fold_in import why_not
 from recbole_vae.model.registry import model_class, places
+from recbole_vae.options import command_line
 from recbole_vae.serving.recommender import Recommender
 from tests.conftest import Builder, random_rows, write_inter
 
@@ -125,6 +126,27 @@ def test_it_runs_from_the_command_line(my_gnn: Any, capfd: pytest.CaptureFixture
     assert "--resume" not in out  # RecBole's checkpoints do not resume
 
 
+@pytest.mark.parametrize("place", ["config_dict", "command line"])
+def test_its_options_are_those_that_it_declares_or_reads(
+    my_gnn: Any, build: Builder, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may read others in some other way, so what resembles nothing is let through."""
+
+    def made(**options: Any) -> Any:
+        if place == "command line":
+            monkeypatch.setattr(sys, "argv", ["run", *(f"--{name}={value}" for name, value in options.items())])
+            options = {}
+        with command_line.ours():
+            return build("MyGNN", embedding_size=8, precision=None, **options).config
+
+    known = dict.fromkeys(("latent_dimension", "mlp_hidden_size", "precision"))
+    my_gnn.defaults = {}
+    assert made(my_temperature=2.0).ignored_options == sorted(known)
+    assert made(my_temperature=2.0, qqq=1).ignored_options == sorted({*known, "qqq"})
+    with pytest.raises(ConfigError, match=rf"^my_temprature \({place}\): .* Did you mean my_temperature\?"):
+        made(my_temprature=2.0)
+
+
 def test_it_is_a_row_of_a_comparison(capfd: pytest.CaptureFixture[str]) -> None:
     """Each run has a process of its own, which imports the module."""
     write_inter(random_rows())
@@ -134,6 +156,7 @@ def test_it_is_a_row_of_a_comparison(capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
     assert status == 0, out + err
     assert "MyGNN" in out
+    assert "EASE has no option my_temperature, which the plan sets for other rows." in out
     assert main([*command[:-1], "--my_temprature=2"]) == 2
     assert "did you mean my_temperature?" in capfd.readouterr().err
 

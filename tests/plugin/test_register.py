@@ -330,6 +330,28 @@ def test_hyper_tuning() -> None:
     assert tuning.best_score == max(tuning.score_list)
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "meant"),
+    [("MultVAE", "embedding_size", ""), ("MultVAE", "qqq", ""), ("EASE", "regweight", "reg_weight")],
+)
+@pytest.mark.parametrize("algo", ["random", "bayes"])
+def test_hyper_tuning_refuses_to_vary_what_has_no_effect(algo: str, model: str, name: str, meant: str) -> None:
+    """Also what another model has."""
+    pytest.importorskip("hyperopt")
+    from recbole.quick_start import objective_function
+    from recbole.trainer import HyperTuning
+
+    write_inter(random_rows())
+    Path("fixed.yaml").write_text(f"model: {model}\ndataset: tiny\ndata_path: data\nepochs: 1\n")
+    for given in ({"params_dict": {"choice": {name: [8, 16]}}}, {"params_file": "space.hyper"}):
+        Path("space.hyper").write_text(f"{name} choice [8,16]\n")
+        tuning = HyperTuning(objective_function, fixed_config_file_list=["fixed.yaml"], algo=algo, max_evals=2, **given)
+        said = f" Did you mean {meant}?" if meant else f" See properties/model/{model}.yaml for those that there are."
+        with pytest.raises(ConfigError) as error:
+            tuning.run()
+        assert str(error.value) == f"{name} (params_dict): neither {model} nor RecBole has this option.{said}"
+
+
 def test_load_data_and_model_and_case_study(build: Builder) -> None:
     from recbole.quick_start import load_data_and_model
     from recbole.utils.case_study import full_sort_scores, full_sort_topk
