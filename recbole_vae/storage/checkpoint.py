@@ -244,6 +244,10 @@ def _load(path: Path) -> dict[str, Any]:
         for inner in _INNER_KEYS.get(key, ()):
             if inner not in state[key]:
                 raise CheckpointError(f"{path}: damaged checkpoint: '{inner}' is missing in '{key}'.")
+    tensors = [state["histories"][name] for name in ("indptr", "indices")]
+    tensors += [state["random"][name] for name in ("torch", "train_data")]
+    if not all(isinstance(each, torch.Tensor) for each in tensors):
+        raise CheckpointError(f"{path}: damaged checkpoint: 'histories' or 'random' has something else than tensors.")
     check_name(path, state["dataset"])
     try:
         upgrade(state)
