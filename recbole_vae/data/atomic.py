@@ -164,7 +164,7 @@ def _what_is_wrong(
             for name in numbers:
                 cell = cells[columns.index(name)]
                 if cell == f"{name}:float":
-                    return f"{path}, line {number}: the names of the columns again; remove this line."
+                    return f"{path}, line {number}: the names of the columns are repeated; remove this line."
                 if cell not in MISSING and not _is_number(cell):
                     return f"{path}, line {number}: {cell[:80]!r} in column '{name}:float' is not a number."
             number = reader.line_num + 2  # where the next one starts
