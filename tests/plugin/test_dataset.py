@@ -249,7 +249,8 @@ def test_ids_that_are_missing_in_a_fixed_split_are_refused(build: Builder, model
 
 
 def test_what_recbole_says_of_the_data_is_a_data_error(build: Builder) -> None:
+    rows = [("a", "x"), ("a", "y"), ("b", "x"), ("a", "z"), ("b", "z")]
     with pytest.raises(DataError, match=r"^data set 'tiny': some users have all items"):
-        build("BPR", "tiny", data_path=write_inter([("a", "x"), ("a", "y"), ("b", "x"), ("a", "z"), ("b", "z")]))
+        build("BPR", "tiny", data_path=write_inter(rows), topk=[1], valid_metric="MRR@1")
     with pytest.raises(DataError, match=r"^data set 'tiny': no line is left"):
         build("BPR", "tiny", data_path=write_inter([("a", ""), ("b", "")]))
