@@ -22,7 +22,7 @@ from recbole_vae.compare.plan import Plan, PlanRow, digest
 from recbole_vae.compare.results import DONE, FAILED, REFUSED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import ConfigError, DataError
-from recbole_vae.storage.files import write_whole
+from recbole_vae.storage.files import leftovers, write_whole
 
 
 @dataclass
@@ -178,6 +178,8 @@ class _Comparing:
                 continue
             folder = self.out / "runs" / f"{cell.row.model}-{seed}-{cell.key(job)[:16]}"
             self.folders.add(folder)
+            for left in leftovers(folder / "result.json"):
+                left.unlink(missing_ok=True)
             if (folder / "result.json").is_file():
                 try:
                     run = Run.load(folder)

@@ -45,8 +45,8 @@ def read_header(path: str | Path, separator: str, encoding: str) -> dict[str, Fe
         line = next(_lines(path, encoding), "").rstrip("\r\n").removeprefix("\ufeff")
     except OSError as error:
         raise DataError(f"{path}: cannot read this file: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(_not_text(path, 1, error)) from None
+    except UnicodeError as error:
+        raise DataError(_not_text(path, 1, encoding, error)) from None
     except LookupError:
         raise DataError(f"encoding: Python knows no encoding '{encoding}'; most files are utf-8.") from None
     if not line:
@@ -72,13 +72,13 @@ def read_columns(
 ) -> pd.DataFrame:
     """Read some columns of an atomic file: tokens as strings, numbers as float64, missing values as NaN.
 
-    The values are those that RecBole reads. The parser is that of pandas in C.
+    The values are those that RecBole reads. The parser is that of pandas in C, which takes separators of one character.
 
     Args:
         path: the file.
         columns: all its columns, from :func:`read_header`.
         wanted: those to read, of type ``token`` or ``float``, in the order of the file.
-        separator: between columns, one character.
+        separator: between columns, one character or more.
         encoding: of the file.
 
     Raises:
@@ -86,13 +86,23 @@ def read_columns(
     """
     # As objects, tokens stay as written. Since pandas 3.1, categories that are all numbers become numbers, and 01 becomes 1.
     kinds: dict[str, Any] = {name: np.float64 if columns[name] is FeatureType.FLOAT else object for name in wanted}
+    numbers = [name for name in wanted if columns[name] is FeatureType.FLOAT]
+    if len(separator) > 1:
+        message = _what_is_wrong(path, list(columns), numbers, separator, encoding)
+        if message:
+            raise DataError(message)
+        lines = _lines(path, encoding)
+        next(lines)
+        rows = [cells for cells in _Split(lines, separator) if len(cells) > 1 or cells[0].strip()]
+        texts = pd.DataFrame(rows, columns=list(columns), dtype=object)[wanted]
+        refuse_header_again(path, texts, columns, encoding)
+        return texts.mask(texts.isin(MISSING)).astype(kinds)
     try:
         data = pd.read_csv(
             path, sep=separator, header=0, names=list(columns), usecols=wanted, dtype=kinds, encoding=encoding, engine="c",
             index_col=False, float_precision="round_trip", quoting=quoting(separator),
         )  # fmt: skip
     except (ValueError, OverflowError) as error:  # a ParserError, a UnicodeDecodeError, or a bad number
-        numbers = [name for name in wanted if columns[name] is FeatureType.FLOAT]
         message = _what_is_wrong(path, list(columns), numbers, separator, encoding)
         raise DataError(message or f"{path}: {error}.") from None
     # pandas pads short lines with missing values, cuts long ones, and repairs stray quotation marks.
@@ -139,7 +149,9 @@ def _what_is_wrong(
     number, lines = 2, _lines(path, encoding)
     try:
         next(lines)
-        reader = csv.reader(lines, delimiter=separator, strict=True, quoting=quoting(separator))
+        reader: Any = _Split(lines, separator)
+        if len(separator) == 1:
+            reader = csv.reader(lines, delimiter=separator, strict=True, quoting=quoting(separator))
         for cells in reader:
             if not cells or (len(cells) == 1 and not cells[0].strip()):
                 number = reader.line_num + 2
@@ -151,22 +163,40 @@ def _what_is_wrong(
                 )
             for name in numbers:
                 cell = cells[columns.index(name)]
+                if cell == f"{name}:float":
+                    return f"{path}, line {number}: the names of the columns are repeated; remove this line."
                 if cell not in MISSING and not _is_number(cell):
                     return f"{path}, line {number}: {cell[:80]!r} in column '{name}:float' is not a number."
             number = reader.line_num + 2  # where the next one starts
-    except UnicodeDecodeError as error:
-        return _not_text(path, number, error)
+    except UnicodeError as error:
+        return _not_text(path, number, encoding, error)
     except csv.Error as error:
         what = str(error).replace("\t", "\\t")
         return f"{path}, line {number}: {what}; a cell that begins with a quotation mark must end with one."
     return None
 
 
-def _not_text(path: str | Path, line: int, error: UnicodeDecodeError) -> str:
+class _Split:
+    """Splits lines as ``csv.reader`` does, at a separator of several characters, which that does not take."""
+
+    def __init__(self, lines: Iterator[str], separator: str) -> None:
+        self.lines, self.separator, self.line_num = lines, separator, 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for line in self.lines:
+            self.line_num += 1
+            yield line.rstrip("\r\n").split(self.separator)
+
+
+def _not_text(path: str | Path, line: int, encoding: str, error: UnicodeError) -> str:
     with Path(path).open("rb") as file:
         is_utf_16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     meant = "utf-16" if is_utf_16 else "that of the file"
-    return f"{path}, line {line}: not text of encoding {error.encoding} ({error.reason}); set the option encoding to {meant}."
+    encoding, reason = (
+        getattr(error, "encoding", encoding),
+        getattr(error, "reason", error),
+    )  # UTF-16 without its mark has none
+    return f"{path}, line {line}: not text of encoding {encoding} ({reason}); set the option encoding to {meant}."
 
 
 def _is_number(text: str) -> bool:

@@ -71,22 +71,6 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
                 )
         if not len(self.inter_feat):
             raise DataError(f"{where}: its file has no interactions, only a first line.")
-        if parts is not None:  # RecBole filters nothing then
-            for field in (self.uid_field, self.iid_field):
-                if self.inter_feat[field].isna().any():
-                    raise DataError(f"{where}: '{field}' is missing in some interactions of {', '.join(parts)}.")
-
-    def _filter_nan_user_or_item(self) -> None:
-        """Leave out interactions without a user or an item. If both occur, RecBole alone would drop the wrong rows."""
-        missing = self.inter_feat[[self.uid_field, self.iid_field]].isna()
-        for field in missing.columns[missing.any()]:
-            rows = missing[field].to_numpy().nonzero()[0] + 1
-            self.logger.warning(
-                f"'{field}' is missing in {len(rows)} interactions, which are left out; the first are number "
-                f"{', '.join(map(str, rows[:5]))}. Missing values are empty cells, NA, NaN, null and the like."
-            )
-        self.inter_feat = self.inter_feat[~missing.any(axis=1)].reset_index(drop=True)
-        super()._filter_nan_user_or_item()
 
     def _data_filtering(self) -> None:
         try:

@@ -92,10 +92,10 @@ def _text(path: Path, text: IO[str], wanted: Mapping[str, str]) -> Iterator[Numb
                     f"by {separator!r}."
                 )
             yield number, [cells[place].strip() for place in places]
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # UTF-16 without its mark is no UnicodeDecodeError
+        encoding, reason = getattr(error, "encoding", "utf-16").upper(), getattr(error, "reason", error)
         raise DataError(
-            f"{path}, line {number} or later: not text in {error.encoding.upper()} ({error.reason}); set --encoding, for "
-            "example to cp1252."
+            f"{path}, line {number} or later: not text in {encoding} ({reason}); set --encoding, for example to cp1252."
         ) from None
 
 
@@ -171,8 +171,8 @@ def _parquet(path: Path, file: Any, wanted: Mapping[str, str]) -> Iterator[Numbe
                 for cells in zip(*columns, strict=True):
                     number += 1
                     yield number, list(cells)
-        except arrow.ArrowException as error:
-            reason = str(error).splitlines()[0]
+        except (arrow.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split()).rstrip(". ")
             raise DataError(f"{path}: cannot read this Parquet file ({reason}).") from None
 
 

@@ -17,7 +17,9 @@ _INTERVAL = r"\s*[\[(]\s*[^,;]+,\s*[^,;]+[\])]\s*"
 def check_data_options(values: Mapping[str, Any], where: Where) -> None:
     """Raise a ConfigError unless RecBole understands ``load_col`` and the filters; it ignores those that it does not."""
     load = values.get("load_col")
-    files = {"inter", "user", "item", "net", "link", "kg", *(values.get("additional_feat_suffix") or ())}
+    more = values.get("additional_feat_suffix")
+    more = [each for each in (more if isinstance(more, list | tuple) else [more]) if isinstance(each, str)]
+    files = {"inter", "user", "item", "net", "link", "kg", *more}
     if load is not None and not (
         isinstance(load, dict) and set(load) <= files and all(map(_are_columns, load.values()))
     ):

@@ -192,7 +192,8 @@ class ModelConfig(Strict):
     )
     exact_ids: bool = Field(
         True,
-        description="Quotation marks in files separated by tabs are part of a cell; False: as in RecBole, they enclose it.",
+        description="Quotation marks between tabs are part of a cell, and just the lines without a user or an item are left out; "
+        "False: as in RecBole.",
     )
     resume: str | None = Field(
         None,

@@ -29,6 +29,7 @@ from recbole_vae.options.evaluation import (
     modes_of,
     orders_by_time,
 )
+from recbole_vae.options.kinds import check_kinds
 from recbole_vae.options.names import Where, check_keys, check_names, place_of
 from recbole_vae.options.recbole import recbole_folder
 from recbole_vae.plugin.cmd_line import arguments_of_the_program
@@ -84,6 +85,7 @@ def _load_internal_config_dict(original: Any) -> Any:
             _load_defaults(self, model, kind, dataset)
         else:
             _load_defaults_of_recbole(self, model, kind, dataset)
+        check_kinds(self.external_config_dict, place_of(self, self.config_file_list))
         _load_columns(self)
 
     return load_internal_config_dict
@@ -244,6 +246,7 @@ def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: a checkpoint of data set {state['dataset']}, not of {dataset}; pass --dataset={state['dataset']}."
         )
+    check_kinds(state["config"], lambda key: path)
     return dict(state["config"])
 
 

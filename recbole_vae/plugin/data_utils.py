@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import ChainMap
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from recbole_vae.errors import ConfigError
+from recbole_vae.errors import ConfigError, DataError, RecBoleVAEError
 from recbole_vae.model.registry import is_history_model, recbole_name
 from recbole_vae.options.evaluation import holds_out_users
 from recbole_vae.plugin.import_hooks import replace
@@ -26,7 +28,8 @@ def hook(utils: ModuleType) -> None:
 def _create_dataset(original: Any) -> Any:
     def create_dataset(config: Any) -> Any:
         if not holds_out_users(config):
-            return original(config)
+            with _of_the_data(config):
+                return original(config)
         from recbole_vae.data.held_out import HeldOutDataset
 
         return HeldOutDataset(config)
@@ -111,9 +114,33 @@ def _create_samplers(original: Any) -> Any:
         if samples_nothing and ranks_all and _is_fast(config) and is_general(config.model_class):
             phases = ["train", "valid", "test"]
             return None, *(SeenItems(phases, built_datasets, phase) for phase in phases[1:])
-        return original(config, dataset, built_datasets)
+        with _of_the_data(config):
+            return original(config, dataset, built_datasets)
 
     return create_samplers
+
+
+@contextlib.contextmanager
+def _of_the_data(config: Any) -> Iterator[None]:
+    """Raise a DataError for what RecBole says of the data in a ValueError; other people's ValueErrors stay."""
+    try:
+        yield
+    except ValueError as error:
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        module = str(last.tb_frame.f_globals.get("__name__")) if last else ""
+        if isinstance(error, RecBoleVAEError) or not module.startswith("recbole."):
+            raise
+        text = " ".join(str(error).split())
+        if "feat is empty" in text:
+            text = "no line is left after filtering in its .inter, .user or .item file."
+        if "interacted with all items" in text:
+            text = (
+                f"some users have all items, so that RecBole can sample no negative items of theirs for {config['model']}. Leave "
+                "them out by user_inter_num_interval, or take a model of recbole_vae and eval_args: {mode: full}."
+            )
+        raise DataError(f"data set '{config['dataset']}': {text}") from None
 
 
 def _get_dataloader(original: Any, full_sort: Any) -> Any:

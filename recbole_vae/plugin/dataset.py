@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from recbole_vae.errors import DataError
+from recbole_vae.model.registry import is_history_model
 from recbole_vae.options.evaluation import holds_out_users, orders_by_time
 from recbole_vae.plugin.import_hooks import replace
 
@@ -19,7 +20,8 @@ from recbole_vae.plugin.import_hooks import replace
 def hook(dataset: ModuleType) -> None:
     """Change ``recbole.data.dataset.dataset``."""
     for wrap in (
-        _from_scratch, _save, _load_feat, _load_inter_feat, _filter_by_field_value, _data_filtering, _normalize,
+        _from_scratch, _save, _load_feat, _load_inter_feat, _filter_nan_user_or_item, _filter_by_field_value,
+        _data_filtering, _normalize,
         _dataframe_to_interaction, _leave_one_out, _time_based_split, _build,
     ):  # fmt: skip
         name = wrap.__name__
@@ -92,11 +94,41 @@ def _load_inter_feat(original: Any) -> Any:
                 "eval_args: {order: RO} and another split than TS."
             )
         if self.benchmark_filename_list is not None and self.inter_feat is not None:
+            _refuse_missing_ids(self)
             from recbole_vae.data.repeats import drop_repeats
 
             drop_repeats(self)
 
     return load_inter_feat
+
+
+def _refuse_missing_ids(dataset: Any) -> None:
+    """Raise a DataError if ids are missing in the parts of a fixed split, of which RecBole leaves out nothing."""
+    for field in (dataset.uid_field, dataset.iid_field):
+        if field in dataset.inter_feat and dataset.inter_feat[field].isna().any():
+            raise DataError(
+                f"data set '{dataset.dataset_name}': '{field}' is missing in some interactions of "
+                f"{', '.join(dataset.benchmark_filename_list)}; remove these lines."
+            )
+
+
+def _filter_nan_user_or_item(original: Any) -> Any:
+    """Leave out interactions without a user or an item. If both occur, RecBole alone would drop the wrong rows."""
+
+    def filter_nan_user_or_item(self: Any) -> None:
+        fields = [field for field in (self.uid_field, self.iid_field) if field in self.inter_feat]
+        if self.config["exact_ids"] is not False or is_history_model(self.config.model_class):
+            missing = self.inter_feat[fields].isna()
+            for field in missing.columns[missing.any()]:
+                rows = missing[field].to_numpy().nonzero()[0] + 1
+                self.logger.warning(
+                    f"'{field}' is missing in {len(rows)} interactions, which are left out; the first are number "
+                    f"{', '.join(map(str, rows[:5]))}. Missing values are empty cells, NA, NaN, null and the like."
+                )
+            self.inter_feat = self.inter_feat[~missing.any(axis=1)].reset_index(drop=True)
+        original(self)
+
+    return filter_nan_user_or_item
 
 
 def _filter_by_field_value(original: Any) -> Any:

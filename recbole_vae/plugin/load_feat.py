@@ -7,6 +7,7 @@ swallows all lines up to one that ends with a mark. ``exact_ids: False`` brings 
 from __future__ import annotations
 
 import csv
+import re
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,9 @@ def hook(dataset: ModuleType) -> None:
 
         @staticmethod
         def read_csv(*args: Any, **kwargs: Any) -> Any:
+            separator = kwargs.get("delimiter", "")
+            if len(separator) > 1:  # pandas would take it for a regular expression
+                kwargs["delimiter"] = re.escape(separator)
             return pandas.read_csv(*args, **{"quoting": _quoting.get(), **kwargs})
 
     dataset.pd = Pandas("pandas")  # type: ignore[attr-defined]
@@ -72,7 +76,7 @@ def _load_feat(original: Any) -> Any:
             )
         exact = self.config["exact_ids"] is not False
         numbers_and_ids = all(columns[name].value in ("token", "float") for name in wanted)
-        if getattr(source, "value", "") == "inter" and len(separator) == 1 and wanted and numbers_and_ids and exact:
+        if getattr(source, "value", "") == "inter" and wanted and numbers_and_ids and exact:
             for name in wanted:
                 self.field2source[name], self.field2type[name], self.field2seqlen[name] = source, columns[name], 1
                 if columns[name].value == "float":
@@ -80,7 +84,7 @@ def _load_feat(original: Any) -> Any:
             feat = atomic.read_columns(filepath, columns, wanted, separator, encoding)
         else:
             how = atomic.quoting(separator) if exact else csv.QUOTE_MINIMAL
-            if exact and len(separator) == 1:  # pandas would cut lines that are too long
+            if exact:  # pandas would cut lines that are too long
                 atomic.check_cells(filepath, columns, separator, encoding)
             token = _quoting.set(how)
             try:

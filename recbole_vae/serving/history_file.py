@@ -37,9 +37,9 @@ def read_histories(
         raise _not_utf8(name, 1, error) from None
     if not first.strip():
         raise DataError(f"{name}: is empty; the first line must name the columns, such as user_id,item_id.")
-    separator = "\t" if "\t" in first else ","
-    # Spaces next to a comma do not belong to an id. In atomic files, quotation marks do.
-    strip = separator == ","
+    separator = "\t" if "\t" in first else max(",;|", key=first.count)
+    # Spaces next to a comma do not belong to an id. Between tabs, quotation marks do.
+    strip = separator != "\t"
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if strip else csv.QUOTE_NONE
     header = next(csv.reader([first], delimiter=separator, skipinitialspace=strip, quoting=quoting), [])
     columns = [cell.strip().partition(":")[0] for cell in header]
@@ -57,11 +57,12 @@ def read_histories(
 
     def pairs() -> Iterator[tuple[int, str, str, float]]:
         reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=strip, quoting=quoting)
-        number = 1
+        number = 2
         try:
-            for number, cells in enumerate(reader, start=2):
+            for cells in reader:
                 if len(cells) != len(columns):
                     if not cells:
+                        number = reader.line_num + 2
                         continue
                     raise DataError(
                         f"{name}, line {number}: {len(cells)} cells instead of {len(columns)} ({first.strip()[:60]})."
@@ -69,10 +70,13 @@ def read_histories(
                 user, item = cells[user_place], cells[item_place]
                 weight = 1.0 if weight_place is None or not item.strip() else _weight(cells[weight_place], name, number)
                 yield (number, user.strip(), item.strip(), weight) if strip else (number, user, item, weight)
+                number = reader.line_num + 2  # where the next one starts
         except UnicodeDecodeError as error:
-            raise _not_utf8(name, number + 1, error) from None
+            raise _not_utf8(name, number, error) from None
         except csv.Error as error:  # such as a stray quotation mark, which would swallow the rest
-            raise DataError(f"{name}, line {reader.line_num + 1}: not valid CSV ({error}).") from None
+            raise DataError(
+                f"{name}, line {number}: not valid CSV ({error}); a cell that begins with a quotation mark must end with one."
+            ) from None
 
     done: set[int] = set()  # hashes: a set of a million names would be most of the memory
     for user, lines in groupby(pairs(), key=lambda pair: pair[1]):
@@ -80,7 +84,7 @@ def read_histories(
         number = first_line[0]
         if hash(user) in done:
             raise DataError(
-                f"{name}, line {number}: user '{user}' appears again; all lines of a user must be consecutive."
+                f"{name}, line {number}: user '{user}' appears again; all lines of a user must be consecutive. Sort the file."
             )
         done.add(hash(user))
         if not others and not first_line[2]:  # an empty cell alone stands for a user without items

@@ -41,7 +41,7 @@ import numpy as np
 import torch
 
 from recbole_vae.errors import CheckpointError, DataError
-from recbole_vae.storage.files import leftovers, written_whole
+from recbole_vae.storage.files import written_whole
 from recbole_vae.storage.once import kept
 from recbole_vae.storage.upgrade import FORMAT_VERSION, upgrade
 from recbole_vae.version import __version__
@@ -169,8 +169,6 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(), **state}
-    for left in leftovers(path):  # each may take gigabytes
-        left.unlink(missing_ok=True)
     try:
         with written_whole(path, binary=True) as file:
             try:
@@ -244,6 +242,10 @@ def _load(path: Path) -> dict[str, Any]:
         for inner in _INNER_KEYS.get(key, ()):
             if inner not in state[key]:
                 raise CheckpointError(f"{path}: damaged checkpoint: '{inner}' is missing in '{key}'.")
+    tensors = [state["histories"][name] for name in ("indptr", "indices")]
+    tensors += [state["random"][name] for name in ("torch", "train_data")]
+    if not all(isinstance(each, torch.Tensor) for each in tensors):
+        raise CheckpointError(f"{path}: damaged checkpoint: 'histories' or 'random' has something else than tensors.")
     check_name(path, state["dataset"])
     try:
         upgrade(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import sys
 from collections.abc import Iterator
@@ -77,6 +78,9 @@ def written_whole(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
         raise DataError(f"{path}: cannot write this file: it is a folder.")
     directly = target.exists() and not target.is_file()
     temporary = target if directly else temporary_beside(target)
+    for left in [] if directly else leftovers(target):  # each may take gigabytes
+        with contextlib.suppress(OSError):
+            left.unlink()
     try:
         with _explained(path):
             file = temporary.open("wb") if binary else temporary.open("w", encoding="utf-8")
@@ -106,10 +110,12 @@ def leftovers(path: Path) -> list[Path]:
 
     Those with this process's id count, too: an earlier process with the same id left them.
     """
+    found = [(each, each.name.split(".")[-2]) for each in path.parent.glob(f".{glob.escape(path.name)}.*.tmp")]
+    numbered = [(each, int(process)) for each, process in found if process.isdecimal()]
+    if not numbered:
+        return []
     import psutil  # here, because the command line imports this module at every start
 
-    found = [(each, each.name.split(".")[-2]) for each in path.parent.glob(f".{path.name}.*.tmp")]
-    numbered = [(each, int(process)) for each, process in found if process.isdecimal()]
     return [each for each, process in numbered if process == os.getpid() or not psutil.pid_exists(process)]
 
 

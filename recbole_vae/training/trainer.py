@@ -100,8 +100,13 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             state, self._resumed = self._resumed, None
             checkpoint.check_vocabulary(state, self.saved_model_file, train_data._dataset)
             checkpoint.check_histories(state, self.saved_model_file, self.model.histories)
-            checkpoint.set_random_states(state["random"])
-            train_data.generator.set_state(state["random"]["train_data"].cpu())
+            try:
+                checkpoint.set_random_states(state["random"])
+                train_data.generator.set_state(state["random"]["train_data"].cpu())
+            except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{self.saved_model_file}: damaged checkpoint: 'random' is no state of random generators ({error})."
+                ) from None
             if self.start_epoch >= self.epochs:
                 self.logger.info(
                     f"Nothing left to train: {self.saved_model_file} has {self.start_epoch} epochs, epochs is {self.epochs}."
@@ -307,7 +312,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._load_parameters(state, resume_file)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{resume_file}: the optimiser's state does not fit this model ({error}).") from None
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate

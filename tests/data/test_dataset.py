@@ -132,7 +132,7 @@ def write(text: str, encoding: str = "utf-8") -> Path:
         (f'{COLUMNS}\nu1\ti1\t"4"\n', "bad.inter, line 2: '\"4\"' in column 'rating:float' is not a number"),
         (
             f"{COLUMNS}\nu1\ti1\t4\n{COLUMNS}\n",
-            "bad.inter, line 3: 'rating:float' in column 'rating:float' is not a number",
+            "bad.inter, line 3: the names of the columns are repeated",
         ),
         (
             '"user_id:token"\t"item_id:token"\nu\ti\n',

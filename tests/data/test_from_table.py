@@ -359,3 +359,18 @@ def test_ids_are_written_as_they_are() -> None:
     Path("shop.csv").write_text('customer,sku\n007,"""Great"" Cats, 1"\n7,\'x\'\n 07 ,#1\n', encoding="utf-8")
     assert result_of().users == 3
     assert Path("dataset/shop/shop.inter").read_text().splitlines()[1:] == ['007\t"Great" Cats, 1', "7\t'x'", "07\t#1"]
+
+
+def test_parquet_that_was_cut_or_changed_is_one_line() -> None:
+    purchases().to_parquet("shop.parquet")
+    content = bytearray(Path("shop.parquet").read_bytes())
+    content[4:60] = bytes(56)
+    Path("shop.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"^shop\.parquet: cannot read this Parquet file \(.*[^. ]\)\.$"):
+        prepare_table("shop", "shop.parquet", "dataset", ALL)
+
+
+def test_utf_16_without_its_mark_is_one_line() -> None:
+    Path("shop.csv").write_bytes("customer,sku\na,b\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"^shop\.csv, line 1 or later: not text in UTF-16 \(.*BOM\)"):
+        prepare_table("shop", "shop.csv", "dataset", Columns("customer", "sku"), encoding="utf-16")

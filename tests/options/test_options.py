@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -595,3 +596,24 @@ def test_without_a_gpu_a_run_leaves_no_trace_on_later_ones(
     run.fit()
     again = build(resume=run.trainer.saved_model_file, use_gpu=True)
     assert (again.config["use_gpu"], again.config["gpu_id"]) == (True, visible or "0")
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "BPR", "Pop"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalize_field": 5}, "normalize_field: 5"),
+        ({"numerical_features": {"a": 1}}, "numerical_features: {'a': 1}"),
+        ({"discretization": 1.5}, "discretization: 1.5"),
+        ({"RATING_FIELD": {}}, "RATING_FIELD: {}"),
+        ({"field_separator": 7}, "field_separator: 7"),
+        ({"rm_dup_inter": " "}, "rm_dup_inter: ' '"),
+        ({"unload_col": 22}, "unload_col: 22"),
+        ({"additional_feat_suffix": [["x"]]}, r"additional_feat_suffix: \[\['x'\]\]"),
+        ({"eval_batch_size": math.nan}, "eval_batch_size: nan"),
+        ({"benchmark_filename": [1, 2]}, r"benchmark_filename: \[1, 2\]"),
+    ],
+)
+def test_an_option_of_recboles_of_another_kind_is_named(build: Builder, model: str, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{message} \(config_dict\) is not allowed; it must be "):
+        build(model, **options)

@@ -220,3 +220,37 @@ def test_a_split_by_time_without_an_order_is_the_one_in_order_also_where_times_a
     runs = [build("Pop", "tiny", data_path=path, eval_args={**BY_TIME, **order}) for order in ({}, {"order": "TO"})]
     trained = [rows_of(run, run.train).to_dict() for run in runs]
     assert trained[0] == trained[1]
+
+
+@BOTH
+def test_lines_without_a_user_or_an_item_are_left_out_and_no_others(build: Builder, model: str) -> None:
+    frame = events(users=20).astype({"timestamp": str})
+    gone = {3: "user_id", 7: "item_id", 8: "user_id", 21: "item_id", len(frame) - 1: "item_id"}
+    for place, name in gone.items():
+        frame.iloc[place, frame.columns.get_loc(name)] = ["", "NA"][place % 2]
+    run = build(model, "tiny", data_path=write(frame), eval_args={**LAST, "order": "TO"})
+    right = frame.drop(frame.index[list(gone)])
+    found = pd.concat([rows_of(run, loader) for loader in (run.valid, run.test)])
+    last = right.astype({"timestamp": int}).sort_values("timestamp").groupby("user_id").item_id
+    assert dict(rows_of(run, run.test)[["user_id", "item_id"]].to_numpy()) == dict(
+        right.loc[last.tail(1).index, ["user_id", "item_id"]].to_numpy()
+    )
+    assert len(run.dataset) == len(right)
+    assert set(zip(found.user_id, found.item_id, strict=True)) <= set(zip(right.user_id, right.item_id, strict=True))
+
+
+@BOTH
+def test_ids_that_are_missing_in_a_fixed_split_are_refused(build: Builder, model: str) -> None:
+    for part in ("a", "b", "c"):
+        rows = [*random_rows(seed=ord(part)), ("u1", "") if part == "a" else ("u1", "i1")]
+        write_inter(rows, part=part)
+    with pytest.raises(DataError, match=r"^data set 'tiny': 'item_id' is missing in some interactions of a, b, c"):
+        build(model, "tiny", data_path="data", benchmark_filename=["a", "b", "c"])
+
+
+def test_what_recbole_says_of_the_data_is_a_data_error(build: Builder) -> None:
+    rows = [("a", "x"), ("a", "y"), ("b", "x"), ("a", "z"), ("b", "z")]
+    with pytest.raises(DataError, match=r"^data set 'tiny': some users have all items"):
+        build("BPR", "tiny", data_path=write_inter(rows), topk=[1], valid_metric="MRR@1")
+    with pytest.raises(DataError, match=r"^data set 'tiny': no line is left"):
+        build("BPR", "tiny", data_path=write_inter([("a", ""), ("b", "")]))

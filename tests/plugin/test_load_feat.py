@@ -212,3 +212,35 @@ def test_standard_streams_are_utf_8_whatever_the_platform_says() -> None:
         [sys.executable, "-m", "recbole_vae", "café"], env=environment, capture_output=True, check=False, timeout=100
     )
     assert "'café' is not a command" in done.stderr.decode("utf-8")
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "BPR"])
+def test_a_separator_of_several_characters_is_no_expression(build: Builder, model: str) -> None:
+    rows = [(user, item, "4.5") for user, item in random_rows()]
+    rows[3] = (" u|0 ", rows[3][1], "nan")
+    for separator in ("::", "||", "\\d"):
+        lines = [separator.join(row) for row in [("user_id:token", "item_id:token", "rating:float"), *rows]]
+        Path("data/tiny").mkdir(parents=True, exist_ok=True)
+        file = Path("data/tiny/tiny.inter")
+        file.write_text("\r\n".join(lines), encoding="utf-8")
+        options: dict[str, Any] = {"data_path": "data", "field_separator": separator, "value_field": "rating"}
+        if model == "BPR":
+            options = {**options, "load_col": {"inter": ["user_id", "item_id", "rating"]}}
+            del options["value_field"]
+            run = build(model, "tiny", **options)
+            assert set(run.dataset.field2id_token["user_id"][1:]) == {user for user, _, _ in rows}
+        for bad, message in (
+            (f"a{separator}b", "2 columns instead of 3"),
+            (f"a{separator}b{separator}five", "'five' in"),
+        ):
+            file.write_text("\r\n".join([*lines, bad]), encoding="utf-8")
+            with pytest.raises(DataError, match=rf"^data/tiny/tiny.inter, line {len(lines) + 1}: {message}"):
+                build(model, "tiny", **options)
+
+
+def test_utf_16_without_its_mark_is_named(build: Builder) -> None:
+    write_inter(random_rows())
+    with pytest.raises(
+        DataError, match=r"^data/tiny/tiny.inter, line 1: not text of encoding utf-16 \(.*BOM\); set the option"
+    ):
+        build(dataset="tiny", data_path="data", encoding="utf-16")

@@ -318,8 +318,8 @@ def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.C
 
 
 def test_a_stray_quotation_mark_does_not_swallow_the_rest() -> None:
-    text = 'user_id,item_id\na,"50\na,181\nb,172\n'
-    with pytest.raises(DataError, match=r"h\.csv, line \d: not valid CSV"):
+    text = 'user_id,item_id\n\na,"one\nname"\na,"50\na,181\nb,172\n'
+    with pytest.raises(DataError, match=r"h\.csv, line 5: not valid CSV"):
         list(read_histories(io.StringIO(text), "h.csv", "user_id", "item_id"))
 
 
@@ -432,3 +432,15 @@ def test_users_whose_ids_have_a_comma_can_be_named(build: Builder, capsys: pytes
     assert main(["recommend", file, '--users=u2, "u1,x",u2', "-k=1"]) == 0
     shown = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert [row["user_id"] for row in shown] == ["u2", "u1,x"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+def test_histories_have_the_separators_of_atomic_files(separator: str) -> None:
+    lines = [
+        ("user_id:token", "rating:float", "item_id:token"),
+        ("a", "5", '"x"'),
+        ("a", "4", '"y ""z"""'),
+        ("b", "3", "x"),
+    ]
+    text = "".join(separator.join(line) + "\n" for line in lines)
+    assert read(text) == [("a", ["x", 'y "z"']), ("b", ["x"])]

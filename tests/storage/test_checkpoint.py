@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from recbole_vae import Recommender
-from recbole_vae.errors import CheckpointError
+from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.storage import checkpoint
 from recbole_vae.storage.once import read_once
 from recbole_vae.storage.upgrade import FORMAT_VERSION
@@ -258,3 +258,38 @@ def test_what_is_missing_or_no_number_is_told_in_one_line(file: Path, damage: Ca
     torch.save(state, "damaged.pth")
     with pytest.raises(CheckpointError, match=r"^damaged.pth: damaged checkpoint"):
         Recommender.load("damaged.pth")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("histories", "indices", "x"), ("random", "train_data", 1), ("random", "torch", None), ("random", "python", [1]),
+        ("random", "numpy", "x"), ("random", "torch", torch.zeros(3)),
+    ],
+)  # fmt: skip
+def test_a_resume_from_random_states_that_are_none_is_refused(
+    file: Path, build: Builder, part: str, name: str, value: Any
+) -> None:
+    state = torch.load(file, weights_only=True)
+    state[part][name] = value
+    torch.save(state, "damaged.pth")
+    with pytest.raises(CheckpointError, match=r"^damaged.pth: damaged checkpoint: '.*random'"):
+        build(epochs=3, resume="damaged.pth").fit()
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("optimizer", "param_groups", 5, r"damaged.pth: the optimiser's state does not fit this model"),
+        ("config", "preload_weight", 5, r"preload_weight: 5 \(damaged.pth\) is not allowed; it must be"),
+        ("config", "numerical_features", 5, r"numerical_features: 5 \(damaged.pth\) is not allowed; it must be"),
+    ],
+)
+def test_a_resume_from_parts_of_another_kind_is_refused(
+    file: Path, build: Builder, part: str, name: str, value: Any, message: str
+) -> None:
+    state = torch.load(file, weights_only=True)
+    state[part][name] = value
+    torch.save(state, "damaged.pth")
+    with pytest.raises((CheckpointError, ConfigError), match=f"^{message}"):
+        build(epochs=3, resume="damaged.pth")

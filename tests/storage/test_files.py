@@ -138,3 +138,17 @@ def test_standard_output_that_is_full_is_named_once() -> None:
     assert done.stderr.endswith("DataError: standard output: cannot write: No space left on device.\n")
     closed = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, script]
     assert subprocess.run(closed, check=False).returncode == 0
+
+
+def test_what_a_killed_process_left_goes_when_the_file_is_written_again(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    dead, alive, other = (
+        tmp_path / name
+        for name in (f".a[1].{int(done.stdout)}.tmp", f".a[1].{os.getppid()}.tmp", f".a1.{int(done.stdout)}.tmp")
+    )
+    for each in (dead, alive, other):
+        each.write_text("half")
+    write_whole(tmp_path / "a[1]", b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a[1]", alive, other])
