@@ -66,18 +66,14 @@ Nothing is written into RecBole's folder. RecBole's own models stay as they are;
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
-from recbole_vae.errors import RecBoleVersionError
-from recbole_vae.model.registry import BUILT_IN, places
-from recbole_vae.options.recbole import INSTALL, recbole_folder
+from recbole_vae.model.registry import places
 from recbole_vae.plugin.get_model import ModelFinder, problem_of
 from recbole_vae.plugin.import_hooks import after_import, during_import
-from recbole_vae.version import __version__
+from recbole_vae.plugin.recbole_version import check_recbole, refuse_names_of_recbole
 
 
 def register(*models: type) -> None:
@@ -105,16 +101,8 @@ def register(*models: type) -> None:
         name = model.__name__
         if places.get(name.lower(), model) is not model:
             raise ValueError(f"cannot register {called}: recbole_vae has a model of that name already.")
-        _refuse_recboles(name, called)
+        refuse_names_of_recbole(name, called)
         places[name.lower()] = model
-
-
-def _refuse_recboles(name: str, called: str) -> None:
-    taken = next((recbole_folder() / "model").glob(f"*/{name.lower()}.py"), None)
-    if taken is not None:
-        raise ValueError(
-            f"cannot register {called}: RecBole has a model of that name, in {taken}. Choose another name."
-        )
 
 
 _CHANGES = (
@@ -146,7 +134,7 @@ def _hook_recbole() -> None:
     """Arrange for all changes, once."""
     sys.meta_path.insert(0, ModelFinder())
     during_import("recbole.quick_start.quick_start", functools.partial(_change, "compat:ray_cannot_be_imported"))
-    after_import("recbole", _check_recbole)
+    after_import("recbole", check_recbole)
     for module, change in _CHANGES:
         after_import(module, functools.partial(_change, change))
 
@@ -154,14 +142,3 @@ def _hook_recbole() -> None:
 def _change(change: str, *arguments: Any) -> Any:
     file, _, function = change.partition(":")
     return getattr(import_module(f"recbole_vae.plugin.{file}"), function)(*arguments)
-
-
-def _check_recbole(recbole: ModuleType) -> None:
-    found = str(getattr(recbole, "__version__", "unknown"))
-    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:3])
-    if not (1, 2, 1) <= numbers < (1, 3):
-        raise RecBoleVersionError(
-            f"recbole_vae {__version__} fits RecBole 1.2.1 and later 1.2s, not {found}: {INSTALL}."
-        )
-    for name in BUILT_IN:
-        _refuse_recboles(name, "recbole_vae")
