@@ -34,7 +34,7 @@ FENCE = re.compile(
     r"(?:<!-- (?P<mark>[^>]*?) -->\s*)?^(?P<indent> *)```(?P<language>\w*)(?P<head>[^\n]*)\n(?P<code>.*?)^(?P=indent)```",
     re.DOTALL | re.MULTILINE,
 )
-SHOWN = {"", "text", "csv", "html", "tex"}
+SHOWN = {"", "text", "csv", "html", "tex", "bibtex"}
 """Languages of blocks that are only looked at."""
 
 SMALLER = {
