@@ -6,6 +6,7 @@ The blocks of a page run one after the other in one folder. A YAML, Python or te
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -41,7 +42,6 @@ SMALLER = {
     "run": ["--epochs=1", "--show_progress=False"],
     "compare": ["--epochs=1", "--seeds=1", "--jobs=2"],
     "bench": ["--users=60", "--interactions=800", "--seconds=1", "--repeats=1", "--train_batch_size=20", "--threads=1"],
-    "uncertainty": ["--samples=3"],
     "generate": ["--users=50"],
 }
 """Options of each command that stand in the place of the page's."""
@@ -49,6 +49,7 @@ SMALLER = {
 REPLACED = {
     r"(--models=\w+,\w+),\S*": r"\1",
     r"--tune=\d+": "--tune=1",
+    r"--samples=100": "--samples=3",
     r"trials: \d+": "trials: 1",
     r"\[100, 100\]": "[10, 10]",
     r"\[750, 750\]": "[20, 20]",
@@ -137,9 +138,14 @@ def place(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def smaller(text: str) -> str:
-    """Make a block fit for the test, with the newest checkpoints in the place of those that it names."""
+    """Make a block fit for the test."""
     for pattern, replacement in REPLACED.items():
         text = re.sub(pattern, replacement, text)
+    return text
+
+
+def with_checkpoints(text: str) -> str:
+    """Put the newest checkpoints in the place of those that a command or Python block names."""
     for model in re.findall(r"saved/(\w+)-…\.pth", text):
         newest = max(Path("saved").glob(f"{model}-*.pth"), key=lambda path: path.stat().st_mtime_ns)
         text = text.replace(f"saved/{model}-….pth", str(newest))
@@ -172,7 +178,14 @@ def run(command: str) -> int:
     name, rest = words[0], words[1:]
     options = SMALLER.get(name, []) if not any(word.startswith("--resume") for word in rest) else []
     names = {word.partition("=")[0] for word in options}
-    return main([name, *(word for word in rest if word.partition("=")[0] not in names), *options])
+    words = [name, *(word for word in rest if word.partition("=")[0] not in names), *options]
+    return measure(tuple(words)) if name == "bench" else main(words)
+
+
+@functools.cache
+def measure(words: tuple[str, ...]) -> int:
+    """Run ``bench``; what differs only in the size of its data is the same here, and runs once."""
+    return main(words)
 
 
 def commands(code: str) -> list[str]:
@@ -196,15 +209,17 @@ def test_the_blocks_of_a_page_run(page: str, place: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, namespace.__name__, namespace)
     for block in blocks(page):
         assert not block.mark or re.fullmatch(r"not run: .{10,}|fails", block.mark), block.mark
-        if block.mark.startswith("not run") or (block.language in SHOWN and not (block.language == "text" and block.title)):
+        if block.mark.startswith("not run") or (
+            block.language in SHOWN and not (block.language == "text" and block.title)
+        ):
             continue
         code = smaller(block.code)
         if block.title:
             Path(block.title).write_text(smaller_plan(code) if block.language == "yaml" else code, encoding="utf-8")
         elif block.language == "python":
-            python_block(code, namespace, monkeypatch)
+            python_block(with_checkpoints(code), namespace, monkeypatch)
         elif block.language == "bash":
-            status: Any = [run(command) for command in commands(code)]
+            status: Any = [run(with_checkpoints(command)) for command in commands(code)]
             assert status[-1] != 0 if block.mark == "fails" else not any(status), (status, code)
         else:
             assert block.language == "yaml", f"{page}: no test knows what to do with a block in '{block.language}'"
