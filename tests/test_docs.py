@@ -246,8 +246,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     )
 
 
-def test_the_links_of_the_readme_lead_somewhere() -> None:
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 180
     paths = [path for path in re.findall(r"\]\(([^)#]+)", text) if not path.startswith("http")]
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
