@@ -54,7 +54,7 @@ REPLACED = {
     r"\[100, 100\]": "[10, 10]",
     r"\[750, 750\]": "[20, 20]",
     r"--preset=\S+": "--items=80",
-    r"--items=\S*000": "--items=80,100",
+    r"--items=\S*000": "--items=80",
     r"--n_negatives=\d+": "--n_negatives=9",
     r"range\(3000\)": "range(50)",
     r"20_000": "200",
@@ -153,11 +153,13 @@ def with_checkpoints(text: str) -> str:
 
 
 def smaller_plan(text: str) -> str:
-    """Leave two rows of a plan, for one epoch; other YAML stays as it is."""
+    """Leave two rows and one protocol of a plan, for one epoch; other YAML stays as it is."""
     plan = yaml.safe_load(text)
     if not isinstance(plan, dict) or "rows" not in plan:
         return text
     plan["rows"] = plan["rows"][:2]
+    if "protocols" in plan:
+        plan["protocols"] = dict([*plan["protocols"].items()][:1])
     for each in [plan, *plan["rows"]]:
         if isinstance(each, dict) and "epochs" in each.get("settings", {}):
             each["settings"]["epochs"] = 1
