@@ -1,31 +1,42 @@
 """What the build of the documentation adds to the pages: generated parts, and equations as MathML.
 
-``<!-- generated: NAME ARGUMENT -->`` in a page stands for what the function NAME of ``GENERATED`` returns as Markdown.
+``<!-- generated: NAME ARGUMENT -->`` in a page stands for what the function NAME of ``GENERATED`` returns as Markdown, and
+``<!-- chart: KIND -->`` for a chart of the table that follows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from html import unescape
 from typing import Any
 
+from charts import with_charts
+from generated import GENERATED, with_links
 from latex2mathml.converter import convert
-
-GENERATED: dict[str, Callable[[str], str]] = {}
-"""The functions that write parts of pages, by the names that stand in the pages."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Write the generated parts of a page."""
-    return re.sub(r"<!-- generated: (\w+) ?(.*?) -->", lambda found: GENERATED[found[1]](found[2]), markdown)
+    """Write the generated parts and the charts of a page."""
+    return with_charts(
+        re.sub(r"<!-- generated: (\w+) ?(.*?) -->", lambda found: GENERATED[found[1]](found[2]), markdown)
+    )
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Turn the equations of a page into MathML, which browsers draw without a library."""
-    return re.sub(
+    """Turn the equations of a page into MathML, which browsers draw without a library, and names in docstrings into links."""
+    html = re.sub(
         r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
-        lambda found: convert(unescape(found[3]), "inline" if found[2] == "(" else "block"),
+        lambda found: _mathml(unescape(found[3]), "inline" if found[2] == "(" else "block"),
         html,
         flags=re.DOTALL,
     )
+    return with_links(html)
+
+
+def _mathml(latex: str, display: str) -> str:
+    """Convert an equation; names of functions get the spaces that TeX gives them."""
+    found = convert(latex, display=display).replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")
+    found = re.sub(r"<mo>([A-Za-z@]{2,})</mo>", r"<mi>\1</mi>", found)
+    found = found.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
+    # Not in front of a bracket, and not inside of an index, whose base is a single element.
+    return re.sub(r"(?<!<msub>)(<mi>(?:log|ln|arccos|diag|mean)</mi>)(?!<mo)", r'\1<mspace width="0.17em"/>', found)

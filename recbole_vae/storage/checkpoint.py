@@ -3,17 +3,17 @@
 A checkpoint is a dictionary of tensors and plain values, written by ``torch.save`` and read with ``weights_only=True``:
 
 =====================  ==========================================================================================
-``format``             :data:`FORMAT`
-``format_version``     :data:`~recbole_vae.storage.upgrade.FORMAT_VERSION`; older files are upgraded when they are loaded
-``versions``           of the recbole_vae, recbole, torch, numpy and python that wrote the file
-``model``, ``dataset`` names
+``format``             ``recbole_vae checkpoint``
+``format_version``     an integer; older files are upgraded when they are loaded
+``versions``           of recbole_vae, recbole, torch, numpy and python when it was written
+``model``, ``dataset`` their names
 ``config``             RecBole's final configuration, as far as it is plain values
 ``users``, ``items``   the tokens of the data set; position = internal id, 0 is RecBole's padding
-``split_hash``         SHA-256 of the split if users were held out (see ``data/held_out.py``); else None
+``split_hash``         SHA-256 of the held-out users and their interactions; None where no users are held out
 ``histories``          the training histories: ``indptr``, ``indices``, ``values`` (or None)
 ``epoch``              the last epoch that was trained, from 0
 ``cur_step``           evaluations since the best one
-``best_valid_score``   and ``best_valid_result``, a dictionary of metrics
+``best_valid_score``   on the validation part, and ``best_valid_result``, a dictionary of metrics
 ``state_dict``         of the model, with its step in the annealing schedule (and, with anneal_cap: auto, its cap)
 ``average``            only with ``weight_averaging``, where ``state_dict`` holds the average: ``count``, its number of
                        epochs, and ``weights``, from which training continues, in the order of the parameters
