@@ -33,7 +33,14 @@ orders = []
 for customer in range(600):
     own = shelves[rng.choice(list(shelves))]
     for name in [*rng.choice(own, 5), *rng.choice(names, 2)]:
-        orders.append((f"c{customer:03}", names.index(name) + 100, name, f"2026-{rng.integers(1, 11):02}-{rng.integers(1, 29):02}"))
+        orders.append(
+            (
+                f"c{customer:03}",
+                names.index(name) + 100,
+                name,
+                f"2026-{rng.integers(1, 11):02}-{rng.integers(1, 29):02}",
+            )
+        )
 shop = pd.DataFrame(orders, columns=["customer", "sku", "title", "bought_at"])
 shop.to_csv("orders.csv", index=False)
 shop.head()
