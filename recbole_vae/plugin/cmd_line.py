@@ -14,6 +14,7 @@ from typing import Any
 
 from recbole_vae.model.registry import is_history_model, model_class, model_names
 from recbole_vae.options import command_line
+from recbole_vae.options.data import is_interval
 from recbole_vae.options.names import near
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in
 from recbole_vae.plugin.import_hooks import replace
@@ -59,15 +60,31 @@ def _without_repeated(words: list[str]) -> list[str]:
 
 
 def _convert_config_dict(original: Any) -> Any:
-    """Take a value as text where its evaluation fails, whatever the error: RecBole knows only some kinds of errors."""
+    """Take a value as text where its evaluation fails, whatever the error: RecBole knows only some kinds of errors.
+
+    A mapping or a list may be YAML, too: RecBole evaluates it as Python, in which each word needs quotation marks.
+    """
 
     def convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
         for name in config_dict:
             with contextlib.suppress(Exception):
                 config_dict.update(original(self, {name: config_dict[name]}))
+            config_dict[name] = _of_yaml(config_dict[name], self.yaml_loader)
         return config_dict
 
     return convert_config_dict
+
+
+def _of_yaml(value: Any, loader: Any) -> Any:
+    """Return the mapping or list that a text holds in YAML; other values, and intervals such as ``[4,inf]``, as they are."""
+    import yaml
+
+    if not isinstance(value, str) or value[:1] not in ("{", "[") or is_interval(value):
+        return value
+    try:
+        return yaml.load(value, Loader=loader)
+    except yaml.YAMLError:
+        return value
 
 
 def arguments_of_the_program(config: Any, known: Collection[str]) -> set[str]:

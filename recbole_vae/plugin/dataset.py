@@ -21,7 +21,7 @@ def hook(dataset: ModuleType) -> None:
     """Change ``recbole.data.dataset.dataset``."""
     for wrap in (
         _from_scratch, _save, _load_feat, _load_inter_feat, _filter_nan_user_or_item, _filter_by_field_value,
-        _data_filtering, _normalize,
+        _data_filtering, _fill_nan, _normalize,
         _dataframe_to_interaction, _leave_one_out, _time_based_split, _build,
     ):  # fmt: skip
         name = wrap.__name__
@@ -155,6 +155,20 @@ def _data_filtering(original: Any) -> Any:
             check_times(self, self.inter_feat)
 
     return data_filtering
+
+
+def _fill_nan(original: Any) -> Any:
+    def fill_nan(self: Any) -> None:
+        feat = self.inter_feat
+        for field in feat:
+            missing = int(feat[field].isna().sum()) if self.field2type[field].value == "float" else 0
+            if missing:
+                self.logger.warning(
+                    f"'{field}' is missing in {missing} of {len(feat)} interactions; RecBole puts in the mean of the others."
+                )
+        original(self)
+
+    return fill_nan
 
 
 def _normalize(original: Any) -> Any:

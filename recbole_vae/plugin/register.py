@@ -12,7 +12,7 @@ Place                                                               File        
 ``recbole.config.configurator.Config._load_internal_config_dict``   config       defaults of registered models, checked options
 ``recbole.config.configurator.Config._init_device``                 config       the GPU that was asked for, or the CPU
 ``recbole.config.configurator.Config._load_cmd_line``               cmd_line     arguments of other programs are left alone
-``recbole.config.configurator.Config._convert_config_dict``         cmd_line     what cannot be evaluated is text
+``recbole.config.configurator.Config._convert_config_dict``         cmd_line     what cannot be evaluated is YAML or text
 ``recbole.config.configurator.Config._get_model_and_dataset``       get_model    a misspelt model is refused by name
 ``recbole.data.dataset.<Name>Dataset``                              config       the data set of a registered model
 ``recbole.trainer.<Name>Trainer``                                   config       the trainer of a registered model
@@ -50,6 +50,7 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.Dataset._load_inter_feat``           dataset      times that an order needs are there; repeats
 ``recbole.data.dataset.dataset.Dataset._filter_by_field_value``     dataset      also by users and items; repeats are dropped
 ``recbole.data.dataset.dataset.Dataset._data_filtering``            dataset      times that an order needs are not missing
+``recbole.data.dataset.dataset.Dataset._fill_nan``                  dataset      says where values are missing
 ``recbole.data.dataset.dataset.Dataset._normalize``                 dataset      times stay as they are
 ``recbole.data.dataset.dataset.Dataset._dataframe_to_interaction``  dataset      times have 64 bits
 ``recbole.data.dataset.dataset.Dataset.leave_one_out``              dataset      says so if it leaves a random interaction out

@@ -135,3 +135,28 @@ def test_an_option_that_is_given_twice_is_still_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "argv", ["host.py", "--tag=a", "--tag=b", "--anneal_cap=0.1", "--anneal_cap=0.2"])
     with pytest.raises(SyntaxError, match="anneal_cap"):
         Config(model="MultVAE", dataset="tiny")
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "EASE"])
+def test_a_value_may_be_written_as_in_a_yaml_file(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors say what is allowed in YAML, and it can be typed as it stands there."""
+    from recbole.config import Config
+
+    write_inter(random_rows())
+    words = [
+        "--eval_args={split: {LS: valid_and_test}, order: TO, mode: full}",
+        '--val_interval={rating: "[4,inf)"}',
+        "--benchmark_filename=[train, valid, test]",
+        "--user_inter_num_interval=[1,inf]",
+    ]
+    for word in words[:2], words[2:3], words[3:]:
+        monkeypatch.setattr(sys, "argv", ["recbole-vae", *word])
+        with command_line.ours():
+            config = Config(model=model, dataset="tiny", config_dict={"data_path": "data"})
+        if word == words[:2]:
+            assert config["eval_args"]["split"] == {"LS": "valid_and_test"}
+            assert config["val_interval"] == {"rating": "[4,inf)"}
+        elif word == words[2:3]:
+            assert config["benchmark_filename"] == ["train", "valid", "test"]
+        else:
+            assert config["user_inter_num_interval"] == "[1,inf]"

@@ -122,6 +122,16 @@ def test_missing_times_are_refused_where_they_order(build: Builder, model: str) 
 
 
 @BOTH
+def test_missing_times_that_order_nothing_are_said(
+    build: Builder, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    frame = events(unit=1).astype({"timestamp": object})
+    frame.iloc[[3, 50], 2] = ""
+    build(model, "tiny", data_path=write(frame), load_col={"inter": ["user_id", "item_id", "timestamp"]})
+    assert f"'timestamp' is missing in 2 of {len(frame)} interactions; RecBole puts in the mean" in caplog.text
+
+
+@BOTH
 def test_leaving_one_out_without_times_is_refused_and_a_random_one_is_said(
     build: Builder, caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
