@@ -30,7 +30,7 @@ from recbole_vae.options.evaluation import (
     orders_by_time,
 )
 from recbole_vae.options.kinds import check_kinds
-from recbole_vae.options.names import Where, check_keys, check_names, place_of
+from recbole_vae.options.names import Where, check_keys, check_names, place_of, refuse
 from recbole_vae.options.recbole import recbole_folder
 from recbole_vae.plugin.cmd_line import arguments_of_the_program
 from recbole_vae.plugin.data_utils import is_general
@@ -111,10 +111,23 @@ def _check_names(config: Any, model: str, kind: Any) -> None:
     names = set(given) - (set() if command_line.is_ours() else left)
     config.ignored_options = check_names(names, known, of_others, model, where, all_are_known(kind))
     check_keys("train_neg_sample_args", given.get("train_neg_sample_args"), _OF_SAMPLING, where)
+    _check_negatives(given, model, kind, where)
     if "eval_args" in given and not is_history_model(kind):  # of which all is checked
         check_keys(
             "eval_args", given["eval_args"], (HeldOutArgs if holds_out_users(given) else EvalArgs).names(), where
         )
+
+
+def _check_negatives(given: Mapping[str, Any], model: str, kind: Any, where: Where) -> None:
+    """Refuse to sample no negative items for a model whose loss reads them."""
+    if given.get("train_neg_sample_args", "uniform") is not None:
+        return
+    losses = [vars(base)["calculate_loss"] for base in kind.__mro__ if "calculate_loss" in vars(base)]
+    if any("NEG_ITEM_ID" in getattr(getattr(loss, "__code__", None), "co_names", ()) for loss in losses):
+        refuse(
+            "train_neg_sample_args", None, where,
+            f"a mapping such as {{distribution: uniform, sample_num: 1}}, for {model} learns from negative items",
+        )  # fmt: skip
 
 
 _OF_SAMPLING = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")

@@ -26,7 +26,7 @@ Place                                                               File        
 ``recbole.trainer.trainer.Collector``                               trainer      faster, unless ``fast_evaluation: False``
 ``recbole.trainer.trainer.Evaluator``                               trainer      likewise; metrics of lists are exact
 ``recbole.trainer.trainer.DistributedDataParallel``                 trainer      several processes without a GPU
-``recbole.trainer.trainer.Trainer.fit``                             trainer      RecBole's checkpoints record a hash of their data
+``recbole.trainer.trainer.Trainer.fit``                             trainer      records a hash of the data; evaluates one epoch
 ``recbole.trainer.trainer.Trainer.evaluate``                        trainer      held-out users are scored by their fold-in
 ``recbole.trainer.hyper_tuning.np``                                 hypertuning  hyperopt's random numbers, for ``exhaustive``
 ``recbole.trainer.hyper_tuning.exhaustive_search``                  hypertuning  finds every combination, however many
@@ -48,6 +48,7 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.Dataset._load_feat``                 load_feat    likewise; errors name file and line
 ``recbole.data.dataset.dataset.Dataset._load_feat``                 dataset      times are read exactly, also ISO dates
 ``recbole.data.dataset.dataset.Dataset._load_inter_feat``           dataset      times that an order needs are there; repeats
+``recbole.data.dataset.dataset.Dataset._filter_nan_user_or_item``    dataset      drops the right lines, and says how many
 ``recbole.data.dataset.dataset.Dataset._filter_by_field_value``     dataset      also by users and items; repeats are dropped
 ``recbole.data.dataset.dataset.Dataset._data_filtering``            dataset      times that an order needs are not missing
 ``recbole.data.dataset.dataset.Dataset._fill_nan``                  dataset      says where values are missing

@@ -46,6 +46,8 @@ def _fit(original: Any) -> Any:
 
             # RecBole's checkpoints hold the Config, but neither ids nor interactions of the data set.
             self.config["training_data"] = data_hash(train_data._dataset)
+        # Models such as EASE have one epoch, whatever `epochs` is; RecBole would evaluate and save nothing.
+        self.eval_step = min(self.eval_step, self.epochs)
         return original(self, train_data, *args, **kwargs)
 
     return fit

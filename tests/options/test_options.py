@@ -262,7 +262,20 @@ def test_what_a_checkpoint_records_may_be_given_again(build: Builder, model: str
     assert plain_config(again.config) == first
 
 
-@pytest.mark.parametrize("model", ["MultVAE", "EASE", "BPR"])
+@pytest.mark.parametrize("how", [None, "None"])
+@pytest.mark.parametrize("model", ["BPR", "LightGCN", "SimpleX", "SGL"])
+def test_a_model_that_learns_from_negatives_refuses_to_have_none(model: str, how: Any) -> None:
+    from recbole.config import Config
+
+    with pytest.raises(
+        ConfigError, match=f"^train_neg_sample_args: .*must be a mapping .* {model} learns from negative"
+    ):
+        Config(model=model, dataset="ml-100k", config_dict={"train_neg_sample_args": how})
+    for other in ("EASE", "Pop", "MultiVAE", "NeuMF"):
+        Config(model=other, dataset="ml-100k", config_dict={"train_neg_sample_args": how})
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "EASE", "Pop"])
 def test_none_as_a_word_is_none(model: str) -> None:
     from recbole.config import Config
 

@@ -86,3 +86,15 @@ def test_the_config_of_recboles_checkpoint_makes_its_data_set(build: Builder) ->
     run.fit()
     config = torch.load(run.trainer.saved_model_file, weights_only=False)["config"]
     assert create_dataset(config).inter_num == run.dataset.inter_num
+
+
+@pytest.mark.parametrize("model", ["EASE", "Pop", "BPR", "MultVAE"])
+def test_the_last_epoch_is_evaluated_and_saved_however_large_eval_step_is(build: Builder, model: str) -> None:
+    """RecBole's EASE and Pop have one epoch, and ``epochs`` is more."""
+    results = []
+    for step in (1, 5):
+        run = build(model, epochs=1 if step == 1 else 2, eval_step=step)
+        run.trainer.fit(run.train, run.valid, show_progress=False)
+        results.append(run.trainer.evaluate(run.test, show_progress=False))
+    if model in ("EASE", "Pop"):
+        assert results[0] == results[1]
