@@ -226,14 +226,17 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
 
     def _what_to_do(self) -> str:
         """Say what to change after a loss that is not finite: options that may change when training resumes."""
-        changed = f"--learning_rate={self.learning_rate / 10:g}"
+        usual = type(self.model.options).defaults().get("learning_rate", 0.001)
+        changed = f"--learning_rate={min(self.learning_rate / 10, usual):g}"
         advice = f"Train anew with a lower learning_rate (now {self.learning_rate:g}), such as {changed}"
         if not self.clip_grad_norm and not getattr(self.model.options, "n_negatives", 0):  # which excludes it
-            advice += ", or with --clip_grad_norm=\"{'max_norm': 1.0}\""
+            advice += ", and if that is not enough with --clip_grad_norm=\"{'max_norm': 1.0}\""
         if not Path(self.saved_model_file).exists():
             return f"{advice}."
         best = checkpoint.load(self.saved_model_file)
         if not all(each.isfinite().all() for each in best["state_dict"].values() if isinstance(each, Tensor)):
+            return f"{advice}."
+        if best["config"]["learning_rate"] > 10 * usual:  # no rate recovers weights that were thrown so far
             return f"{advice}."
         score = f", {self.config['valid_metric']} {best['best_valid_score']:.4f}" * bool(best["best_valid_result"])
         return (
