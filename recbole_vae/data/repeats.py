@@ -16,6 +16,11 @@ COUNT = "count"
 _EXPECT_REPEATS = (ModelType.SEQUENTIAL, ModelType.CONTEXT, ModelType.DECISIONTREE)
 
 
+def are_expected(config: Any) -> bool:
+    """Tell whether repeats are expected, by the kind of the model or by ``repeatable``: ``repeats: auto`` then keeps them all."""
+    return bool(config["repeatable"]) or getattr(config.model_class, "type", None) in _EXPECT_REPEATS
+
+
 def drop_repeats(dataset: Any) -> None:
     """Keep one interaction of each pair of user and item, as the option ``repeats`` says; ``inter_feat`` is replaced.
 
@@ -37,8 +42,7 @@ def drop_repeats(dataset: Any) -> None:
     if how == "auto" and fixed:
         dataset.logger.warning(f"{said}; {_across(feat, keys, dataset)}. All are kept; repeats: first drops them.")
         return
-    expected = config["repeatable"] or getattr(config.model_class, "type", None) in _EXPECT_REPEATS
-    if how == "keep" or (how == "auto" and expected):
+    if how == "keep" or (how == "auto" and are_expected(config)):
         dataset.logger.warning(f"{said}. All are kept, so pairs of the test part may be in the training part, too.")
         return
     keep = how
