@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.utils import FeatureType, InputType
 
 from recbole_vae.errors import DataError
+
+
+def chosen(dataset: Any) -> NDArray[np.bool_]:
+    """Tell which interactions count where users are held out: all but those of label 0, if there are labels of 0 and 1.
+
+    Returns:
+        Shape [interactions], for ``inter_feat`` before it is split.
+    """
+    field, feat = dataset.label_field, dataset.inter_feat
+    counts = np.ones(len(feat), dtype=bool)
+    if dataset.field2type.get(field) is FeatureType.FLOAT and field in feat and feat[field].isin((0, 1)).all():
+        counts = (feat[field] == 1).to_numpy()
+    if not counts.all():
+        dataset.logger.warning(
+            f"'{field}': {int((~counts).sum())} of {len(feat)} interactions have label 0 and are left out."
+        )
+    return counts
 
 
 def apply(dataset: Any, parts: list[Any]) -> None:
