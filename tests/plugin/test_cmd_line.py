@@ -12,7 +12,7 @@ import pytest
 
 from recbole_vae.errors import ConfigError
 from recbole_vae.options import command_line
-from tests.conftest import OPTIONS, random_rows, write_inter
+from tests.conftest import OPTIONS, Builder, random_rows, write_inter
 
 RUN = """
 import sys
@@ -135,3 +135,9 @@ def test_an_option_that_is_given_twice_is_still_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "argv", ["host.py", "--tag=a", "--tag=b", "--anneal_cap=0.1", "--anneal_cap=0.2"])
     with pytest.raises(SyntaxError, match="anneal_cap"):
         Config(model="MultVAE", dataset="tiny")
+
+
+def test_options_of_recboles_scripts_are_no_mistake(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["run_recbole_group.py", "--model_list=BPR,MultVAE", "--valid_latex=a.tex"])
+    with command_line.ours():
+        assert build("BPR").config["model"] == "BPR"
