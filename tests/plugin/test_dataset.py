@@ -261,7 +261,4 @@ def test_what_recbole_says_of_the_data_is_a_data_error(build: Builder) -> None:
 def test_a_file_of_somebody_elses_beside_the_data_is_left_alone(build: Builder, model: str) -> None:
     folder = write_inter(random_rows())
     Path(folder, "tiny", "tiny.yaml").write_bytes("epochs: café".encode("latin-1"))
-    assert (
-        build(model, "tiny", data_path=folder).config["epochs"]
-        == build(model, "tiny", data_path=folder).config["epochs"]
-    )
+    assert len(build(model, "tiny", data_path=folder).dataset.inter_feat) == len(random_rows())
