@@ -12,19 +12,26 @@ from recbole.utils import FeatureType, InputType
 from recbole_vae.errors import DataError
 
 
-def chosen(dataset: Any) -> NDArray[np.bool_]:
-    """Tell which interactions count where users are held out: all but those of label 0, if there are labels of 0 and 1.
-
-    Returns:
-        Shape [interactions], for ``inter_feat`` before it is split.
-    """
+def liked(dataset: Any) -> NDArray[np.bool_] | None:
+    """Tell which interactions have label 1, shape [interactions], before the split; None without labels of 0 and 1."""
     field, feat = dataset.label_field, dataset.inter_feat
-    counts = np.ones(len(feat), dtype=bool)
-    if dataset.field2type.get(field) is FeatureType.FLOAT and field in feat and feat[field].isin((0, 1)).all():
-        counts = (feat[field] == 1).to_numpy()
+    if (
+        dataset.field2type.get(field) is not FeatureType.FLOAT
+        or field not in feat
+        or not feat[field].isin((0, 1)).all()
+    ):
+        return None
+    return np.asarray(feat[field] == 1)
+
+
+def chosen(dataset: Any) -> NDArray[np.bool_]:
+    """Tell which interactions count where users are held out, shape [interactions]: all but those of label 0."""
+    counts = liked(dataset)
+    if counts is None:
+        return np.ones(len(dataset.inter_feat), dtype=bool)
     if not counts.all():
         dataset.logger.warning(
-            f"'{field}': {int((~counts).sum())} of {len(feat)} interactions have label 0 and are left out."
+            f"'{dataset.label_field}': {int((~counts).sum())} of {len(counts)} interactions have label 0 and are left out."
         )
     return counts
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
+from recbole_vae.data import labels
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import orders_by_time
 
@@ -51,6 +52,9 @@ def drop_repeats(dataset: Any) -> None:
     order = np.arange(len(feat))
     if not fixed and orders_by_time(config) and dataset.time_field in feat:
         order = np.argsort(feat[dataset.time_field].to_numpy(), kind="stable")
+    liked = labels.liked(dataset)
+    if liked is not None:  # what a user passed over once and chose another time was chosen
+        order = order[np.argsort(liked[order] == (keep == "last"), kind="stable")]
     kept = np.ones(len(feat), dtype=bool)
     kept[order] = ~feat[keys].iloc[order].duplicated(keep=keep).to_numpy()
     kept |= feat[keys].isna().any(axis=1).to_numpy()
