@@ -10,13 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recbole_vae.model.known_options import FOR_ALL
 from recbole_vae.model.registry import is_history_model, recbole_name
 
 _CHANGED = {"model", "dataset", "resume", "epochs", "stopping_step", "port"}
 """Options that are not to be repeated when training goes on."""
-
-_FOR_ALL = {"fast_evaluation", "exact_time", "exact_ids", "repeats"}
-"""Options of this package that RecBole's own models read, too."""
 
 
 def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict[str, str], trained: int) -> None:
@@ -95,7 +93,7 @@ def _print_other_models(config: Any, options: dict[str, str], ours: bool) -> Non
     other = "MultDAE" if config["model"] == "MultVAE" else "MultVAE"
     print("  # another model on the same split, and one of RecBole's own")
     print(f"  {run} --model={other} {dataset}{_words(kept)}")
-    others = set(ModelConfig.names()) - set(recbole_defaults()) - _FOR_ALL
+    others = set(ModelConfig.names()) - set(recbole_defaults()) - FOR_ALL
     print(f"  {run} --model=EASE {dataset}{_words({name: kept[name] for name in kept if name not in others})}")
 
 

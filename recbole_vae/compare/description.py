@@ -10,7 +10,7 @@ from recbole_vae.compare.settings import of_the_data
 
 FILTERS = (
     "val_interval", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item", "threshold",
-    "repeats", "exact_time", "benchmark_filename", "value_field",
+    "repeats", "exact_time", "exact_ids", "benchmark_filename", "value_field",
 )  # fmt: skip
 """Options that choose or change interactions; a run keeps those that are set."""
 
@@ -47,7 +47,7 @@ def data(dataset: Any, config: Any) -> dict[str, Any]:
     set_ones = {
         name: value for name, value in options.items() if value not in (None, "auto", "[0,inf)", True, False, [], {})
     }
-    off = {name: value for name, value in options.items() if name == "exact_time" and value is False}
+    off = {name: value for name, value in options.items() if name.startswith("exact_") and value is False}
     return {**size, "filters": {**set_ones, **off}, "eval_args": _plain(config["eval_args"])}
 
 

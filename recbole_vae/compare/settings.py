@@ -23,7 +23,9 @@ _SET_BY_COMPARE = {
 
 def of_the_data() -> set[str]:
     """Return the options that determine data set, split and candidates, which must be the same for all rows."""
-    return options_in("dataset/*") | {"data_path", "eval_args", "repeatable", "exact_time", "repeats", "exact_metrics"}
+    return options_in("dataset/*") | {
+        "data_path", "encoding", "eval_args", "exact_ids", "exact_metrics", "exact_time", "repeatable", "repeats",
+    }  # fmt: skip
 
 
 def check_option(name: Any, place: str, model: str) -> None:

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
 
+from recbole_vae.data import labels
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.data.times import check_times
@@ -304,11 +305,12 @@ class HeldOutDataset(HistoryDataset):
     def _remap_ID_all(self) -> None:
         wanted = HeldOutUsers.read(self.config["eval_args"])
         feat = self.inter_feat
-        sizes = self.file_size_list if self.benchmark_filename_list is not None else None
+        parts = None if self.benchmark_filename_list is None else np.repeat(np.arange(3), self.file_size_list)
+        chosen = labels.chosen(self)
+        feat, parts = feat[chosen], None if parts is None else parts[chosen]
         users, items = (feat[field].to_numpy(dtype=object) for field in (self.uid_field, self.iid_field))
         times = feat[self.time_field].to_numpy() if wanted.by_time else None
         check_times(self, feat)
-        parts = None if sizes is None else np.repeat(np.arange(3), sizes)
         try:
             split = split_users(users, items, times, parts, wanted, self.config["seed"])
         except DataError as error:

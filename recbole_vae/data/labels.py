@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.utils import FeatureType, InputType
 
 from recbole_vae.errors import DataError
+
+
+def liked(dataset: Any) -> NDArray[np.bool_] | None:
+    """Tell which interactions have label 1, shape [interactions], before the split; None without labels of 0 and 1."""
+    field, feat = dataset.label_field, dataset.inter_feat
+    if (
+        dataset.field2type.get(field) is not FeatureType.FLOAT
+        or field not in feat
+        or not feat[field].isin((0, 1)).all()
+    ):
+        return None
+    return np.asarray(feat[field] == 1)
+
+
+def chosen(dataset: Any) -> NDArray[np.bool_]:
+    """Tell which interactions count where users are held out, shape [interactions]: all but those of label 0."""
+    counts = liked(dataset)
+    if counts is None:
+        return np.ones(len(dataset.inter_feat), dtype=bool)
+    if not counts.all():
+        dataset.logger.warning(
+            f"'{dataset.label_field}': {int((~counts).sum())} of {len(counts)} interactions have label 0 and are left out."
+        )
+    return counts
 
 
 def apply(dataset: Any, parts: list[Any]) -> None:

@@ -8,12 +8,18 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
+from recbole_vae.data import labels
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import orders_by_time
 
 COUNT = "count"
 """The field that holds how often each pair occurs, with ``repeats: count``."""
 _EXPECT_REPEATS = (ModelType.SEQUENTIAL, ModelType.CONTEXT, ModelType.DECISIONTREE)
+
+
+def are_expected(config: Any) -> bool:
+    """Tell whether repeats are expected, by the kind of the model or by ``repeatable``: ``repeats: auto`` then keeps them all."""
+    return bool(config["repeatable"]) or getattr(config.model_class, "type", None) in _EXPECT_REPEATS
 
 
 def drop_repeats(dataset: Any) -> None:
@@ -37,8 +43,7 @@ def drop_repeats(dataset: Any) -> None:
     if how == "auto" and fixed:
         dataset.logger.warning(f"{said}; {_across(feat, keys, dataset)}. All are kept; repeats: first drops them.")
         return
-    expected = config["repeatable"] or getattr(config.model_class, "type", None) in _EXPECT_REPEATS
-    if how == "keep" or (how == "auto" and expected):
+    if how == "keep" or (how == "auto" and are_expected(config)):
         dataset.logger.warning(f"{said}. All are kept, so pairs of the test part may be in the training part, too.")
         return
     keep = how
@@ -47,6 +52,9 @@ def drop_repeats(dataset: Any) -> None:
     order = np.arange(len(feat))
     if not fixed and orders_by_time(config) and dataset.time_field in feat:
         order = np.argsort(feat[dataset.time_field].to_numpy(), kind="stable")
+    liked = labels.liked(dataset)
+    if liked is not None:  # what a user passed over once and chose another time was chosen
+        order = order[np.argsort(liked[order] == (keep == "last"), kind="stable")]
     kept = np.ones(len(feat), dtype=bool)
     kept[order] = ~feat[keys].iloc[order].duplicated(keep=keep).to_numpy()
     kept |= feat[keys].isna().any(axis=1).to_numpy()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_vae.data.repeats import are_expected
 from recbole_vae.errors import DataError
 from recbole_vae.options.recbole import options_in
 from recbole_vae.storage.checkpoint import versions
@@ -91,7 +92,10 @@ def _made_from(config: Any, only_data: bool) -> dict[str, Any]:
     suffixes = {"inter", "user", "item", "net", "link", "kg", *(config["additional_feat_suffix"] or ())}
     files = [path for path in folder.glob("*") if path.is_file() and path.suffix[1:] in suffixes]
     made = {
-        "options": {name: options[name] for name in counted if options[name] is not None},
+        "options": {
+            **{name: options[name] for name in counted if options[name] is not None},
+            "repeats": [config["repeats"], "expected" if are_expected(config) else "not expected by the model"],
+        },
         "files": {
             str(path.name): [path.stat().st_size, _sha256(path)] for path in files if path.name.startswith(f"{name}.")
         },

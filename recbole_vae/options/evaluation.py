@@ -20,13 +20,17 @@ OF_PROBABILITIES = ("logloss", "mae", "rmse")
 def as_lists(given: dict[str, Any]) -> None:
     """Turn ``metrics``, ``topk`` and ``normalize_field`` into the lists that RecBole needs, also if written ``A,B``."""
     for name in ("metrics", "topk"):
-        value = given.get(name)
+        value: Any = given.get(name)
         if isinstance(value, str) and re.search(r"[,\s]", value.strip()):
             value = [word for word in re.split(r"[,\s]+", value.strip("[]() ")) if word]
             if name == "topk" and all(map(str.isdecimal, value)):
                 value = list(map(int, value))
+        if hasattr(value, "tolist"):  # NumPy's
+            value = value.tolist()
         if isinstance(value, tuple | list):
-            given[name] = list(value)
+            value = [each.item() if hasattr(each, "item") else each for each in value]
+        if value is not None:
+            given[name] = value
     if isinstance(given.get("normalize_field"), str):  # RecBole would take it for a list of letters
         given["normalize_field"] = [given["normalize_field"]]
 

@@ -38,6 +38,7 @@ RUN_OPTIONS = {
     "token_num_threshold",
     "params_file", "output_file", "display_file", "tool",  # of its run_hyper.py
     "model_ours", "model_baseline", "st_seed", "run_times",  # of its significance_test.py
+    "model_list", "valid_latex", "test_latex",  # of its run_recbole_group.py
     # What a Config derives, and so is in a checkpoint's.
     "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "valid_neg_sample_args", "test_neg_sample_args", "loaded_from",
     "training_data",
@@ -56,7 +57,10 @@ def options_read_in(source: str) -> set[str]:
 
 @functools.cache
 def options_of_recboles(model: str) -> frozenset[str]:
-    """Return the names of the options of a model of RecBole's: those in its YAML file, and those that its source reads."""
+    """Return the names of the options of a model of RecBole's: those in its YAML file, and those that its source reads.
+
+    A sequential model has those of the transformations of sequences, too.
+    """
     found, files, read = options_in(f"model/{model}"), [f"*/{model.lower()}.py"], set[Path]()
     while files:
         for path in set((recbole_folder() / "model").glob(files.pop())) - read:
@@ -67,6 +71,10 @@ def options_of_recboles(model: str) -> frozenset[str]:
                 f"{folder}/{name}.py"
                 for folder, name in re.findall(r"from recbole\.model\.(\w+)\.(\w+) import", source)
             ]
+    if any(
+        path.parent.name == "sequential_recommender" for path in read
+    ):  # the option transform changes their sequences
+        found |= options_read_in((recbole_folder() / "data" / "transform.py").read_text(encoding="utf-8"))
     return frozenset(found)
 
 

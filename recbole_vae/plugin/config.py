@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from recbole_vae.errors import CheckpointError, ConfigError
-from recbole_vae.model.known_options import all_are_known, options_of, options_of_all
+from recbole_vae.model.known_options import FOR_ALL, all_are_known, options_of, options_of_all
 from recbole_vae.model.registry import is_history_model, model_class, recbole_name
 from recbole_vae.options import command_line
 from recbole_vae.options.data import check_data_options, check_dataset_name, check_filters, check_unload_col
@@ -75,6 +75,7 @@ def _load_config_files(original: Any) -> Any:
 def _load_internal_config_dict(original: Any) -> Any:
     def load_internal_config_dict(self: Any, model: str, kind: Any, dataset: str) -> None:
         original(self, model, kind, dataset)
+        _as_plain(self.external_config_dict)
         _check_place_of_data(self, dataset)
         _check_names(self, model, kind)
         _order_by_time(self)
@@ -89,6 +90,17 @@ def _load_internal_config_dict(original: Any) -> Any:
         _load_columns(self)
 
     return load_internal_config_dict
+
+
+def _as_plain(given: dict[str, Any]) -> None:
+    """Turn paths and NumPy's numbers, which people give in Python, into the texts and numbers that options are."""
+    import numpy as np
+
+    for name, value in given.items():
+        if isinstance(value, os.PathLike):
+            given[name] = os.fspath(value)
+        elif isinstance(value, np.generic):
+            given[name] = value.item()
 
 
 def _check_place_of_data(config: Any, dataset: str) -> None:
@@ -173,8 +185,6 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
             check_values(values, f"the scores of {model} are none; {_OTHERS}", where)
 
 
-_OF_DATA = ("exact_time", "repeats", "exact_metrics")
-
 _PROBABILITIES = ("DMF", "FISM", "NAIS", "NNCF", "NeuMF")
 """RecBole's general models whose ``predict`` ends in a sigmoid that binary cross-entropy has trained."""
 
@@ -239,11 +249,11 @@ def _settings_of_data(config: Any, dataset: str) -> dict[str, Any]:
     path = Path(str(folder)) / dataset / f"{dataset}.yaml"
     if dataset == "ml-100k" or not path.is_file():  # RecBole takes its own ml-100k, whatever data_path is
         return {}
-    text = path.read_text(encoding="utf-8")
-    if not text.startswith(MARK):
+    content = path.read_bytes()
+    if not content.startswith(MARK.encode()):
         return {}
     config.settings_of_data = str(path)
-    return yaml.load(text, Loader=config.yaml_loader) or {}
+    return yaml.load(content, Loader=config.yaml_loader) or {}
 
 
 def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:
@@ -283,8 +293,8 @@ def _check_options_of_data(config: Any, kind: Any) -> None:
     from recbole_vae.options.fields import ModelConfig
 
     internal, given = config.internal_config_dict, config.external_config_dict
-    internal.update({name: ModelConfig.defaults()[name] for name in _OF_DATA} | internal)
-    own = {name: given[name] for name in _OF_DATA if name in given}
+    internal.update({name: ModelConfig.defaults()[name] for name in FOR_ALL} | internal)
+    own = {name: given[name] for name in FOR_ALL if name in given}
     where = place_of(config, config.config_file_list)
     ModelConfig.check_each(own, where)
     if is_general(kind):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -102,7 +103,14 @@ def written_whole(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
 
 def temporary_beside(path: Path) -> Path:
     """Return the temporary name under which this process writes a file: hidden, in the same folder."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.tmp")
+
+
+def _machine() -> str:
+    """Return this machine's name: several machines may share a folder, and each has processes of its own numbers."""
+    import socket  # here, because the command line imports this module at every start
+
+    return re.sub(r"\W", "_", socket.gethostname())
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -110,7 +118,9 @@ def leftovers(path: Path) -> list[Path]:
 
     Those with this process's id count, too: an earlier process with the same id left them.
     """
-    found = [(each, each.name.split(".")[-2]) for each in path.parent.glob(f".{glob.escape(path.name)}.*.tmp")]
+    found = [
+        (each, each.name.split(".")[-2]) for each in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}.*.tmp")
+    ]
     numbered = [(each, int(process)) for each, process in found if process.isdecimal()]
     if not numbered:
         return []

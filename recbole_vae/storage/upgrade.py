@@ -35,6 +35,12 @@ all                         exact_ids               False: quotation marks enclo
 all                         repeats                 keep
 ==========================  ======================  ==========================================================================
 
+From format 3 to 4:
+
+==========================  ======================  ==========================================================================
+all                         exact_metrics           False: the metrics of recommended items were RecBole's
+==========================  ======================  ==========================================================================
+
 Two options changed their meaning within format 1:
 
 * Where both ``anneal_epochs`` and ``total_anneal_steps`` are set, the steps count today. In files without
@@ -98,6 +104,7 @@ def _from_1(state: dict[str, Any]) -> None:
 _STEPS: tuple[Step, ...] = (
     _from_1,
     _adding("train_batch_size", exact_time=False, exact_ids=False, repeats="keep"),
+    _adding("train_batch_size", exact_metrics=False),
 )
 """From format 1 to 2, from 2 to 3, ..."""
 FORMAT_VERSION = 1 + len(_STEPS)

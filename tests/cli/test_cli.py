@@ -65,10 +65,10 @@ def test_the_readmes_command() -> None:
 @pytest.mark.usefixtures("files")
 def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
     ours = "--weight_averaging=2 --precision=float32"
-    more = ["--topk=[3, 5]", *ours.split(), "--valid_metric=NDCG@3"]
+    more = ["--topk=[3, 5]", *ours.split(), "--valid_metric=NDCG@3", "--exact_metrics=False"]
     done = run("run", *FAST, "--epochs=1", "--seed=7", *more, script=False)
     assert done.returncode == 0, done.stderr
-    kept = "--dataset=tiny --data_path=data --seed=7 --topk='[3, 5]' --valid_metric=NDCG@3\n"
+    kept = "--dataset=tiny --data_path=data --seed=7 --topk='[3, 5]' --valid_metric=NDCG@3 --exact_metrics=False\n"
     assert f"  python -m recbole_vae run --model=EASE {kept}" in done.stdout
     with_ours = kept.replace(" --valid", f" {ours} --valid")
     assert f"  python -m recbole_vae run --model=MultDAE {with_ours}" in done.stdout

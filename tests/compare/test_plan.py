@@ -156,6 +156,8 @@ def test_bad_options_are_one_line_and_status_2(
         ("alpha", "topk", "'topk' stands twice"),
         ("{reg_weight: 1e1}", "{data_path: x}", "must be the same for all rows"),
         ("{reg_weight: 1e1}", "{repeatable: True}", "repeatable (plan.yaml, line 3) must be the same for all rows"),
+        ("{reg_weight: 1e1}", "{exact_ids: False}", "exact_ids (plan.yaml, line 3) must be the same for all rows"),
+        ("{reg_weight: 1e1}", "{encoding: latin-1}", "must be the same for all rows"),
         ("{reg_weight: 1e1}", '{item_inter_num_interval: "[2,inf)"}', "must be the same for all rows"),
         (
             "{model: EASE, label: weak, settings: {reg_weight: 1e1}}\n",

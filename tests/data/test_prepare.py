@@ -21,6 +21,7 @@ from recbole_vae.cli.main import main
 from recbole_vae.data.prepare import MARK, NAMES, SOURCES, prepare
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import check_eval_args, check_metrics
+from recbole_vae.storage.files import temporary_beside
 
 Rating = tuple[int, int, float, int]
 
@@ -147,8 +148,12 @@ def test_what_a_killed_process_left_is_removed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
-    dead, alive = (Path(f"out/.ml-1m.{process}.tmp") for process in (int(done.stdout), os.getppid()))
-    for folder in (dead, alive, Path(f"out/.ml-1m.{os.getpid()}.tmp")):
+    mine = temporary_beside(Path("out/ml-1m"))
+    dead, alive = (
+        mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{process}."))
+        for process in (int(done.stdout), os.getppid())
+    )
+    for folder in (dead, alive, mine):
         folder.mkdir(parents=True)
     prepare("ml-1m", zipped("s.zip", **{"ml-1m__ratings_dot_dat": GOOD}), "out")
     assert {path.name for path in Path("out").iterdir()} == {"ml-1m", alive.name}
@@ -338,10 +343,11 @@ def test_from_the_source_to_a_result_on_held_out_users(
     assert "--dataset=ml-20m" in suggested
     assert main(["run", *suggested, "--epochs=1", "--mlp_hidden_size=[8]", "--latent_dimension=4"]) == 0
     caplog.clear()
-    fast = ["--epochs=2", "--mlp_hidden_size=[8]", "--latent_dimension=4", "--topk=[20]", "--valid_metric=NDCG@20"]
+    fast = ["--epochs=2", "--topk=[20]", "--valid_metric=NDCG@20"]
+    small = {"MultVAE": ["--mlp_hidden_size=[8]", "--latent_dimension=4"], "EASE": []}
     apart = "--eval_args={'split': {'HU': [5, 5]}, 'mode': 'full'}"
-    for model in ("MultVAE", "EASE"):
-        assert main(["run", f"--model={model}", "--dataset=ml-20m", apart, *fast]) == 0
+    for model, sizes in small.items():
+        assert main(["run", f"--model={model}", "--dataset=ml-20m", apart, *fast, *sizes]) == 0
         assert "Settings of the data set are those of dataset/ml-20m/ml-20m.yaml" in caplog.text
         caplog.clear()
         assert "truncatedrecall@20" in capfd.readouterr().out

@@ -170,3 +170,14 @@ def test_a_file_that_is_named_may_lie_elsewhere(
     assert run.config[option] == name
     made(build, model, **{option: "nowhere.pth"})
     assert "Not used: nowhere.pth: there is no such file. The data are made anew." in caplog.text
+
+
+def test_repeats_that_a_saved_data_set_has_are_not_given_to_a_model_that_expects_none(
+    build: Builder, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(user, item, 1_700_000_000 + place) for place, (user, item) in enumerate([*random_rows(), *random_rows()])]
+    write(rows)
+    same = {"eval_args": RANDOM, "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
+    made(build, "FM", save_dataset=True, embedding_size=8, metrics=["Recall"], valid_metric="Recall@10", **same)
+    assert len(made(build, "BPR", **same).dataset.inter_feat) == len(set(random_rows()))
+    assert "Not used: saved/timed-Dataset.pth: it was made with repeats: ['auto', 'expected']" in caplog.text

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from tests.conftest import Builder, Run, random_rows, write_inter
 
@@ -290,6 +291,32 @@ def test_nothing_of_label_0_is_trained_on(
         assert inside
         assert all(inside) == (part is run.train or mode != "labeled")
     assert "interactions of the train part have label 0 and are left out." in caplog.text
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "EASE"])
+def test_nothing_of_label_0_is_held_out_or_folded_in(
+    build: Builder, data_path: str, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = {"inter": ["user_id", "item_id", "label"]}
+    run = build(
+        model, "labels", data_path=data_path, eval_args={"split": {"HU": [5, 5]}, "mode": "full"}, load_col=columns
+    )
+    liked = {(user, item) for user, item, label in rows() if label}
+    found = set()
+    for part in (run.train, run.valid, run.test):
+        for histories in (part._dataset.inter_feat, getattr(part._dataset, "fold_in", None)):
+            if histories is None:
+                continue
+            pairs = (
+                (histories.rows() if isinstance(histories, Histories) else histories["user_id"]),
+                (histories.indices if isinstance(histories, Histories) else histories["item_id"]),
+            )
+            names = ("user_id", "item_id")
+            tokens = [run.dataset.id2token(name, ids.numpy()) for name, ids in zip(names, pairs, strict=True)]
+            found |= set(zip(*tokens, strict=True))
+    assert found
+    assert found <= liked
+    assert "interactions have label 0 and are left out." in caplog.text
 
 
 def test_a_model_that_learns_from_labels_keeps_them(build: Builder, data_path: str) -> None:

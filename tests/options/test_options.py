@@ -302,7 +302,7 @@ def test_columns_may_be_named_that_are_not_loaded(build: Builder, model: str) ->
     with pytest.raises(ConfigError, match=r"^unload_col: inter \(config_dict\): load_col already says which columns"):
         build(model, "tiny", unload_col={"inter": ["note"]}, load_col={"inter": ["user_id", "item_id"]})
     with pytest.raises(
-        ConfigError, match=r"^unload_col: \['note'\] \(config_dict\) is not allowed; it must be columns of"
+        ConfigError, match=r"^unload_col: \['note'\] \(config_dict\) is not allowed; it must be a mapping"
     ):
         build(model, "tiny", unload_col=["note"])
 
@@ -630,3 +630,29 @@ def test_without_a_gpu_a_run_leaves_no_trace_on_later_ones(
 def test_an_option_of_recboles_of_another_kind_is_named(build: Builder, model: str, options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{message} \(config_dict\) is not allowed; it must be "):
         build(model, **options)
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "BPR"])
+def test_what_python_people_give_for_texts_and_numbers_is_taken(build: Builder, model: str) -> None:
+    run = build(
+        model, data_path=Path(write_inter(random_rows())), dataset="tiny", checkpoint_dir=Path("there"),
+        topk=np.array([5, 10]), metrics=("Recall", "NDCG"), seed=np.int64(3), epochs=1,
+    )  # fmt: skip
+    run.fit()
+    assert run.config["topk"] == [5, 10]
+    assert [type(each) for each in run.config["topk"]] == [int, int]
+    assert list(Path("there").glob(f"{model}-*.pth"))
+    assert build(model, topk=[np.int64(5)], valid_metric="Recall@5").config["topk"] == [5]
+
+
+@pytest.mark.parametrize("option", ["exact_ids", "exact_metrics", "exact_time", "fast_evaluation"])
+@pytest.mark.parametrize("model", ["MultVAE", "BPR", "FM"])
+def test_a_switch_of_ours_is_checked_for_all_models(build: Builder, model: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{option}: 'off' .* must be True or False"):
+        build(model, **{option: "off"})
+
+
+def test_sequential_models_have_the_options_of_transformations() -> None:
+    for option in ("eta", "mask_ratio", "MASK_INDEX", "CROP_ITEM_SEQ"):
+        assert option in options_of("SASRec")
+        assert option not in options_of("BPR")

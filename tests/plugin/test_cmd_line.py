@@ -12,7 +12,7 @@ import pytest
 
 from recbole_vae.errors import ConfigError
 from recbole_vae.options import command_line
-from tests.conftest import OPTIONS, random_rows, write_inter
+from tests.conftest import OPTIONS, Builder, random_rows, write_inter
 
 RUN = """
 import sys
@@ -160,3 +160,9 @@ def test_a_value_may_be_written_as_in_a_yaml_file(model: str, monkeypatch: pytes
             assert config["benchmark_filename"] == ["train", "valid", "test"]
         else:
             assert config["user_inter_num_interval"] == "[1,inf]"
+
+
+def test_options_of_recboles_scripts_are_no_mistake(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["run_recbole_group.py", "--model_list=BPR,MultVAE", "--valid_latex=a.tex"])
+    with command_line.ours():
+        assert build("BPR").config["model"] == "BPR"

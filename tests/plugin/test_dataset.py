@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -264,3 +265,10 @@ def test_what_recbole_says_of_the_data_is_a_data_error(build: Builder) -> None:
         build("BPR", "tiny", data_path=write_inter(rows), topk=[1], valid_metric="MRR@1")
     with pytest.raises(DataError, match=r"^data set 'tiny': no line is left"):
         build("BPR", "tiny", data_path=write_inter([("a", ""), ("b", "")]))
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "EASE"])
+def test_a_file_of_somebody_elses_beside_the_data_is_left_alone(build: Builder, model: str) -> None:
+    folder = write_inter(random_rows())
+    Path(folder, "tiny", "tiny.yaml").write_bytes("epochs: café".encode("latin-1"))
+    assert len(build(model, "tiny", data_path=folder).dataset.inter_feat) == len(random_rows())

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from recbole_vae.errors import ConfigError, DataError
-from tests.conftest import Builder, write_inter
+from tests.conftest import Builder, random_rows, write_inter
 from tests.plugin.test_dataset import BOTH, BY_TIME, COLUMNS, LAST, events, rows_of, write
 
 KEYS = ["user_id", "item_id"]
@@ -126,3 +126,14 @@ def test_data_without_repeats_stay_as_they_are(build: Builder, caplog: pytest.Lo
     run = build("MultVAE")
     assert run.dataset.inter_num > 0
     assert "Repeats" not in caplog.text
+
+
+@pytest.mark.parametrize("repeats", ["first", "last"])
+@pytest.mark.parametrize("labels", [(0, 1), (1, 0)])
+def test_of_a_pair_with_both_labels_label_1_is_kept(build: Builder, repeats: str, labels: tuple[int, int]) -> None:
+    rows = [(user, item, label) for label in labels for user, item in random_rows()]
+    folder = write_inter(rows, columns="user_id:token\titem_id:token\tlabel:float")
+    run = build(
+        "MultVAE", "tiny", data_path=folder, repeats=repeats, load_col={"inter": ["user_id", "item_id", "label"]}
+    )
+    assert run.dataset.inter_feat["label"].tolist() == [1.0] * len(random_rows())

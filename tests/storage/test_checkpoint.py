@@ -19,6 +19,7 @@ import torch
 from recbole_vae import Recommender
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.storage import checkpoint
+from recbole_vae.storage.files import temporary_beside
 from recbole_vae.storage.once import read_once
 from recbole_vae.storage.upgrade import FORMAT_VERSION
 from recbole_vae.version import __version__
@@ -189,7 +190,10 @@ def test_what_a_killed_process_left_goes_when_the_checkpoint_is_written_again(fi
     done = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
-    dead, alive = (file.with_name(f".{file.name}.{number}.tmp") for number in (int(done.stdout), os.getppid()))
+    mine = temporary_beside(file).name
+    dead, alive = (
+        file.with_name(mine.replace(f".{os.getpid()}.", f".{number}.")) for number in (int(done.stdout), os.getppid())
+    )
     for each in (dead, alive):
         each.write_text("half")
     checkpoint.save(checkpoint.load(file), file)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from recbole_vae.errors import DataError
-from recbole_vae.storage.files import write_whole, written_whole
+from recbole_vae.storage.files import temporary_beside, write_whole, written_whole
 
 
 def test_a_file_is_replaced_when_all_is_written() -> None:
@@ -74,8 +74,9 @@ def test_a_folder_that_is_not_there_is_named() -> None:
 def test_temporary_names_carry_the_process_id() -> None:
     with written_whole(Path("a.txt")), written_whole(Path("b"), binary=True):
         assert sorted(each.name for each in Path().iterdir()) == [
-            f".{name}.{os.getpid()}.tmp" for name in ("a.txt", "b")
+            temporary_beside(Path(name)).name for name in ("a.txt", "b")
         ]
+        assert all(each.name.endswith(f".{os.getpid()}.tmp") for each in Path().iterdir())
 
 
 def test_after_ctrl_c_there_is_what_was_written_of_a_text_and_nothing_of_a_binary_file() -> None:
@@ -140,15 +141,19 @@ def test_standard_output_that_is_full_is_named_once() -> None:
     assert subprocess.run(closed, check=False).returncode == 0
 
 
+def left_by(process: int, path: Path) -> Path:
+    """Return the temporary name of a file under which another process of this machine writes it."""
+    return path.with_name(temporary_beside(path).name.replace(f".{os.getpid()}.", f".{process}."))
+
+
 def test_what_a_killed_process_left_goes_when_the_file_is_written_again(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
-    dead, alive, other = (
-        tmp_path / name
-        for name in (f".a[1].{int(done.stdout)}.tmp", f".a[1].{os.getppid()}.tmp", f".a1.{int(done.stdout)}.tmp")
-    )
-    for each in (dead, alive, other):
+    target, number = tmp_path / "a[1]", int(done.stdout)
+    dead, alive = (left_by(process, target) for process in (number, os.getppid()))
+    other, elsewhere = left_by(number, tmp_path / "a1"), target.with_name(f".a[1].another_machine.{number}.tmp")
+    for each in (dead, alive, other, elsewhere):
         each.write_text("half")
-    write_whole(tmp_path / "a[1]", b"whole")
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a[1]", alive, other])
+    write_whole(target, b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([target, alive, other, elsewhere])
