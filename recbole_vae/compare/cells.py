@@ -203,8 +203,12 @@ def _most(table: Table) -> int:
 
 
 def settings(table: Table) -> list[tuple[str, str]]:
-    """Return the settings of each row that is done, in words: what differs from the model's defaults, tuned or given."""
-    return [(row.label, description.in_words(description.settings(row.done[0]))) for row in table.rows if row.done]
+    """Return the settings that were given or tuned, in words: those that all rows share, then each row's own."""
+    found = {row.label: description.settings(row.done[0]) for row in table.rows if row.done}
+    several = list(found.values()) if len(found) > 1 else [{}]
+    shared = {n: v for n, v in several[0].items() if all(n in each and each[n] == v for each in several)}
+    rows = [(label, {n: v for n, v in own.items() if n not in shared}) for label, own in found.items()]
+    return [(label, description.in_words(own)) for label, own in ([("all rows", shared)] if shared else []) + rows]
 
 
 def remarks(table: Table, comparison: Comparison) -> list[str]:

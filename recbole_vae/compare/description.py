@@ -107,8 +107,12 @@ def _split(eval_args: Mapping[str, Any]) -> str:
         named = which.get(str(how), f"the last interaction of each user ({how})")
         return named if by_time or eval_args.get("order") is None else named.replace("the last", "a random")
     shares = ":".join(f"{10 * share:g}" for share in how) if isinstance(how, list) and sum(how) <= 1.001 else str(how)
-    if kind == "TS":
-        return f"{shares} of the interactions {within} by time"
+    if kind == "TS" and isinstance(how, list):  # RecBole divides what is left by user, whatever group_by says
+        total, (train, valid, test) = sum(how), how
+        return (
+            f"the last {test / total:.0%} of all interactions by time are the test part, from one moment on for all users; the "
+            f"rest of each user is divided {10 * train:g}:{10 * valid:g} by time"
+        )
     return f"{shares} of the interactions {within}, {'by time' if by_time else 'at random'}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -55,7 +56,7 @@ def markdown(tables: Sequence[Table], comparison: Comparison) -> str:
         chosen = [[label.translate(_MARKDOWN), words.translate(_MARKDOWN)] for label, words in settings(table)]
         if chosen:
             lines += [
-                tabulate(chosen, ["", "Settings that differ from the defaults"], "pipe", disable_numparse=True),
+                tabulate(chosen, ["", "Settings given or tuned; the rest are defaults"], "pipe", disable_numparse=True),
                 "",
             ]
         lines += [*(f"- {each.translate(_MARKDOWN)}" for each in remarks(table, comparison)), ""]
@@ -93,7 +94,7 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
                 r"\begin{table}",
                 r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
                 rf"\caption{{{words.translate(_LATEX)}}}\vspace{{4pt}}",
-                rf"\label{{tab:comparison-{number}-{part.title.split()[0].lower()}}}",
+                rf"\label{{tab:{_slug(table.name)}-{number}-{part.title.split()[0].lower()}}}",
                 rf"\begin{{tabular}}{{@{{}}l{'r' * len(part.headers)}@{{}}}}",
                 r"\toprule",
                 "".join(f" & {header.translate(_LATEX)}" for header in part.headers) + r" \\",
@@ -111,10 +112,14 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def _slug(name: str) -> str:
+    return "-".join(re.findall("[a-z0-9]+", name.lower())) or "comparison"
+
+
 def _latex_settings(table: Table) -> list[str]:
     chosen = "; ".join(f"{label} ({words})" for label, words in settings(table))
     return [
-        rf"\par\vspace{{2pt}}\raggedright\scriptsize Settings that differ from the defaults: {chosen.translate(_LATEX)}."
+        rf"\par\vspace{{2pt}}\raggedright\scriptsize Settings given or tuned; the rest are defaults: {chosen.translate(_LATEX)}."
     ]
 
 

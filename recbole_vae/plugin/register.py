@@ -62,8 +62,8 @@ Place                                                               File        
 ``torch.load``                                                      compat       whole process, but only calls from RecBole differ
 ==================================================================  ===========  =================================================
 
-Nothing is written into RecBole's folder. The code of RecBole's own models stays as it is. Their data are read exactly (times, ids,
-repeats), and their evaluation is faster.
+Nothing is written into RecBole's folder. The code of RecBole's own models stays as it is. Their data (times, ids, repeats) are
+read exactly, and their evaluation is faster.
 """
 
 from __future__ import annotations

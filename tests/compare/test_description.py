@@ -27,7 +27,11 @@ from tests.conftest import write_inter
             {"split": {"RS": [0.7, 0.15, 0.15]}, "group_by": "none", "order": "TO"},
             "7:1.5:1.5 of the interactions of all users together, by time",
         ),
-        ({"split": {"TS": [0.8, 0.1, 0.1]}, "group_by": "none"}, "8:1:1 of the interactions of all users together by time"),
+        (
+            {"split": {"TS": [0.8, 0.1, 0.1]}, "group_by": "none"},
+            "the last 10% of all interactions by time are the test part, from one moment on for all users; the rest of each "
+            "user is divided 8:1 by time",
+        ),
         (
             {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"},
             "the last interaction of each user for test, the one before for validation",
