@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_vae.compare.results import Run
 from recbole_vae.compare.settings import of_the_data
+from recbole_vae.data import padding
 
 FILTERS = (
     "val_interval", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item", "threshold",
@@ -42,7 +43,8 @@ def data(dataset: Any, config: Any) -> dict[str, Any]:
         dataset: RecBole's data set, before it is split.
         config: RecBole's Config.
     """
-    size = {"users": dataset.user_num - 1, "items": dataset.item_num - 1, "interactions": len(dataset.inter_feat)}
+    users, items = padding.real(dataset.user_num), padding.real(dataset.item_num)
+    size = {"users": users, "items": items, "interactions": len(dataset.inter_feat)}
     options = {name: config[name] for name in FILTERS if name in config}
     set_ones = {
         name: value for name, value in options.items() if value not in (None, "auto", "[0,inf)", True, False, [], {})

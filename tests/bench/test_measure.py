@@ -146,7 +146,7 @@ def test_a_part_of_a_dataloader_gives_its_first_batches(build: Builder) -> None:
         (["--preset=ml-2m"], "--preset=ml-2m (command line) is unknown; there are ml-100k, ml-1m"),
         (["--users=5"], "--users, --items and --interactions (command line) must be given together"),
         (["--users=100", "--items=100,5", "--interactions=500"], "--interactions=500 (command line) must be from"),
-        (["--train_batch_size=[]"], "train_batch_size: '' (command line) is not allowed"),
+        (["--train_batch_size=[]"], "train_batch_size: '[]' (command line) is not allowed"),
         (["--mlp_hidden_size=600,x"], "mlp_hidden_size: 'x' (command line) is not allowed"),
         (["--plot=steps.xyz"], "--plot=steps.xyz (command line): the name must end with one of ."),
         (["--users=9", "--items=9", "--interactions=9"], "--interactions=9 (command line) must be from 5 times"),
