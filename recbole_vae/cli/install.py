@@ -13,8 +13,7 @@ import subprocess
 import sys
 
 from recbole_vae.errors import RecBoleVersionError
-
-RECBOLE = "recbole>=1.2.1,<1.3"
+from recbole_vae.options.recbole import RECBOLE
 
 
 def install_command() -> list[str]:

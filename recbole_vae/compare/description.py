@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recbole_vae.compare.plan_file import plain
 from recbole_vae.compare.results import Run
 from recbole_vae.compare.settings import of_the_data
 from recbole_vae.data import padding
@@ -33,7 +34,7 @@ METRICS = {
     "gauc": "GAUC: the area under the ROC curve of each user, weighted by the number of relevant items",
     "auc": "AUC: the area under the ROC curve",
 }
-"""What each metric is; those after the first seven are defined for lists of all users together, or for no list."""
+"""What each metric is, by its name in lower case."""
 
 
 def data(dataset: Any, config: Any) -> dict[str, Any]:
@@ -50,13 +51,7 @@ def data(dataset: Any, config: Any) -> dict[str, Any]:
         name: value for name, value in options.items() if value not in (None, "auto", "[0,inf)", True, False, [], {})
     }
     off = {name: value for name, value in options.items() if name.startswith("exact_") and value is False}
-    return {**size, "filters": {**set_ones, **off}, "eval_args": _plain(config["eval_args"])}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    return {**size, "filters": {**set_ones, **off}, "eval_args": plain(config["eval_args"])}
 
 
 def sentences(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[str]:

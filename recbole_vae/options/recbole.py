@@ -10,7 +10,10 @@ from typing import Any
 
 from recbole_vae.errors import RecBoleVersionError
 
-INSTALL = "pip install --no-deps 'recbole>=1.2.1,<1.3'"
+RECBOLE = "recbole>=1.2.1,<1.3"
+"""The releases that fit, as pip takes them."""
+
+INSTALL = f"pip install --no-deps '{RECBOLE}'"
 
 
 def recbole_model_names() -> list[str]:
