@@ -57,6 +57,8 @@ def _evaluate(original: Any) -> Any:
     def evaluate(
         self: Any, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
     ) -> Any:
+        import torch.distributed as dist
+
         from recbole_vae.evaluation.fold_in import evaluated_on
         from recbole_vae.evaluation.metrics import Result
         from recbole_vae.training.restore import check_saved
@@ -64,6 +66,8 @@ def _evaluate(original: Any) -> Any:
         if eval_data:
             _collect_training(self, eval_data)
             if load_best_model:
+                if dist.is_available() and dist.is_initialized():
+                    dist.barrier()  # the first process may still be writing what the others load
                 check_saved(model_file or self.saved_model_file)
         with evaluated_on(self.model, getattr(eval_data, "fold_in", None)):
             result = original(self, eval_data, load_best_model, model_file, show_progress)
