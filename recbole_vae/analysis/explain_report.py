@@ -197,8 +197,11 @@ def _recommendation(each: Explained, explanation: Explanation) -> dict[str, Any]
     # The table says what supports a recommendation; in words, only that nothing does.
     supported = any(one.influence > 0 for one in each.influences)
     sentences = ("" if supported else because(each), lost_without(each, explanation)) if explanation.history else ()
+    names = {one.item_id: one.name for one in each.influences}
+    removed = [names[item] for item in each.counterfactual or ()]
     return {
         "of": each,
+        "removed": removed if len(removed) > _NAMED else [],
         "sentences": [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences if sentence],
         "first": [one for one in each.influences if one.rank_without is not None],
     }

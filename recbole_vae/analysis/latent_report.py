@@ -44,14 +44,16 @@ def _takeaway(found: Described) -> str:
     if not found.latents:
         return "No latent variable is in use."
     first = found.latents[0]
-    sides = [
-        f"{verb} {', '.join(genres)}" if genres else f"{verb} {items[0][1]}"
-        for verb, genres, items in (
-            ("raises", [each.name for each in first.genres if each.auc > 0.5][:3], first.raised),
-            ("lowers", [each.name for each in first.genres if each.auc < 0.5][:3], first.lowered),
-        )
-        if genres or items
-    ]
+    sides = []
+    for verb, genres, items in (
+        ("raises", [each.name for each in first.genres if each.auc > 0.5][:3], first.raised),
+        ("lowers", [each.name for each in first.genres if each.auc < 0.5][:3], first.lowered),
+    ):
+        if genres:
+            listed = f"{', '.join(genres[:-1])} and {genres[-1]}" if len(genres) > 1 else genres[0]
+            sides.append(f"{verb} items of {listed}")
+        elif items:
+            sides.append(f"{verb} {items[0][1]} most")
     return f"The strongest {_KINDS[found.axes][:-1]} {' and '.join(sides)}." if sides else ""
 
 

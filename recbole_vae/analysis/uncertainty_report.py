@@ -13,7 +13,9 @@ from recbole_vae.analysis.uncertainty import TENTHS, Lists, Order, UncertaintyRe
 from recbole_vae.templates import Page, render
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
-_WIDTH, _HEIGHT, _MARGIN = 640, 360, 56
+_WIDTH, _HEIGHT, _MARGIN = 640, 340, 56
+_TOP = _RIGHT = 24
+"""The margins without words; ``_MARGIN``: those with them, all in the units of the drawing."""
 
 
 def as_json(report: UncertaintyReport) -> str:
@@ -104,31 +106,35 @@ def as_html(report: UncertaintyReport) -> Page:
 
 def _curves(report: UncertaintyReport) -> dict[str, Any]:
     """Return where the drawing of the risk-coverage curves has its ticks, lines and names."""
-    risks = [risk for order in report.orders for risk in order.risks]
+    chance = 1 - report.ndcg
+    risks = [chance, *(risk for order in report.orders for risk in order.risks)]
     step = next(each for each in (0.01, 0.02, 0.05, 0.1, 0.2) if max(risks) - min(risks) <= 5 * each or each == 0.2)
     first, last = math.floor(min(risks) / step), math.floor(max(risks) / step) + 1
     low, span = first * step, (last - first) * step
-    right, bottom = _WIDTH - _MARGIN, _HEIGHT - _MARGIN
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _MARGIN
 
     def x(percent: float) -> float:
         return _MARGIN + (right - _MARGIN) * percent / 100
 
     def y(risk: float) -> float:
-        return bottom - (bottom - _MARGIN) * (risk - low) / span
+        return bottom - (bottom - _TOP) * (risk - low) / span
 
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "name": order.name,
             "colour": _COLOURS[place % len(_COLOURS)],
             "points": " ".join(f"{x(percent):.1f},{y(risk):.1f}" for percent, risk in enumerate(order.risks, start=1)),
-            "y": bottom - 12 - 18 * (len(report.orders) - 1 - place),
+            "dash": "",
         }
         for place, order in enumerate(report.orders)
     ]
+    points = f"{x(0):.1f},{y(chance):.1f} {x(100):.1f},{y(chance):.1f}"
+    lines.append({"name": "chance (a random order)", "colour": "var(--quiet)", "points": points, "dash": "4 3"})
     return {
         "width": _WIDTH,
         "height": _HEIGHT,
         "margin": _MARGIN,
+        "right": _RIGHT,
         "rows": [(y(tick * step), f"{tick * step:.2f}") for tick in range(first, last + 1)],
         "columns": [(x(percent), percent) for percent in range(0, 101, 25)],
         "lines": lines,

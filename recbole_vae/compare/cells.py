@@ -22,6 +22,9 @@ _TITLES = {
     "shannonentropy": "Entropy",
 }
 COSTS = {"training_seconds": "Training", "peak_memory": "Peak memory", "parameters": "Parameters", "epochs": "Epochs"}
+SHORTEST = 0.1
+"""Seconds of training below this are noise, and shown as less than it."""
+
 _NOTHING = "–"
 
 
@@ -59,6 +62,11 @@ class Part:
     headers: list[str]
     rows: list[tuple[str, list[Cell]]]
 
+    @property
+    def marked(self) -> bool:
+        """Whether a cell has marks of the tests."""
+        return any(cell.marks for _, cells in self.rows for cell in cells)
+
 
 def title(metric: str) -> str:
     """Return the name of a metric as tables print it."""
@@ -67,13 +75,23 @@ def title(metric: str) -> str:
 
 
 def number(value: float, like: float | None = None) -> str:
-    """Format a metric: four decimals for shares, fewer for large numbers; if ``like`` is given, with its decimals."""
+    """Format a metric: four decimals for shares, fewer for larger numbers; if ``like`` is given, with its decimals."""
     size = abs(value if like is None else like)
-    return f"{value:.4f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
+    return (
+        f"{value:.4f}"
+        if size <= 1
+        else f"{value:.2f}"
+        if size < 100
+        else f"{value:.1f}"
+        if size < 1000
+        else f"{value:,.0f}"
+    )
 
 
 def duration(seconds: float) -> str:
     """Format seconds."""
+    if seconds < SHORTEST:
+        return f"< {SHORTEST:g} s"
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -155,14 +173,11 @@ def _plural(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def caption(table: Table, comparison: Comparison) -> list[str]:
-    """Return in sentences what a table shows and how it was tested."""
+def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
+    """Return what a table shows and how it was tested: each fact a word and what it says, as a sentence without that word."""
     low, high = table.users
-    users = _plural(high, "test user") if low == high else f"{low:,} to {_plural(high, 'test user')}"
-    sentences = [f"{table.name}, {users}."]
-    sentences += description.sentences(
-        [run for row in table.rows for run in row.done], table.metrics, title(table.primary)
-    )
+    found = [("Test users", f"{low:,} in every run." if low == high else f"{low:,} to {high:,}, depending on the run.")]
+    found += description.facts([run for row in table.rows for run in row.done], table.metrics, title(table.primary))
     if len(table.seeds) > 1:
         differ = any(test.users > high for test in table.against_best.values())
         words = (
@@ -170,32 +185,41 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
             if differ
             else ""
         )
-        sentences.append(f"Mean and standard deviation over {len(table.seeds)} seeds{words}.")
+        found.append(("Values", f"mean and standard deviation over {len(table.seeds)} seeds{words}."))
     else:
         tests = " The tests are of these trained models, and not of training." if table.against_best else ""
-        sentences.append(f"One seed, so there is no deviation over seeds.{tests}")
-    budget = _plural(comparison.trials, "tuning trial")
-    tuned = f"{budget[0].upper()}{budget[1:]} for each row that has something to tune."
-    sentences.append(tuned if comparison.trials else "Nothing was tuned: settings are the defaults and the plan's.")
+        found.append(("Values", f"of one seed, so there is no deviation over seeds.{tests}"))
+    tuned = f"{_plural(comparison.trials, 'trial')} for each row that has something to tune."
+    found.append(("Tuning", tuned if comparison.trials else "none; settings are the defaults and the plan's."))
     if sum(bool(row.done) for row in table.rows) > 1:
-        sentences.append("The best of each column is bold, the second underlined.")
+        marks = "the best of each column is bold, the second underlined"
+        if table.against_best:
+            marks += "; = marks what does not differ significantly from the best of its column"
+        if table.against_best and table.against_reference:
+            marks += f", * what differs significantly from {table.reference}"
+        found.append(("Marks", f"{marks}."))
     if table.untested:
-        sentences.append(table.untested)
+        head, _, reason = table.untested.partition(": ")
+        found.append((head, reason))
     if table.against_best:
         family = f"all pairs of rows in all metrics of this table ({_plural(table.compared, 'test')})"
-        marks = "= marks what does not differ significantly from the best of its column"
         if table.against_reference:
-            marks += f", * what differs significantly from {table.reference}"
             family += f"; that for * over all rows and metrics ({_plural(len(table.against_reference), 'test')})"
-        sentences.append(
-            f"{marks}: two-sided paired randomisation test over users, whose values are averaged over seeds "
+        words = (
+            "two-sided paired randomisation test over users, whose values are averaged over seeds "
             f"({table.samples:,} sign flips, or all where few users differ), "
             f"alpha = {table.alpha:g}, Holm's correction over {family}."
         )
+        found.append(("Tests", words))
         untested = [title(metric) for metric in table.metrics if metric not in table.tested]
         if untested:
-            sentences.append(f"Not tested, because not known for each user: {', '.join(untested)}.")
-    return sentences
+            found.append(("Not tested", f"{', '.join(untested)}, not known for each user."))
+    return found
+
+
+def caption(table: Table, comparison: Comparison) -> str:
+    """Return the facts of a table as one paragraph."""
+    return f"{table.name}. " + " ".join(f"{head}: {words}" for head, words in facts(table, comparison))
 
 
 def _most(table: Table) -> int:
@@ -235,10 +259,24 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
             found.append(f"{row.label}: {status}{which}{reason and ': '}{reason.rstrip('.')}.")
         if row.done and len(row.done) < len(table.seeds):
             found.append(f"{row.label}: its means are of {len(row.done)} of {len(table.seeds)} seeds.")
-    at_once = [row.label for row in table.rows if row.done and all(run.epochs is None for run in row.done)]
-    if at_once:
-        found.append(f"Not trained by epochs, so their training time is that of construction: {', '.join(at_once)}.")
-    return [*found, *dict.fromkeys(note for row in table.rows for run in row.runs for note in run.notes)]
+    return [*found, *constructed(table), *_notes(table)]
+
+
+def constructed(table: Table) -> list[str]:
+    """Say which rows have a training time of another kind; nothing if there are none."""
+    labels = [row.label for row in table.rows if row.done and all(run.epochs is None for run in row.done)]
+    said = f"Not trained by epochs, so their training time is that of construction: {', '.join(labels)}."
+    return [said] if labels else []
+
+
+def _notes(table: Table) -> list[str]:
+    """Return the notes of the runs, once each: those that all seeds have, then the others with their seeds."""
+    seeds: dict[str, set[int]] = {}
+    for run in sorted((run for row in table.rows for run in row.runs), key=lambda run: run.seed):
+        for note in run.notes:
+            seeds.setdefault(note.rstrip("."), set()).add(run.seed)
+    shared = [f"{note}." for note, own in seeds.items() if own == set(table.seeds)]
+    return shared + [f"{note} ({_seeds(sorted(own))})." for note, own in seeds.items() if own != set(table.seeds)]
 
 
 def _seeds(seeds: Sequence[int]) -> str:

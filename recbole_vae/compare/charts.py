@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_vae.compare.analysis import Row, Table, base, cubes
-from recbole_vae.compare.cells import count, duration, number, title
+from recbole_vae.compare.cells import SHORTEST, count, duration, number, title
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "var(--ink)"]
 """Okabe and Ito (2008), which colour-blind people can tell apart, without the yellow, which is invisible on white."""
@@ -102,7 +102,7 @@ def _range(values: Sequence[float]) -> dict[str, Any]:
 
 
 def cost(styles: Styles, table: Table, rows: Sequence[Row], attribute: str, words: str) -> list[Chart]:
-    unit = 1e9 if attribute == "peak_memory" else 1.0
+    unit, least = (1e9, 0.0) if attribute == "peak_memory" else (1.0, SHORTEST)
     traces: list[dict[str, Any]] = []
     for row in rows:
         cost, accuracy, name = row.mean(attribute), row.over_seeds(table.primary), escape(row.label)
@@ -118,7 +118,7 @@ def cost(styles: Styles, table: Table, rows: Sequence[Row], attribute: str, word
                 "mode": "markers",
                 "name": row.label,
                 "meta": name,
-                "x": [cost / unit],
+                "x": [max(cost, least) / unit],
                 "y": [mean],
                 "marker": {**style.marker, "size": 10},
                 "error_y": _bar(deviation, style.colour),
@@ -138,7 +138,9 @@ def cost(styles: Styles, table: Table, rows: Sequence[Row], attribute: str, word
         room = 0.15 * (high - low) or 0.1 * high
         xaxis |= {"range": [0 if low < 0.4 * high else low - room, high + room]}
     layout = {"xaxis": xaxis, "yaxis": {"title": title(table.primary)}, "height": 400}
-    return [Chart(f"{title(table.primary)} against {words}", traces, layout, labelled=True)]
+    short = any((row.mean(attribute) or least) < least for row in rows)
+    note = f"less than {least:g} s is drawn at {least:g} s" if short else ""
+    return [Chart(f"{title(table.primary)} against {words}", traces, layout, note, labelled=True)]
 
 
 def _line(
@@ -195,19 +197,22 @@ def curves(styles: Styles, table: Table, rows: Sequence[Row]) -> list[Chart]:
     charts = []
     for name, words in headings.items():
         traces = []
+        same = []
         for label, run in runs.items():
             points = [] if run is None else [(p["epoch"], p[name]) for p in run.curve if p.get(name) is not None]
-            if points:
+            if run is not None and name == "reconstruction" and all(p.get(name) == p.get("loss") for p in run.curve):
+                same += [label] if points else []
+            elif points:
                 epochs, values = zip(*points, strict=True)
                 hover = [f"epoch {epoch:g}: {value:.5g}" for epoch, value in points]
                 traces.append(_line(styles, label, epochs, values, hover))
-        notes = []
+        notes = [f"{', '.join(same)}: the training loss"] if same else []
         if name in ("loss", "reconstruction") and all(trace["y"][0] > 0 for trace in traces):
-            notes = ["divided by its first value"]
+            notes.insert(0, "divided by its first value")
             for trace in traces:
                 trace["y"] = [value / trace["y"][0] for value in trace["y"]]
-        last = max((trace["x"][-1] for trace in traces), default=0)
-        few = {"range": [0, last + 1], "dtick": 1} if last <= 5 else {}
+        first, last = min((t["x"][0] for t in traces), default=0), max((t["x"][-1] for t in traces), default=0)
+        few = {"range": [first - 0.2, last + 0.2], "dtick": 1} if last <= 5 else {}
         layout = {"xaxis": {"title": "epoch", "tickformat": "d", **few}, "yaxis": {"title": ""}}
         charts.append(Chart(words, traces, layout, "; ".join([*notes, *_hidden(traces)]), wide=name == metric))
     return [chart for chart in charts if chart.traces]
@@ -397,7 +402,7 @@ def matrix(table: Table) -> list[Chart]:
         "xgap": 1,
         "ygap": 1,
         "hoverongaps": False,
-        "colorbar": {"thickness": 10, "outlinewidth": 0, "tickformat": "+.2f", "nticks": 5},
+        "showscale": False,  # the cells have their numbers
     }
     layout = {
         "xaxis": {"title": "", "type": "category", "side": "top", "showgrid": False, "tickangle": -40, "names": order},

@@ -54,8 +54,8 @@ def data(dataset: Any, config: Any) -> dict[str, Any]:
     return {**size, "filters": {**set_ones, **off}, "eval_args": plain(config["eval_args"])}
 
 
-def sentences(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[str]:
-    """Say what the runs on one data set in one protocol measured; of older runs, which did not record it, less.
+def facts(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[tuple[str, str]]:
+    """Say what the runs on one data set in one protocol measured, in facts under a word each; of older runs less.
 
     Args:
         runs: those that are done.
@@ -69,22 +69,19 @@ def sentences(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list
         users, items, interactions = (what[name] for name in ("users", "items", "interactions"))
         density = interactions / max(1, users * items)
         filters = "; ".join(f"{name}: {value}" for name, value in what["filters"].items())
-        found.append(
-            f"Data: {users:,} users, {items:,} items, {interactions:,} interactions (density {density:.2%})"
-            f"{f', after {filters}' if filters else ''}."
-        )
+        size = f"{users:,} users, {items:,} items, {interactions:,} interactions (density {density:.2%})"
+        found.append(("Data", f"{size}{f', after {filters}' if filters else ''}."))
         seeds = sorted({run.seed for run in runs})
         which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
         if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
             which = f"seeds {seeds[0]} to {seeds[-1]}"
-        found.append(f"Split: {_split(what['eval_args'])}; {which}.")
-        found.append(f"Candidates: {_candidates(what['eval_args'].get('mode', 'full'))}.")
+        found.append(("Split", f"{_split(what['eval_args'])}; {which}."))
+        found.append(("Candidates", f"{_candidates(what['eval_args'].get('mode', 'full'))}."))
     names = dict.fromkeys(metric.partition("@")[0].lower() for metric in metrics)
-    defined = [METRICS[name] for name in names if name in METRICS]
-    if defined:
-        found.append(f"{'; '.join(defined)}.")
+    defined = [METRICS[name].split(": ", 1) for name in names if name in METRICS]
+    found += [(f"{name[0].upper()}{name[1:]}", f"{words}.") for name, words in defined]
     if any(run.best_epoch for run in runs):
-        found.append(f"The tested epoch is that of the best {primary} on the validation part.")
+        found.append(("Epoch", f"that of the best {primary} on the validation part."))
     return found
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from recbole_vae.compare import charts
 from recbole_vae.compare.analysis import Table, Test
-from recbole_vae.compare.cells import Cell, Part, caption, number, parts, remarks, settings, title
+from recbole_vae.compare.cells import Cell, Part, constructed, facts, number, parts, remarks, settings, title
 from recbole_vae.compare.charts import Chart, Style, Styles
 from recbole_vae.compare.provenance import command, versions
 from recbole_vae.compare.results import DONE, Comparison, Run
@@ -31,13 +31,23 @@ class _Section:
 
 
 @dataclass
+class _Grid:
+    """A grid of cells with what is said below it: facts, each with its word, and remarks."""
+
+    anchor: str
+    part: Part
+    facts: list[tuple[str, str]]
+    remarks: list[str]
+
+
+@dataclass
 class _Shown:
-    """A table of the comparison as the page shows it: grids of cells with notes, and sections of charts."""
+    """A table of the comparison as the page shows it: grids of cells, and sections of charts."""
 
     anchor: str
     name: str
     finding: str
-    grids: list[tuple[str, Part, str, list[str]]] = field(default_factory=list)
+    grids: list[_Grid] = field(default_factory=list)
     sections: list[_Section] = field(default_factory=list)
 
 
@@ -129,20 +139,20 @@ def _plain(value: Any) -> Any:
 
 def _table(page: _Page, table: Table, comparison: Comparison) -> _Shown:
     shown = _Shown(page.heading(2, table.name), table.name, _finding(table))
+    of_costs = constructed(table)
     for part in parts(table):
-        first = part.title == "Accuracy"
-        note = (
-            " ".join(caption(table, comparison))
-            if first
-            else "Means over the seeds ± their standard deviation."
-            if len(table.seeds) > 1
-            else "One seed."
-        )
-        shown.grids.append((page.heading(3, part.title), part, note, remarks(table, comparison) if first else []))
+        said: list[tuple[str, str]] = []
+        if part.title == "Accuracy":
+            said, notes = facts(table, comparison), [n for n in remarks(table, comparison) if n not in of_costs]
+        else:
+            spread = any(cell.deviation for _, cells in part.rows for cell in cells)
+            means = f"Means over the seeds{' ± their standard deviation' if spread else ''}."
+            notes = [means if len(table.seeds) > 1 else "One seed.", *(of_costs if part.title == "Costs" else [])]
+        shown.grids.append(_Grid(page.heading(3, part.title), part, said, notes))
     rows = [row for row in table.rows if row.done]
     if not rows:
         return shown
-    shown.grids += [(page.heading(3, part.title), part, note, []) for part, note in _differences(table)]
+    shown.grids += [_Grid(page.heading(3, part.title), part, said, []) for part, said in _differences(table)]
     primary, styles = title(table.primary), page.styles
     bars = " Bars: {}." if len(table.seeds) > 1 else ""
     shown.sections += page.section(
@@ -217,8 +227,8 @@ def _finding(table: Table) -> str:
     return sentence
 
 
-def _differences(table: Table) -> list[tuple[Part, str]]:
-    """Return the effect sizes in the primary metric, against the best row and the reference, and a note for each."""
+def _differences(table: Table) -> list[tuple[Part, list[tuple[str, str]]]]:
+    """Return the effect sizes in the primary metric, against the best row and the reference, and facts for each."""
     families: dict[str, list[Test]] = {}
     for family in (table.against_reference, table.against_best):
         for test in family.values():
@@ -229,14 +239,18 @@ def _differences(table: Table) -> list[tuple[Part, str]]:
         # The best row may be the reference: then both families have the same tests, and they are those of the larger family.
         rows = [(test.label, _effects(test)) for test in {test.label: test for test in tests}.values()]
         corrected = "all pairs of rows" if against == table.best[table.primary][0] else "all rows"
-        note = (
-            f"In {title(table.primary)}, over users. d_z: mean difference divided by the standard deviation of the "
-            "differences (Cohen). In brackets: 95 % intervals, percentile bootstrap over users, each by itself. "
-            f"p: of the randomisation test and of Wilcoxon's signed-rank test, after Holm's correction over {corrected} "
-            "in all metrics."
-        )
-        headers = ["Difference", "Relative", "d_z", "p", "Wilcoxon"]
-        found.append((Part(f"Differences from {against}", headers, rows), note))
+        said = [
+            ("Difference", f"in {title(table.primary)}, mean over users."),
+            ("d_z", "the mean difference divided by the standard deviation of the differences (Cohen)."),
+            ("In brackets", "95 % intervals, percentile bootstrap over users, each by itself."),
+            (
+                "p",
+                "of the randomisation test and of Wilcoxon's signed-rank test, after Holm's correction over "
+                f"{corrected} in all metrics.",
+            ),
+        ]
+        headers = ["Difference", "Relative", "d_z", "p", "p (Wilcoxon)"]
+        found.append((Part(f"Differences from {against}", headers, rows), said))
     return found
 
 

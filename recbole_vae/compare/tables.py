@@ -26,9 +26,7 @@ def text(tables: Sequence[Table], comparison: Comparison) -> str:
             rows = [["", *part.headers], *([label, *map(_plain, cells)] for label, cells in part.rows)]
             lines += [f"{part.title}: {table.name}", tabulate(rows, tablefmt="plain", disable_numparse=True)]
             lines.append("")
-        words = " ".join(caption(table, comparison)).replace(
-            "is bold, the second underlined", "has (1), the second (2)"
-        )
+        words = caption(table, comparison).replace("is bold, the second underlined", "has (1), the second (2)")
         lines += [textwrap.fill(each, 120) for each in (words, *remarks(table, comparison))] + [""]
     return "\n".join(lines) if lines else "No run is finished yet.\n"
 
@@ -52,7 +50,7 @@ def markdown(tables: Sequence[Table], comparison: Comparison) -> str:
             align = ["left", *["right"] * len(part.headers)]
             lines.append(tabulate(rows, ["", *part.headers], "pipe", disable_numparse=True, colalign=align))
             lines.append("")
-        lines += [" ".join(caption(table, comparison)).translate(_MARKDOWN), ""]
+        lines += [caption(table, comparison).translate(_MARKDOWN), ""]
         chosen = [[label.translate(_MARKDOWN), words.translate(_MARKDOWN)] for label, words in settings(table)]
         if chosen:
             lines += [
@@ -86,9 +84,9 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
         for part in parts(table):
             first = part.title == "Accuracy"
             words = (
-                " ".join([*caption(table, comparison), *remarks(table, comparison)])
+                " ".join([caption(table, comparison), *remarks(table, comparison)])
                 if first
-                else f"{part.title}: {table.name}. Means over the seeds ± their standard deviation."
+                else f"{part.title}: {table.name}. {'Means over the seeds.' if len(table.seeds) > 1 else 'One seed.'}"
             )
             lines += [
                 r"\begin{table}",

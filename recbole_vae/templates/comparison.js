@@ -54,8 +54,8 @@ function layoutOf(chart, width) {
       const longest = Math.max(...shown.map(widthOf));
       Object.assign(own, { tickmode: "array", tickvals: names.map((_, i) => i), ticktext: shown.map(escaped) });
       if (name === "yaxis") margin.l = longest + 12;
-      // The names above a matrix rise at 40 degrees; its colour bar stands to the right.
-      else Object.assign(margin, { t: longest * 0.65 + 20, r: Math.max(74, longest * 0.77), b: 12 });
+      // The names above a matrix rise at 40 degrees.
+      else Object.assign(margin, { t: longest * 0.65 + 20, r: Math.max(24, longest * 0.77), b: 12 });
     }
     layout[name] = { ...axis, ...own, title: { ...axis.title, text: own.title || "" } };
   }
@@ -168,8 +168,19 @@ const watcher = new ResizeObserver(entries => {
 });
 document.querySelectorAll(".pan").forEach(each => watcher.observe(each));
 
-// Charts that are not drawn yet are drawn before the page is printed.
-window.addEventListener("beforeprint", () => charts.filter(chart => !document.getElementById(chart.id).data).forEach(draw));
+// Paper has light colours, all charts, and the commands.
+let dark = false;
+window.addEventListener("beforeprint", () => {
+  dark = root.dataset.theme === "dark";
+  if (dark) setTheme("light");
+  charts.filter(chart => dark || !document.getElementById(chart.id).data).forEach(draw);
+  document.querySelectorAll("details").forEach(each => { each.open = true; });
+});
+window.addEventListener("afterprint", () => {
+  if (!dark) return;
+  setTheme("dark");
+  drawAll();
+});
 
 setTheme(preferred.matches ? "dark" : "light");
 drawAll();

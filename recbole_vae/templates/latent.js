@@ -4,7 +4,7 @@ function show() {
   for (const each of document.querySelectorAll(".list")) each.classList.toggle("on", each.id === `t${which.value}-${step.value}`);
   const value = Number(step.value);
   const size = `${Math.abs(value)} standard deviation${Math.abs(value) === 1 ? "" : "s"}`;
-  shown.textContent = value === 0 ? "the user's own place" : `${value > 0 ? "+" : "\u2212"}${size}`;
+  shown.textContent = value === 0 ? "The user's own place" : `${value > 0 ? "+" : "\u2212"}${size}`;
 }
 which.addEventListener("change", show);
 step.addEventListener("input", show);

@@ -479,12 +479,12 @@ def test_the_text_and_the_page_have_the_numbers_of_the_explanation(capsys: pytes
         sentences = ["".join(each.itertext()) for each in article.findall("p")]
         tables = [[drawn(row) for row in table.findall("tbody/tr")] for table in article.iter("table")]
         found.append(("".join(article.find("h3").itertext()), sentences, tables, article.findtext("details/summary")))  # type: ignore[union-attr]
-    # A bar is 12 em where the influence is the largest, by size, of the user's recommendations.
+    # A bar is as wide as its column where the influence is the largest, by size, of the user's recommendations.
     bars = [
-        ("B", "+0.500", "37", "bar", 6.0), ("<A>", "+0.125", "1", "bar", 1.5),
-        ("D", "+0.100", "", "bar", 1.2), ("C", "−1.000", "", "bar against", 12.0),
+        ("B", "+0.500", "37", "bar", 50.0), ("<A>", "+0.125", "1", "bar", 12.5),
+        ("D", "+0.100", "", "bar", 10.0), ("C", "−1.000", "", "bar against", 100.0),
     ]  # fmt: skip
-    others = [("C", "−0.250", "2", "bar against", 3.0), ("<A>", "−0.500", "", "bar against", 6.0)]
+    others = [("C", "−0.250", "2", "bar against", 25.0), ("<A>", "−0.500", "", "bar against", 50.0)]
     assert found == [
         (
             "1. <X> War & Peace · score 1.236",
@@ -501,20 +501,27 @@ def test_the_text_and_the_page_have_the_numbers_of_the_explanation(capsys: pytes
     ]
     assert list(second.find("details").itertext()) == ["History: 1 item", "zz"]  # type: ignore[union-attr]
     assert [each.text for each in body.findall("div/main/p")][1:] == text[-1:]
+    # A set that a sentence does not name whole can be opened.
+    many = dataclasses.replace(WHOLE.recommendations[0], counterfactual=list("abcabcabc"))
+    write([dataclasses.replace(WHOLE, recommendations=[many])], None, "many.html")
+    page = Path("many.html").read_text()
+    opened = ElementTree.fromstring(re.search('<details class="set">.*?</details>', page, re.DOTALL)[0])  # type: ignore[index]
+    assert opened.findtext("summary") == "Not among the first 10 without <A>, B, C, <A>, B and 4 more."
+    assert [each.text for each in opened.iter("li")] == ["<A>", "B", "C"] * 3
     write([alone], None, "none.html")
     assert "greedily" not in Path("none.html").read_text()
 
 
 def drawn(row: ElementTree.Element) -> tuple[str | None, str | None, str, str, float]:
     """A row of a table of influences: name, influence, rank without the item, kind and width of the bar."""
-    (bar,) = row.iter("span")
+    bar, (number,) = row.findall("td/div/i/i")[0], row.iter("span")
     rank = row.findall("td")[1].text or ""
     return (
         row.findtext("th"),
-        bar.tail,
+        number.text,
         rank,
         bar.attrib["class"],
-        float(bar.attrib["style"].split()[1].removesuffix("em")),
+        float(bar.attrib["style"].split()[1].removesuffix("%")),
     )
 
 

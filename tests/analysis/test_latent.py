@@ -368,26 +368,28 @@ def test_the_page_needs_nothing_else_and_escapes(recommender: Recommender) -> No
     assert "http:" not in page.replace("http-equiv", "")
 
 
+GENRES = [latent.Genre("War", 9, 0.875, 1e-4), latent.Genre("<Old>", 7, 0.25, 1e-3)]
+EACH = latent.Latent(
+    4, 0.756, 1.5, 0.125, [("a", "A & B", "War", 1.236)], [("b", "B", "", -0.5), ("c", "C", "<Old>", -0.25)], GENRES
+)
+FOUND = latent.Described(
+    "M&M", "shop", 1234, 9, 7, "latents", [EACH, dataclasses.replace(EACH, number=2, kl=None, genres=[])],
+    [latent.Point(1.0, 0.5, "A & B", ["War"]), latent.Point(-0.5, -0.25, "B", [])], [latent.Point(0.25, -0.5, "", [])], "u",
+    latent.Point(-1.0, 0.25, "", []), [latent.Traversal(4, [[f"Film {step}", "A & B"] for step in latent.STEPS])], "logit", True,
+)  # fmt: skip
+
+
 def test_the_page_and_the_text_have_the_numbers_of_what_was_found() -> None:
-    genres = [latent.Genre("War", 9, 0.875, 1e-4), latent.Genre("<Old>", 7, 0.25, 1e-3)]
-    raised, lowered = [("a", "A & B", "War", 1.236)], [("b", "B", "", -0.5), ("c", "C", "<Old>", -0.25)]
-    each = latent.Latent(4, 0.756, 1.5, 0.125, raised, lowered, genres)
-    lists = [[f"Film {step}", "A & B"] for step in latent.STEPS]
-    points = [latent.Point(1.0, 0.5, "A & B", ["War"]), latent.Point(-0.5, -0.25, "B", [])]
-    found = latent.Described(
-        "M&M", "shop", 1234, 9, 7, "latents", [each, dataclasses.replace(each, number=2, kl=None, genres=[])], points,
-        [latent.Point(0.25, -0.5, "", [])], "u", latent.Point(-1.0, 0.25, "", []), [latent.Traversal(4, lists)], "logit", True,
-    )  # fmt: skip
-    page = latent_report.html(found)
+    page = latent_report.html(FOUND)
     articles = [ElementTree.fromstring(part) for part in re.findall("<article>.*?</article>", page, re.DOTALL)]
     texts = [[text for text in article.itertext() if text.strip()] for article in articles]
-    sides = ["Raises", "A & B ", "War +1.24", "Lowers", "B ", " −0.50", "C ", "<Old> −0.25"]
+    sides = ["Raises", "A & B ", "War", "+1.236", "Lowers", "B", "−0.500", "C ", "<Old>", "−0.250"]
     assert texts == [
-        ["Latent 4 ", "effect 0.76 · deviation 1.50 · KL 0.12 nats", "+ War (0.88), − <Old> (0.25)", *sides],
-        ["Latent 2 ", "effect 0.76 · deviation 1.50", *sides],
+        ["Latent 4 ", "effect 0.756 · deviation 1.50 · KL 0.12 nats", "+ War (0.88), − <Old> (0.25)", *sides],
+        ["Latent 2 ", "effect 0.756 · deviation 1.50", *sides],
     ]
     assert '<p class="quiet">shop, 1,234 users. 7 of 9 latent variables are in use' in page
-    assert "<p>The strongest latent variable raises War and lowers &lt;Old&gt;.</p>" in page
+    assert "<p>The strongest latent variable raises items of War and lowers items of &lt;Old&gt;.</p>" in page
     assert page.index('id="map"') < page.index('id="user"') < page.index('id="strongest"')
     assert '<option value="4">latent 4 +War -&lt;Old&gt;</option>' in page
     shown = re.findall(r'<ol class="list" id="t4-(-?\d)"><li>(.*?)</li><li>A &amp; B</li></ol>', page)
@@ -402,7 +404,7 @@ def test_the_page_and_the_text_have_the_numbers_of_what_was_found() -> None:
     assert mark is not None
     assert mark.attrib["transform"] == f"translate({450 - scale:.1f} {height / 2 - 0.25 * scale:.1f})"
     assert [title.text for title in drawing.iter("title")] == ["A & B · War", "B", "user u"]
-    assert list(latent.lines(found)) == [
+    assert list(latent.lines(FOUND)) == [
         "M&M on shop: 7 of 9 latent variables are in use (variance over 1,234 users above 0.01)",
         "Latent 4, effect 0.76, KL 0.12  +War -<Old>", "  raises A & B", "  lowers B; C",
         "Latent 2, effect 0.76", "  raises A & B", "  lowers B; C",

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
+import re
 import shutil
 import sys
 from dataclasses import asdict
@@ -538,7 +539,10 @@ def test_the_page_and_the_text_have_the_numbers_of_the_report() -> None:
         "Its curve lies 28% of the way from chance to the best order."
     )
     assert second == f"{CAPTION}."
-    grids = [[[cell.text or "" for cell in row] for row in table.iter("tr")] for table in body.iter("table")]
+    grids = [
+        [[(cell.text or "").replace("−", "-") for cell in row] for row in table.iter("tr")]
+        for table in body.iter("table")
+    ]
     tables = dict(zip([each.text for each in body.iter("h2")][1:], grids, strict=True))
     assert tables == {"Orders of the users": ORDERS, BY_DECILE: DECILES, "Lists drawn from the posterior": LISTS}
     assert "<script" not in page
@@ -555,24 +559,26 @@ def test_the_page_and_the_text_have_the_numbers_of_the_report() -> None:
 
 def test_the_curves_are_the_risks() -> None:
     page = uncertainty_report.as_html(REPORT)
-    drawing = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    drawing = ElementTree.fromstring(re.search('(<svg[^>]*role="img".*?</svg>)', page, re.DOTALL)[1])  # type: ignore[index]
+    keys = [ElementTree.fromstring(each) for each in re.findall('<span class="key">.*?</span>', page)]
     low, high = 0.2, 0.6
     # The area of the curves, in the units of the drawing: from 0 to 100 %, and from tick to tick around the risks.
-    left, right, bottom, top = 56, 640 - 56, 360 - 56, 56
+    left, right, bottom, top = 56, 640 - 24, 340 - 56, 24
     curves, texts = drawing.findall("polyline"), drawing.findall("text")
-    for curve, order in zip(curves, REPORT.orders, strict=True):
+    for curve, order, key in zip(curves, REPORT.orders, keys, strict=False):
         points = np.array([list(map(float, point.split(","))) for point in curve.attrib["points"].split()])
         expected = [
             (left + (right - left) * percent / 100, bottom + (top - bottom) * (risk - low) / (high - low))
             for percent, risk in enumerate(order.risks, start=1)
         ]
         np.testing.assert_allclose(points, expected, atol=0.051)
-        (name,) = (text for text in texts if text.text == order.name)
-        (swatch,) = (
-            line for line in drawing.findall("line") if float(line.attrib["y1"]) == float(name.attrib["y"]) - 4
-        )
+        (swatch,) = key.iter("line")
+        assert (swatch.tail or next(key.iter("svg")).tail) == order.name
         assert swatch.attrib["stroke"] == curve.attrib["stroke"]
-    assert len({curve.attrib["stroke"] for curve in curves}) == 3
+    assert len({curve.attrib["stroke"] for curve in curves}) == len(curves) == len(keys) == 4
+    height = bottom + (top - bottom) * (1 - REPORT.ndcg - low) / (high - low)
+    assert curves[3].attrib["points"] == f"{left:.1f},{height:.1f} {right:.1f},{height:.1f}"
+    assert next(keys[3].iter("svg")).tail == "chance (a random order)"
     assert [text.text for text in texts[:2]] == [
         "share of the users, the most certain first",
         "risk: mean of 1 - NDCG@7",

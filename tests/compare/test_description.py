@@ -72,10 +72,10 @@ def test_every_output_says_it(tmp_path: Path) -> None:
         "Split: 8:1:1 of the interactions of each user, at random; seeds 1 to 3. "
         "Candidates: all items but those of the user's training history."
     )
-    words = " ".join(cells.caption(found[0], made))
+    words = cells.caption(found[0], made)
     assert expected in words
     assert "NDCG: gain 1 / log2(rank + 1)" in words
-    assert "The tested epoch is that of the best NDCG@10 on the validation part." in words
+    assert "Epoch: that of the best NDCG@10 on the validation part." in words
     settings = "learning_rate: 0.001, mlp_hidden_size: [600]"
     for text in (tables.markdown(found, made), tables.latex(found, made), report.html(found, made)):
         plain = text.replace("\\", "").replace("{[}", "[").replace("{]}", "]")

@@ -20,7 +20,7 @@ from scipy import stats
 from recbole_vae.compare import provenance, tables
 from recbole_vae.compare.analysis import Table, cubes
 from recbole_vae.compare.analysis import tables as analyse
-from recbole_vae.compare.cells import parts, remarks
+from recbole_vae.compare.cells import duration, number, parts, remarks
 from recbole_vae.compare.outputs import write
 from recbole_vae.compare.results import FAILED, WAITING, Comparison, Run, Users
 from recbole_vae.errors import DataError, RecBoleVAEError
@@ -77,9 +77,9 @@ def test_held_out_users_are_paired_by_their_ids(small: Comparison, found: list[T
 
 def test_the_order_of_users_does_not_matter(small: Comparison, found: list[Table]) -> None:
     runs = []
-    for number, run in enumerate(small.runs):
+    for place, run in enumerate(small.runs):
         if run.users is not None:
-            order = np.random.default_rng(number).permutation(len(run.users.ids))
+            order = np.random.default_rng(place).permutation(len(run.users.ids))
             metrics = {name: values[order] for name, values in run.users.metrics.items()}
             run = replace(run, users=Users(run.users.ids[order], run.users.history_length[order], metrics))
         runs.append(run)
@@ -137,9 +137,9 @@ def test_text(small: Comparison, found: list[Table]) -> None:
         "0.3",
         "(1)",
         "(2)",
-        "120 test users",
+        "Test users: 120",
         "standard deviation over 3 seeds.",
-        "Nothing was tuned: settings are the defaults and the plan's.",
+        "Tuning: none; settings are the defaults and the plan's.",
         "alpha = 0.05",
         "Holm's correction over all pairs of rows in all metrics of this table (",
         "NGCF: out of memory: needs more than 8 GB.",
@@ -156,7 +156,7 @@ def test_text(small: Comparison, found: list[Table]) -> None:
 def test_one_seed_and_a_budget() -> None:
     comparison = make_comparison(models=3, seeds=1, users=30, trials=4, epochs=2)
     text = tables.text(analyse(comparison), comparison)
-    said = "The tests are of these trained models, and not of training. 4 tuning trials for each row that has something to tune."
+    said = "The tests are of these trained models, and not of training. Tuning: 4 trials for each row that has something to tune."
     assert said in " ".join(text.split())
     assert "±" not in text
 
@@ -309,7 +309,7 @@ def test_partial_results_are_written(small: Comparison, keep: str, tmp_path: Pat
     assert sorted(each.name for each in (tmp_path / "out" / "here").iterdir()) == names
     expected = {
         "none": "No run is finished yet.",
-        "one": "One seed",
+        "one": "Values: of one seed",
         "a few": "MultDAE: not run yet (seeds 2, 3).",
         "without the reference": "MultVAE, the row to compare with, is not done here",
         "only failed": "EASE: failed: why.",
@@ -333,6 +333,30 @@ def test_who_is_not_trained_by_epochs_is_said_once(small: Comparison) -> None:
         (said,) = (each for each in remarks(table, small) if "epochs" in each)
         listed = said.removesuffix(".").partition(": ")[2].split(", ")
         assert set(labels) <= set(listed) <= {row.label for row in table.rows} - {"MultVAE"}
+
+
+def test_a_note_names_its_seeds_where_others_lack_it(small: Comparison) -> None:
+    def note(run: Run) -> list[str]:
+        return ["of all"] if run.label == "EASE" else ["of these"] if run.seed > 1 else []
+
+    made = replace(small, runs=[replace(run, notes=note(run)) for run in small.runs])
+    for table in analyse(made):
+        assert remarks(table, made)[-2:] == ["of all.", "of these (seeds 2, 3)."]
+
+
+@pytest.mark.parametrize(
+    ("value", "like", "words"),
+    [(0.32, None, "0.3200"), (1.0, None, "1.0000"), (8.0797, None, "8.08"), (0.0117, 8.08, "0.01"), (351.46, None, "351.5"),
+     (12345.6, None, "12,346")],
+)  # fmt: skip
+def test_numbers_have_the_decimals_of_their_size(value: float, like: float | None, words: str) -> None:
+    assert number(value, like) == words
+
+
+def test_durations() -> None:
+    assert [duration(each) for each in (0.0, 0.099, 0.1, 119.9, 120, 7200)] == [
+        "< 0.1 s", "< 0.1 s", "0.1 s", "119.9 s", "2.0 min", "2.0 h",
+    ]  # fmt: skip
 
 
 def test_tests_against_the_best_are_corrected_over_all_pairs(small: Comparison) -> None:

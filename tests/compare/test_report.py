@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from recbole_vae.compare import charts, report
+from recbole_vae.compare.analysis import Row
 from recbole_vae.compare.analysis import tables as analyse
-from recbole_vae.compare.results import Comparison
+from recbole_vae.compare.results import Comparison, Run
 from tests.browser import needs_browser, opened
 
-from .synthetic import make_comparison
+from .synthetic import make_comparison, make_run
 from .test_outputs import HOSTILE
 
 
@@ -106,6 +107,46 @@ def test_tables_are_rectangular(page: str) -> None:
             assert line.count("<td") + line.count("<th") == head.count("<th ")
 
 
+def curve_charts(run: Run) -> dict[str, charts.Chart]:
+    row = Row(run.label, [run])
+    (table,) = analyse(make_comparison(models=1, seeds=1, users=30, protocols=1))
+    return {chart.heading: chart for chart in charts.curves({run.label: charts.Style.of(0)}, table, [row])}
+
+
+def test_a_loss_without_a_kl_term_is_drawn_once() -> None:
+    run = make_run("MultVAE", "p", 1, 30, 0.3, False, epochs=3)
+    shown = curve_charts(run)
+    assert {"Training loss", "Reconstruction loss"} <= shown.keys()
+    for point in run.curve:
+        point["reconstruction"] = point["loss"]
+    assert "Training loss" in curve_charts(run)
+    assert "Reconstruction loss" not in curve_charts(run)
+
+
+@pytest.mark.parametrize(("epochs", "axis"), [(1, [0.8, 1.2]), (2, [0.8, 2.2]), (12, None)])
+def test_a_few_epochs_fill_the_axis(epochs: int, axis: list[float] | None) -> None:
+    drawn = curve_charts(make_run("MultVAE", "p", 1, 30, 0.3, False, epochs))["Training loss"].layout["xaxis"]
+    assert drawn.get("range") == (axis and pytest.approx(axis))
+
+
+def test_a_training_time_too_short_to_measure_is_said_to_be_short() -> None:
+    made = make_comparison(models=2, seeds=1, users=30, protocols=1)
+    (table,) = analyse(replace(made, runs=[made.runs[0], replace(made.runs[1], training_seconds=0.0004)]))
+    styles = {row.label: charts.Style.of(0) for row in table.rows}
+    (chart,) = charts.cost(styles, table, table.rows, "training_seconds", "training time")
+    assert chart.traces[1]["x"] == [0.1]
+    assert chart.traces[1]["hovertext"].endswith("training time: < 0.1 s")
+    assert chart.note == "less than 0.1 s is drawn at 0.1 s"
+
+
+def test_a_spread_is_named_where_one_is_shown(page: str) -> None:
+    below = dict(re.findall(r"<h3[^>]*>(Beyond accuracy|Costs).*?</table></div>\s*(.*?)\s*(?=<h3)", page, re.DOTALL))
+    assert "Means over the seeds ± their standard deviation." in below["Beyond accuracy"]
+    assert "Means over the seeds." in below["Costs"]
+    assert "deviation" not in below["Costs"]
+    assert "construction: EASE" in below["Costs"]
+
+
 def test_who_is_best_is_said_with_what_was_tested() -> None:
     made = make_comparison(seeds=2, users=200, protocols=1)
     made = replace(made, runs=[run for run in made.runs if run.label in ("EASE", "Pop")])
@@ -121,10 +162,11 @@ def test_no_empty_sections() -> None:
     made = make_comparison(models=2, seeds=1, users=30, protocols=1)
     bare = [replace(run, curve=[], over_k={}, by_popularity=[], frontier=[]) for run in made.runs]
     page = report.html(analyse(replace(made, runs=bare)), replace(made, runs=bare))
-    body = page[page.index("<main>") :]
+    shown = re.findall("<h3[^>]*>(.*?)</h3>|<figcaption>(.*?)<", page)
+    headings = "; ".join(a or b for a, b in shown)
     for words in ("Learning curves", "Accuracy over k", "by popularity", "Accuracy against popularity", "Tuning"):
-        assert words not in body[: body.index("<script")]
-    assert "by length of history" in body
+        assert words not in headings
+    assert "by length of history" in headings
 
 
 def test_rows_look_different() -> None:
@@ -162,6 +204,29 @@ def test_browser_draws_every_chart(page: str, tmp_path: Path, width: int) -> Non
         assert ("<image" if kind == "heatmaplayer" else 'class="point"') in element
     # Labels are text, never markup.
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+
+
+PRINTED = """(() => {
+    dispatchEvent(new Event("beforeprint"));
+    const colour = getComputedStyle(document.querySelector(".chart .xtick text")).fill;
+    const opened = [...document.querySelectorAll("details")].every(each => each.open);
+    dispatchEvent(new Event("afterprint"));
+    return [colour, opened, document.documentElement.dataset.theme];
+})()"""
+
+
+@needs_browser
+def test_paper_is_light_and_has_the_commands(page: str, tmp_path: Path) -> None:
+    assert opened(page, tmp_path, 900, PRINTED, dark=True)[1] == ["rgb(29, 36, 48)", True, "dark"]
+
+
+@needs_browser
+def test_tables_of_a_window_of_medium_width_need_no_scrolling(tmp_path: Path) -> None:
+    made = make_comparison(seeds=2, users=60, epochs=2, protocols=1)
+    wide = "[...document.querySelectorAll('.scroll')].map(each => each.scrollWidth - each.clientWidth)"
+    found = opened(report.html(analyse(made), made), tmp_path, 1100, wide)[1]
+    assert len(found) > 5
+    assert set(found) == {0}
 
 
 @needs_browser

@@ -9,9 +9,10 @@ import pytest
 from jinja2 import UndefinedError
 
 import recbole_vae
-from recbole_vae.analysis import explain_report, uncertainty_report
+from recbole_vae.analysis import explain_report, latent_report, uncertainty_report
 from recbole_vae.templates import render, stream
 from tests.analysis.test_explain import WHOLE
+from tests.analysis.test_latent import FOUND
 from tests.analysis.test_uncertainty import REPORT
 from tests.browser import needs_browser, opened
 
@@ -27,7 +28,11 @@ def explanation_page() -> str:
     return Path("explained.html").read_text(encoding="utf-8")
 
 
-PAGES = {"uncertainty": uncertainty_page, "explanation": explanation_page}
+def latent_page() -> str:
+    return latent_report.html(FOUND)
+
+
+PAGES = {"uncertainty": uncertainty_page, "explanation": explanation_page, "latent": latent_page}
 
 
 def test_a_missing_value_is_an_error() -> None:
@@ -66,3 +71,13 @@ def test_a_page_fits_a_narrow_window_in_both_colours(name: str, tmp_path: Path) 
     found = [opened(page, tmp_path / str(dark), 500, probe, dark)[1] for dark in (False, True)]
     assert [wide <= 0 for wide, _ in found] == [True, True]
     assert [colour for _, colour in found] == ["rgb(246, 247, 249)", "rgb(20, 23, 28)"]
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1200, 500])
+def test_the_bars_of_all_recommendations_start_at_one_place(tmp_path: Path, width: int) -> None:
+    page = explanation_page().replace("<details>", "<details open>")
+    bars = "[...document.querySelectorAll('.bar')].map(bar => Math.round(bar.getBoundingClientRect().left))"
+    found = opened(page, tmp_path, width, bars)[1]
+    assert len(found) == 9
+    assert len(set(found)) == 1
