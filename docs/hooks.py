@@ -39,4 +39,5 @@ def _mathml(latex: str, display: str) -> str:
     found = re.sub(r"<mo>([A-Za-z@]{2,})</mo>", r"<mi>\1</mi>", found)
     found = found.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
     # Not in front of a bracket, and not inside of an index, whose base is a single element.
-    return re.sub(r"(?<!<msub>)(<mi>(?:log|ln|arccos|diag|mean)</mi>)(?!<mo)", r'\1<mspace width="0.17em"/>', found)
+    found = re.sub(r"(?<!<msub>)(<mi>(?:log|ln|arccos|diag|mean)</mi>)(?!<mo)", r'\1<mspace width="0.17em"/>', found)
+    return f'<div class="equation">{found}</div>' if display == "block" else found
