@@ -21,8 +21,8 @@ from recbole_vae.data import padding
 from recbole_vae.data.histories import LARGEST_WEIGHT
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.capabilities import SparseLayer
-from recbole_vae.model.registry import is_history_model, model_class, model_names
-from recbole_vae.serving.onnx_graph import IR_VERSION, LAST, OPSET, Graph, translate
+from recbole_vae.model.registry import model_class, model_names
+from recbole_vae.serving.onnx_graph import IR_VERSION, LAST, OPSET, Graph, UntranslatedError, translate
 from recbole_vae.serving.recommender import Recommender
 from recbole_vae.storage import checkpoint
 from recbole_vae.storage.files import written_whole
@@ -45,7 +45,7 @@ _TYPES = {
 def check_can_be_exported(model: Any) -> None:
     """Raise a ConfigError unless a model can be written as a graph."""
     name = type(model).__name__
-    if not is_history_model(type(model)) or not model.can_be_exported:
+    if not model.can_be_exported:
         can = [each for each in model_names() if getattr(model_class(each), "can_be_exported", False)]
         raise ConfigError(f"{name} cannot be exported; of the registered models {', '.join(can)} can be.")
 
@@ -74,8 +74,14 @@ class _Tracer(fx.Tracer):
 
 def _traced(model: Any) -> fx.GraphModule:
     root = _Dense(model)
-    with torch.enable_grad():  # the decoder has a faster way without, which cannot be traced
-        traced = fx.GraphModule(root, _Tracer().trace(root))
+    try:
+        with torch.enable_grad():  # the decoder has a faster way without, which cannot be traced
+            traced = fx.GraphModule(root, _Tracer().trace(root))
+    except (TypeError, ValueError, RuntimeError) as error:  # such as fx.proxy.TraceError, which is a ValueError
+        raise ConfigError(
+            f"{type(model).__name__} cannot be exported: torch.fx cannot trace its logits_of_sums "
+            f"({' '.join(str(error).split())[:200]})."
+        ) from None
     traced.graph.eliminate_dead_code()
     return traced
 
@@ -97,7 +103,8 @@ def build(model: Any, *, int8: bool = False) -> onnx.ModelProto:
         DataError: the graph is too large for a file.
     """
     check_can_be_exported(model)
-    n_items, graph = model.n_real_items, Graph(int8=int8)
+    n_items = model.n_real_items
+    graph = Graph(rounded=n_items if int8 else 0)
     layers: list[SparseLayer] = model.sparse_layers()
     dense = _traced(model)
     halved = _halve_first(dense)
@@ -108,7 +115,12 @@ def build(model: Any, *, int8: bool = False) -> onnx.ModelProto:
     given = {"first": sums[0], "second": sums[-1]}
     if any(node.target == "unseen" and node.users for node in dense.graph.nodes):
         given["unseen"] = graph.add("Cast", graph.add("Not", seen), to=TensorProto.FLOAT)
-    logits = translate(graph, dense, given)
+    try:
+        logits = translate(graph, dense, given)
+    except UntranslatedError as error:
+        raise ConfigError(
+            f"{type(model).__name__} cannot be exported: in its logits_of_sums, {error} has no translation into a graph of ONNX."
+        ) from None
     correction = model.corrected(torch.zeros(1, n_items))
     if correction.any():
         logits = graph.add("Add", logits, correction)
@@ -273,7 +285,7 @@ def _of_csr(graph: Graph, table: csr_matrix, items: str, values: str) -> Any:
     shift = graph.add("Gather", graph.add("Sub", graph.add("Add", first, lengths), ends), rows)
     count = graph.add("Squeeze", number)
     entries = graph.add("Add", graph.add("Range", 0, count, 1), shift)
-    columns = graph.add("Gather", table.indices.astype(np.int64), entries)
+    columns = graph.add("Gather", table.indices.astype(np.int32), entries)
     products = graph.add("Mul", graph.add("Gather", table.data, entries), graph.add("Gather", values, rows))
     return graph.add("ScatterElements", np.zeros(table.shape[1], "f"), columns, products, reduction="add")
 

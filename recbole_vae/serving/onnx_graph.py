@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.errors import DataError
 
 OPSET, IR_VERSION = 17, 8
 """Of 2022, the first with LayerNormalization: ONNX Runtime reads them from 1.12 on."""
@@ -76,14 +76,14 @@ class Graph:
 
     Args:
         outer: the graph in which this one is a loop's body. Both share names and constants.
-        int8: whether tables of at least ``WIDE`` rows are stored as integers of 8 bits.
+        rounded: tables of this many rows are stored as integers of 8 bits.
     """
 
-    def __init__(self, outer: Graph | None = None, *, int8: bool = False) -> None:
+    def __init__(self, outer: Graph | None = None, *, rounded: int = 0) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: Constants = outer.constants if outer else Constants()
         self._numbers: Iterator[int] = outer._numbers if outer else count()
-        self._int8: bool = outer._int8 if outer else int8
+        self._rounded: int = outer._rounded if outer else rounded
 
     def add(self, operation: str, *inputs: Value, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
         """Add a node; return the name of its output, or a list of names if there are several.
@@ -106,7 +106,7 @@ class Graph:
 
     def linear(self, features: str, weight: Tensor, bias: Tensor) -> str:
         """Add ``features @ weight.T + bias``; ``weight`` has shape [n_outputs, width]."""
-        if not (self._int8 and len(weight) >= WIDE):
+        if len(weight) != self._rounded:
             return str(self.add("Gemm", features, weight, bias, transB=1))
         rounded, scale = as_int8(weight.detach().numpy())
         table = self.add("DequantizeLinear", np.ascontiguousarray(rounded.T), scale[:, 0], axis=1)
@@ -114,7 +114,7 @@ class Graph:
 
     def rows(self, weight: Tensor, places: str) -> str:
         """Add the rows of a table at some places, int64, shape [n]; shape [n, width]."""
-        if not (self._int8 and len(weight) >= WIDE):
+        if len(weight) != self._rounded:
             return str(self.add("Gather", weight, places))
         rounded, scale = as_int8(weight.detach().numpy())
         found = self.add("Cast", self.add("Gather", rounded, places), to=onnx.TensorProto.FLOAT)
@@ -124,15 +124,16 @@ class Graph:
 LAST = np.iinfo(np.int64).max
 """The end of a Slice that goes to the end."""
 
-WIDE = 1000
-"""Outputs from which a layer is stored as int8, if asked for: it is as wide as the items, not as the latent variables."""
-
 
 def as_int8(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Round a table to integers from -127 to 127, and return them with the scale of each row, shape [rows, 1]."""
     scale = np.abs(table).max(1, keepdims=True, initial=0.0) / 127
     scale[scale == 0] = 1.0
     return np.rint(table / scale).astype(np.int8), scale
+
+
+class UntranslatedError(Exception):
+    """An operation has no translation. The argument is the operation."""
 
 
 def translate(graph: Graph, traced: fx.GraphModule, given: Mapping[str, str]) -> str:
@@ -144,7 +145,7 @@ def translate(graph: Graph, traced: fx.GraphModule, given: Mapping[str, str]) ->
         given: the name of the tensor that stands for each argument.
 
     Raises:
-        ConfigError: an operation is not among those that are known here.
+        UntranslatedError: an operation is not among those that are known here.
     """
     found: dict[fx.Node, Any] = {}
 
@@ -167,10 +168,7 @@ def translate(graph: Graph, traced: fx.GraphModule, given: Mapping[str, str]) ->
             except TypeError:  # an argument that the step does not have
                 step = None
             if step is None:
-                name = type(of[0]).__name__ if of else getattr(node.target, "__name__", node.target)
-                raise ConfigError(
-                    f"its operation {name} has no translation into a graph of ONNX: {node.format_node()}."
-                )
+                raise UntranslatedError(node.format_node())
     raise AssertionError("a traced graph ends with its output")
 
 
@@ -222,7 +220,7 @@ def _item(graph: Graph, x: Any, place: Any) -> Any:
     if isinstance(x, list):
         return x[place]
     if not (isinstance(place, tuple) and len(place) == 2 and place[0] == slice(None) and place[1].step is None):
-        raise ConfigError(f"its operation [{place}] has no translation into a graph of ONNX.")
+        raise UntranslatedError(f"the index {place}")
     start, stop = place[1].start or 0, LAST if place[1].stop is None else place[1].stop
     return graph.add("Slice", x, [start], [stop], [1])
 
