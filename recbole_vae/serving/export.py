@@ -199,13 +199,20 @@ def _checked(graph: Graph, n_items: int, *, weighted: bool) -> tuple[str, str]:
         (graph.add("Equal", _vector(graph, graph.add("Size", "weights")), size), "weights must be as many as history"),
         (graph.add("Concat", rising, right_ends, axis=0), "offsets must rise from 0 to the length of history"),
         (graph.add("GreaterOrEqual", _vector(graph, "k"), 1), "k must be at least 1"),
+        # For none, TopK ends the process in ONNX Runtime 1.16 and 1.20.
+        (graph.add("Greater", _vector(graph, graph.add("Size", "offsets")), 1), "there must be at least one history"),
     )
     history, k = "history", "k"
     for right, message in checks:
-        faults = graph.add("ReduceSum", graph.add("Cast", graph.add("Not", right), to=TensorProto.INT64), keepdims=0)
-        none = graph.add("Gather", [0], graph.add("Min", faults, 1), name=message)
+        faults = _total(graph, graph.add("Cast", graph.add("Not", right), to=TensorProto.INT64))
+        none = graph.add("Gather", [0], graph.add("Min", graph.add("Squeeze", faults), 1), name=message)
         history, k = graph.add("Add", history, none), graph.add("Add", k, none)
     return history, k
+
+
+def _total(graph: Graph, numbers: str) -> Any:
+    """Return the sum of integers, shape [1], also of none at all, which ONNX Runtime 1.16 does not sum up."""
+    return graph.add("ReduceSum", graph.add("Concat", [0], numbers, axis=0), keepdims=1)
 
 
 def _vector(graph: Graph, scalar: str) -> Any:
@@ -277,7 +284,7 @@ def _of_csr(graph: Graph, table: csr_matrix, items: str, values: str) -> Any:
     lengths = graph.add("Gather", np.diff(table.indptr).astype(np.int64), items)
     ends = graph.add("CumSum", lengths, 0)
     # The row of each entry: the number of rows that end before it.
-    number = graph.add("ReduceSum", lengths, keepdims=1)
+    number = _total(graph, lengths)
     zeros = graph.add("Expand", 0, graph.add("Add", number, [1]))
     ones = graph.add("Expand", 1, graph.add("Shape", ends))
     ended = graph.add("ScatterElements", zeros, ends, ones, reduction="add")

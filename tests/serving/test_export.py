@@ -132,7 +132,7 @@ def test_the_graph_ranks_as_the_recommender_does(build: Builder, name: str) -> N
     # Items of equal score, such as popular ones of the same count, have no order of their own.
     assert check(of, session, histories, 10) >= 0.98 * (1000 - empty)
     check(of, session, histories[:30], N_ITEMS + 7)
-    check(of, session, [], 3)
+    check(of, session, [[]], 3)
     check(of, session, [list(range(N_ITEMS))], 3)
     assert check(of, session, [[5, 3, 5, 9, 3, 3], [9, 5, 3]], 10) == 2
     items, scores = session.run(None, fed(histories))
@@ -181,6 +181,8 @@ def test_faults_of_the_caller_are_named(build: Builder) -> None:
             session.run(None, {**right, name: np.array(value, dtype=right[name].dtype)})
     with pytest.raises(Exception, match=offsets):
         session.run(None, {**fed([[]]), "offsets": np.array([0, 5])})
+    with pytest.raises(Exception, match="there must be at least one history"):
+        session.run(None, fed([]))
 
 
 @pytest.mark.parametrize("name", ["MultVAE, no hidden layer", "VampVAE", "HybridVAE", "VASP"])
