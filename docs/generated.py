@@ -114,6 +114,7 @@ def abilities(_: str = "") -> str:
         "`generate` around users": lambda model: model.has_posterior and _probabilities(model),
         "`generate --source=prior`": lambda model: model.standard_prior and _probabilities(model),
         "`explain --method=gradient`": lambda model: model.begins_with_linear_layer,
+        "`export`": lambda model: model.can_be_exported,
         "`value_field`, `propensity_weight`": lambda model: model.__name__ != "VASP",
         "`likelihood`, `label_smoothing`": has("likelihood"),
         "`n_negatives`": has("n_negatives"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.model.capabilities import SparseLayer
 from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
 
@@ -17,7 +19,7 @@ class Autoencoder(HistoryRecommender):
 
     Attributes:
         encoder: from a history to features. A class with an encoder of another kind declares
-            ``begins_with_linear_layer = False``.
+            ``begins_with_linear_layer = False`` and ``can_be_exported = False``.
         decoder: from a code to the logits of all items. A class with a decoder of another kind declares that, too, and
             ``has_code = False``.
     """
@@ -26,6 +28,7 @@ class Autoencoder(HistoryRecommender):
     decoder: Decoder
     has_code = True
     begins_with_linear_layer = True
+    can_be_exported = True
 
     @abstractmethod
     def code(self, features: Tensor) -> Tensor:
@@ -41,3 +44,13 @@ class Autoencoder(HistoryRecommender):
         Shape and meaning of the result are those of :meth:`score`, which passes the codes from the encoder.
         """
         return self.with_padding(self.decoder(latent))
+
+    def sparse_layers(self) -> list[SparseLayer]:
+        """See Capabilities: the encoder's first layer."""
+        layer = self.encoder.input
+        return [SparseLayer(layer.weight, layer.bias, unit_length=True)]
+
+    def logits_of_sums(self, sums: Sequence[Tensor], unseen: Tensor) -> Tensor:
+        """See Capabilities."""
+        logits: Tensor = self.decoder(self.code(self.encoder.features(sums[0])))
+        return logits

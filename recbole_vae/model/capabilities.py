@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
 
 
+@dataclass(frozen=True)
+class SparseLayer:
+    """A linear layer on a history: the sum of its items' rows, each times the item's weight.
+
+    Attributes:
+        weight: a row for each item, without RecBole's padding item; shape [n_real_items, width].
+        bias: added to the sum, shape [width]; None for none.
+        unit_length: whether the history is first scaled to unit Euclidean length.
+    """
+
+    weight: Tensor | csr_matrix
+    bias: Tensor | None = None
+    unit_length: bool = False
+
+
 class Capabilities:
     """The declarations of a model and their defaults, which promise nothing.
 
-    A class inherits them, except for ``begins_with_linear_layer``: see there.
+    A class inherits them, except for ``begins_with_linear_layer`` and ``can_be_exported``: see there.
     """
 
     by_softmax: bool = False
@@ -49,13 +67,44 @@ class Capabilities:
     A class that overrides one of these methods does not inherit a True: it declares it anew, or its explanations go through
     ``score``, which is slower."""
 
+    can_be_exported: bool = False
+    """Whether ``score(h)`` is ``with_padding(logits_of_sums(sums, unseen))``, where ``sums`` are the results of
+    :meth:`sparse_layers`, at most two. An export then writes both as a graph of ONNX.
+
+    A class that overrides one of the methods of ``begins_with_linear_layer`` or ``ranking_scores`` does not inherit a True:
+    it declares it anew, or it cannot be exported."""
+
+    def sparse_layers(self) -> list[SparseLayer]:
+        """Return the layers that read the history, one or two; only for a model that ``can_be_exported``.
+
+        Raises:
+            ConfigError: an option of the model has no such form.
+        """
+        raise NotImplementedError
+
+    def logits_of_sums(self, sums: Sequence[Tensor], unseen: Tensor) -> Tensor:
+        """Return the logits, shape [batch, n_real_items], from what the sparse layers give.
+
+        It calls only operations that :mod:`torch.fx` traces and :mod:`recbole_vae.serving.onnx_graph` translates.
+
+        Args:
+            sums: the result of each layer, shape [batch, width].
+            unseen: 0 for the items of the history, 1 for the others, float32, shape [batch, n_real_items].
+        """
+        raise NotImplementedError
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for each in cls.__mro__:
-            if "begins_with_linear_layer" in vars(each):
-                break
-            if vars(each).keys() & {"score", "score_latent", "code", "with_padding", "corrected"}:
-                cls.begins_with_linear_layer = False
+        of_scores = {"score", "score_latent", "code", "with_padding", "corrected"}
+        for name, methods in (
+            ("begins_with_linear_layer", of_scores),
+            ("can_be_exported", of_scores | {"ranking_scores"}),
+        ):
+            for each in cls.__mro__:
+                if name in vars(each):
+                    break
+                if vars(each).keys() & methods:
+                    setattr(cls, name, False)
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ References: see :mod:`recbole_vae.model.multvae`, :mod:`recbole_vae.nn.linear` a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
@@ -13,9 +14,10 @@ from typing_extensions import Self
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
+from recbole_vae.model.capabilities import SparseLayer
 from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.nn.kernel import UserKernel
-from recbole_vae.nn.linear import ItemItem, LocalItemItem, Ridge, standardise
+from recbole_vae.nn.linear import ItemItem, LocalItemItem, Ridge, standardise, standardised
 from recbole_vae.options.fields import ModelConfig
 
 _ROUNDING = 1e-9
@@ -88,6 +90,7 @@ class HybridVAE(MultVAE):
     config_class: ClassVar[type[ModelConfig]] = HybridVAEConfig
     options: HybridVAEConfig
     has_other_paths = True
+    can_be_exported = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -124,3 +127,21 @@ class HybridVAE(MultVAE):
         for part, share in parts[1:]:
             scores.add_(part, alpha=share)
         return self.with_padding(scores)
+
+    def sparse_layers(self) -> list[SparseLayer]:
+        """See Capabilities: the encoder's first layer, and the linear path."""
+        if self.kernel is not None:
+            raise ConfigError(
+                f"kernel_share: {self.options.kernel_share:g} has no form in a graph, for it compares a history with those "
+                "of all users; train with kernel_share: 0 to export."
+            )
+        layers = super().sparse_layers() if self.scores_by_latent else []
+        return layers if self.linear is None else [*layers, SparseLayer(self.linear.weight)]
+
+    def logits_of_sums(self, sums: Sequence[Tensor], unseen: Tensor) -> Tensor:
+        """See Capabilities: :meth:`score_latent` by operations on whole tables."""
+        share = self.options.linear_share
+        parts = [] if self.linear is None else [standardised(sums[-1], unseen) * share]
+        if self.scores_by_latent:
+            parts.append(standardised(super().logits_of_sums(sums, unseen), unseen) * (1 - share))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]

@@ -49,6 +49,7 @@ class MultDAE(Autoencoder):
     config_class: ClassVar[type[ModelConfig]] = MultDAEConfig
     options: MultDAEConfig
     begins_with_linear_layer = True
+    can_be_exported = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -21,6 +21,7 @@ class VAE(Autoencoder):
     has_posterior = True
     standard_prior = True
     begins_with_linear_layer = True
+    can_be_exported = True
 
     def posterior(self, histories: Histories, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of ``q(z | x)``, each of shape [batch, latent_dimension].

@@ -6,6 +6,7 @@ Reference: Vojtěch Vančura, Pavel Kordík: Deep Variational Autoencoder with S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from typing_extensions import Self
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.base import LossTerms, TrainingConfig
+from recbole_vae.model.capabilities import SparseLayer
 from recbole_vae.model.vae import VAE
 from recbole_vae.nn.decoder import DenseDecoder
 from recbole_vae.nn.encoder import DenseEncoder
@@ -82,6 +84,7 @@ class VASP(VAE):
     config_class: ClassVar[type[ModelConfig]] = VASPConfig
     options: VASPConfig
     has_other_paths = True
+    can_be_exported = True
     by_softmax = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -114,3 +117,11 @@ class VASP(VAE):
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
         """Score all items; ``latent`` affects the decoder's path alone; see Autoencoder."""
         return self.with_padding(self.logits(histories, latent))
+
+    def sparse_layers(self) -> list[SparseLayer]:
+        """See Capabilities: the encoder's first layer, and the linear path."""
+        return [*super().sparse_layers(), SparseLayer(self.linear.weight)]
+
+    def logits_of_sums(self, sums: Sequence[Tensor], unseen: Tensor) -> Tensor:
+        """See Capabilities."""
+        return product_logits(super().logits_of_sums(sums, unseen), sums[1])

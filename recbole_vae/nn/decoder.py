@@ -145,7 +145,8 @@ class _SideBySide(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.chunk(len(self.each), dim=1)
-        return torch.cat([layer(part) for layer, part in zip(self.each, parts, strict=True)], 1)
+        # By their places: torch.fx, by which a model is exported, cannot go through parts in a loop.
+        return torch.cat([layer(parts[place]) for place, layer in enumerate(self.each)], 1)
 
 
 class DenseDecoder(Decoder):

@@ -295,3 +295,18 @@ def standardise(scores: Tensor, histories: Histories) -> Tensor:
     deviation.masked_fill_(flat, 1.0)
     scores.div_(deviation).index_put_((rows, columns), (seen - mean[rows, 0]) / deviation[rows, 0])
     return scores
+
+
+def standardised(scores: Tensor, unseen: Tensor) -> Tensor:
+    """Return what :func:`standardise` does, by operations on whole tables, as the graph of an export needs them.
+
+    Args:
+        scores: shape [batch, n_items].
+        unseen: 0 for the items of the history, 1 for the others, in the dtype of ``scores``, shape [batch, n_items].
+    """
+    count = unseen.sum(1, keepdim=True).clamp_min(1)
+    mean = (scores * unseen).sum(1, keepdim=True) / count
+    centred = scores - mean
+    deviation = ((centred * unseen).square().sum(1, keepdim=True) / count).sqrt()
+    flat = deviation <= mean.abs() * (8 * torch.finfo(torch.float32).eps)
+    return centred / torch.where(flat, 1.0, deviation)

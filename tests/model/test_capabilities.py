@@ -30,6 +30,7 @@ def test_the_models_declare_what_they_have(build: Builder, model_name: str) -> N
     assert model.standard_prior == (model_name in ("MultVAE", "HybridVAE", "VASP"))
     assert model.has_other_paths == (model_name in ("HybridVAE", "VASP"))
     assert model.begins_with_linear_layer == (not model.has_other_paths)
+    assert model.can_be_exported
     assert isinstance(model.encoder, HistoryEncoder)
     assert isinstance(model.decoder, Decoder)
     histories = model.histories[torch.arange(1, 9)]
