@@ -222,13 +222,18 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "empty value": (["--model="], 2, "--model (command line) has no value; write --model=value."),
     "data set": (
         ["--resume=ours.pth", "--dataset=ml-100k"],
-        1,
+        2,
         "ours.pth: a checkpoint of data set tiny, not of ml-100k;",
     ),
     "other value": (
         ["--resume=ours.pth", "--dropout_prob=0.1"],
-        1,
+        2,
         "ours.pth: was trained with dropout_prob=0.5, but this run",
+    ),
+    "other model": (
+        ["--resume=ours.pth", "--model=MultDAE"],
+        2,
+        "ours.pth: a checkpoint of MultVAE, not of MultDAE; pass --model=MultVAE.",
     ),
     "folder": (["--resume=data"], 1, "data: a folder, not a checkpoint."),
     "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),

@@ -153,9 +153,7 @@ def test_a_run_without_an_average_cannot_go_on_with_one(build: Builder) -> None:
     first = build(**{**LEARN, "epochs": 3})
     first.fit()
     second = build(**LEARN, weight_averaging=3)
-    with pytest.raises(
-        CheckpointError, match="was trained with weight_averaging=0, but this run has weight_averaging=3"
-    ):
+    with pytest.raises(ConfigError, match="was trained with weight_averaging=0, but this run has weight_averaging=3"):
         second.trainer.resume_checkpoint(first.trainer.saved_model_file)
     state = torch.load(first.trainer.saved_model_file, weights_only=True)
     assert second.trainer.evaluate(second.test, model_file=first.trainer.saved_model_file)  # needs no average
@@ -472,7 +470,7 @@ def test_a_lower_learning_rate_is_that_of_the_next_step(build: Builder) -> None:
     third = build(**LEARN)
     third.trainer.config.external_config_dict.pop("learning_rate")  # not what the user set, but a default
     third.trainer.config["learning_rate"] = 0.5
-    with pytest.raises(CheckpointError, match="was trained with learning_rate="):
+    with pytest.raises(ConfigError, match="was trained with learning_rate="):
         third.trainer.resume_checkpoint(file)
 
 
@@ -524,7 +522,7 @@ def test_a_resume_with_other_options_is_refused(build: Builder, change: dict[str
     run = build(**LEARN)
     run.fit()
     before = Path(run.trainer.saved_model_file).read_bytes()
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build(**{**LEARN, **change}).trainer.resume_checkpoint(run.trainer.saved_model_file)
     assert Path(run.trainer.saved_model_file).read_bytes() == before
 
