@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 import recbole_vae  # noqa: F401 - registers the models
 from recbole_vae.model.registry import places
+from recbole_vae.plugin import evaluator
 
 OPTIONS = {
     "epochs": 2, "show_progress": False, "train_batch_size": 16, "mlp_hidden_size": [12], "latent_dimension": 6,
@@ -134,8 +135,15 @@ def build() -> Builder:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[None]:
     """Take away what a test registers, and the modules of its folder."""
-    models, modules = dict(places), set(sys.modules)
+    from recbole.evaluator import register
+
+    tables: list[dict[str, Any]] = [register.metrics_dict, register.metric_types, register.metric_information]
+    models, modules, metrics = dict(places), set(sys.modules), list(map(dict, tables))
     yield
+    for table, before in zip(tables, metrics, strict=True):
+        table.clear()
+        table.update(before)
+    evaluator.own.clear()
     for name in set(places) - set(models):
         del places[name]
         sys.modules.pop(f"recbole.model.general_recommender.{name}", None)

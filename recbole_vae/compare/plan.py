@@ -333,7 +333,7 @@ def _row(given: Any, key: str, where: Where) -> PlanRow:
 
 
 def _check_metrics(plan: Plan, where: Where) -> None:
-    from recbole.evaluator.register import metric_information, metric_types
+    from recbole.evaluator.register import metric_information, metric_types, metrics_dict
     from recbole.utils import EvaluatorType
 
     ranking = {name: kind for name, kind in metric_types.items() if kind == EvaluatorType.RANKING}
@@ -344,6 +344,13 @@ def _check_metrics(plan: Plan, where: Where) -> None:
         check_metrics(values, kinds, (), at_k, lambda key: where("primary" if key == "valid_metric" else key))
     except ConfigError as error:
         raise ConfigError(str(error).replace("valid_metric", "primary")) from None
+    for name in plan.metrics:
+        if getattr(metrics_dict[name.lower()], "smaller", False):
+            place = where("metrics")
+            raise ConfigError(
+                f"metrics{place and f' ({place})'}: less of {name} is better, and the tables mark the most as the best. "
+                "Register a metric that is turned round, such as 1 - x."
+            )
     if plan.primary.partition("@")[0].lower() in _NO_DIRECTION:
         raise ConfigError(
             f"primary: {plan.primary!r} ({where('primary')}) is not allowed: more of it is neither better nor worse. "

@@ -136,7 +136,7 @@ def test_recboles_significance_test_knows_our_models(capsys: pytest.CaptureFixtu
     assert "nan" not in printed[0]
 
 
-def test_recboles_run_recbole_and_its_children_know_our_models(capfd: pytest.CaptureFixture[str]) -> None:
+def test_recboles_run_recbole_and_its_children_know_our_models() -> None:
     """The children import the script, and by it RecBole, before they learn what to run."""
     write_inter(random_rows())
     Path("run_recbole.py").write_text(RUN_RECBOLE)
@@ -148,8 +148,9 @@ def test_recboles_run_recbole_and_its_children_know_our_models(capfd: pytest.Cap
     assert done.returncode == 0, done.stderr
     assert "result ['best_valid_result'" in done.stdout
     assert list(Path("saved").glob("MultVAE-*.pth"))
-    assert main(["exec", "run_recbole.py", *words, "--dropuot_prob=0.1"]) == 1
-    assert "dropuot_prob (command line): neither MultVAE nor RecBole has this option" in capfd.readouterr().err
+    done = shell("exec", "run_recbole.py", *words, "--dropuot_prob=0.1")
+    assert done.returncode == 1
+    assert "dropuot_prob (command line): neither MultVAE nor RecBole has this option" in done.stderr
 
 
 def test_a_script_runs_as_python_runs_it(capfd: pytest.CaptureFixture[str]) -> None:
