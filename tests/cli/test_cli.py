@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -246,6 +247,16 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
         2,
         "ours.pth: a checkpoint of MultVAE, not of MultDAE; pass --model=MultVAE.",
     ),
+    "labels": (
+        [*FAST[-2:], "--model=NeuMF", "--train_neg_sample_args=None"],
+        1,
+        "LABEL_FIELD: data set 'tiny' has no column 'label', from which NeuMF learns where train_neg_sample_args is None.",
+    ),
+    "times of new users": (
+        [*FAST[-2:], "--model=DiffRec", "--time-aware=True", "--eval_args={'split':{'HU':[5,5]}}"],
+        2,
+        "model: DiffRec with time-aware: True weighs each history by its times, which those of other users lack here;",
+    ),
     "folder": (["--resume=data"], 1, "data: a folder, not a checkpoint."),
     "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),
     "port": (
@@ -350,8 +361,19 @@ def test_a_download_that_fails_is_named_and_leaves_no_folder(
 @pytest.mark.usefixtures("files")
 def test_a_config_file_may_name_model_and_data(capfd: pytest.CaptureFixture[str]) -> None:
     Path("run.yaml").write_text("model: MultDAE\ndataset: tiny\ndata_path: data\nepochs: 1\nshow_progress: False\n")
-    assert main(["run", "--config_files=run.yaml"]) == 0
+    assert main(["run", "--config_files=run.yaml", "--resume=None"]) == 0
     assert "MultDAE on tiny, test part" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("files", "registry")
+def test_the_time_counts_from_before_the_imports(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", time.time)  # what the module changes is put back
+    Path("slow_module.py").write_text("import time\nclock = time.time\ntime.time = lambda: clock() + 5000\n")
+    assert main(["run", "--model=Pop", *FAST[-2:], "--imports=slow_module"]) == 0
+    (seconds,) = re.findall(r"^Time +(\S+) s, from the start of the command", capsys.readouterr().out, re.MULTILINE)
+    assert float(seconds) > 5000
 
 
 @pytest.mark.usefixtures("files")

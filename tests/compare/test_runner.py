@@ -392,7 +392,16 @@ def test_a_comparison_needs_nothing_that_windows_lacks(monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     monkeypatch.setenv("STARTED", str(Path("started").resolve()))
     options = [f"--{name}={value}" for name, value in {**SMALL, "epochs": "1", "imports": "bad_models"}.items()]
-    command = [sys.executable, "-m", "recbole_vae", "compare", "--models=Pop,Slow", "--out=o", "--memory_limit=8"]
+    command = [
+        sys.executable,
+        "-m",
+        "recbole_vae",
+        "compare",
+        "--models=Pop,Slow",
+        "--jobs=2",
+        "--out=o",
+        "--memory_limit=8",
+    ]
     done = subprocess.run(
         [*command, "--time_limit=25", *options], capture_output=True, text=True, check=False, timeout=300
     )
