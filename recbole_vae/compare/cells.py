@@ -166,16 +166,18 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
     if len(table.seeds) > 1:
         differ = any(test.users > high for test in table.against_best.values())
         words = (
-            f", which have different test users (those of both rows of a test: up to {_most(table):,})"
+            f", which have different test users (the tests are over all of them: up to {_most(table):,})"
             if differ
             else ""
         )
         sentences.append(f"Mean and standard deviation over {len(table.seeds)} seeds{words}.")
     else:
-        tests = " The tests are of these trained models, and not of training." if table.against_best else ""
+        tests = (
+            " The tests compare these trained models: another training may end otherwise." if table.against_best else ""
+        )
         sentences.append(f"One seed, so there is no deviation over seeds.{tests}")
     budget = _plural(comparison.trials, "tuning trial")
-    tuned = f"{budget[0].upper()}{budget[1:]} for each row that has something to tune."
+    tuned = f"{budget[0].upper()}{budget[1:]} for each row with a search space."
     sentences.append(tuned if comparison.trials else "Nothing was tuned: settings are the defaults and the plan's.")
     if sum(bool(row.done) for row in table.rows) > 1:
         sentences.append("The best of each column is bold, the second underlined.")
@@ -183,15 +185,16 @@ def caption(table: Table, comparison: Comparison) -> list[str]:
         sentences.append(table.untested)
     if table.against_best:
         family = f"all pairs of rows in all metrics of this table ({_plural(table.compared, 'test')})"
-        marks = "= marks what does not differ significantly from the best of its column"
+        marks = "= marks a row that does not differ significantly from the best of the column"
         if table.against_reference:
-            marks += f", * what differs significantly from {table.reference}"
-            family += f"; that for * over all rows and metrics ({_plural(len(table.against_reference), 'test')})"
-        sentences.append(
-            f"{marks}: two-sided paired randomisation test over users, whose values are averaged over seeds "
-            f"({table.samples:,} sign flips, or all where few users differ), "
-            f"alpha = {table.alpha:g}, Holm's correction over {family}."
-        )
+            marks += f", * one that differs significantly from {table.reference}"
+            family += f"; for *, over all rows and metrics ({_plural(len(table.against_reference), 'test')})"
+        sentences += [
+            f"{marks}.",
+            "Each test is a two-sided paired randomisation test over users, whose values are averaged over seeds "
+            f"({table.samples:,} sign flips, or all where few users differ; alpha = {table.alpha:g}).",
+            f"Holm's correction is over {family}.",
+        ]
         untested = [title(metric) for metric in table.metrics if metric not in table.tested]
         if untested:
             sentences.append(f"Not tested, because not known for each user: {', '.join(untested)}.")
