@@ -70,7 +70,7 @@ class Counting(Pop):  # type: ignore[misc]
     """Counts each interaction in its batches, and not the sampled items beside them."""
 
     def calculate_loss(self, interaction: Any) -> Any:
-        items = interaction[self.ITEM_ID][interaction[self.LABEL] > 0]
+        items = interaction[self.ITEM_ID][interaction["label"] > 0]
         self.item_cnt += torch.bincount(items, minlength=self.n_items).unsqueeze(1)
         self.max_cnt = self.item_cnt.max(dim=0)[0]
         return torch.nn.Parameter(torch.zeros(1))
