@@ -13,6 +13,7 @@ from typing import Any
 import recbole_vae  # noqa: F401 - the models need its hooks
 from recbole_vae.cli.main import COMMANDS
 from recbole_vae.compare.plan import Plan
+from recbole_vae.evaluation.definitions import DEFINITIONS
 from recbole_vae.model.registry import BUILT_IN, model_class
 from recbole_vae.model.yaml_files import _plain as as_yaml
 from recbole_vae.options.fields import ModelConfig, describe
@@ -161,6 +162,12 @@ def _markdown(text: str) -> str:
     return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text).replace("``", "`")
 
 
+def metric(name: str) -> str:
+    """Return the definition of a metric in a sentence."""
+    words = DEFINITIONS[name].partition(": ")[2]
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def commands(_: str = "") -> str:
     """Return the help of all commands, from their parsers."""
     parts = []
@@ -198,6 +205,7 @@ GENERATED: dict[str, Callable[[str], str]] = {
     "plan_keys": plan_keys,
     "abilities": abilities,
     "table": docstring_table,
+    "metric": metric,
     "commands": commands,
     "changelog": changelog,
 }

@@ -17,6 +17,7 @@ from recbole_vae.errors import (
     TrainingError,
 )
 from recbole_vae.model.registry import model_names
+from recbole_vae.plugin.evaluator import register_metric
 from recbole_vae.plugin.register import register
 from recbole_vae.version import __version__
 
@@ -47,5 +48,6 @@ __all__ = [
     "TrainingError",
     "__version__",
     "register",
+    "register_metric",
     *_MODELS,
 ]

@@ -17,6 +17,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import recbole_vae  # noqa: F401 - registers the models
+from recbole_vae.model.registry import places
+from recbole_vae.plugin import evaluator
 
 OPTIONS = {
     "epochs": 2, "show_progress": False, "train_batch_size": 16, "mlp_hidden_size": [12], "latent_dimension": 6,
@@ -128,6 +130,26 @@ def build() -> Builder:
         return Run(config, data, train, valid, test, net, trainer)
 
     return _build
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[None]:
+    """Take away what a test registers, and the modules of its folder."""
+    from recbole.evaluator import register
+
+    tables: list[dict[str, Any]] = [register.metrics_dict, register.metric_types, register.metric_information]
+    models, modules, metrics = dict(places), set(sys.modules), list(map(dict, tables))
+    yield
+    for table, before in zip(tables, metrics, strict=True):
+        table.clear()
+        table.update(before)
+    evaluator.own.clear()
+    for name in set(places) - set(models):
+        del places[name]
+        sys.modules.pop(f"recbole.model.general_recommender.{name}", None)
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(params=["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP"])

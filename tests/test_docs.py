@@ -15,7 +15,6 @@ import subprocess
 import sys
 import textwrap
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +25,8 @@ import pytest
 import yaml
 
 from recbole_vae.cli.main import main
-from recbole_vae.model.registry import places
+from recbole_vae.compare import process
+from recbole_vae.compare.measure import measure
 from tests.conftest import random_rows, write_inter
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ SHOWN = {"", "text", "csv", "html", "tex", "bibtex"}
 
 SMALLER = {
     "run": ["--epochs=1", "--show_progress=False"],
-    "compare": ["--epochs=1", "--seeds=1", "--jobs=2"],
+    "compare": ["--epochs=1", "--seeds=1", "--jobs=1"],
     "bench": ["--users=60", "--interactions=800", "--seconds=1", "--repeats=1", "--train_batch_size=20", "--threads=1"],
     "generate": ["--users=50"],
 }
@@ -118,7 +118,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: None) -> Path:
     """Give a copy of the workshop that a page may write to, as the working directory; take away what it registers."""
     for path in workshop.rglob("*"):
         if path.is_file():
@@ -127,14 +127,26 @@ def place(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             os.link(path, target)  # files are replaced here, never changed
     (tmp_path / "run_recbole_vae.py").symlink_to(ROOT / "run_recbole_vae.py")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    models, modules = dict(places), set(sys.modules)
-    yield tmp_path
-    for name in set(places) - set(models):
-        del places[name]
-        sys.modules.pop(f"recbole.model.general_recommender.{name}", None)
-    for name in set(sys.modules) - modules:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
+    monkeypatch.setattr(process, "execute", in_this_process)
+    return tmp_path
+
+
+def in_this_process(specification: dict[str, Any], folder: str) -> dict[str, bytes]:
+    """Do a run of a comparison here: a process of its own takes seconds to start, and these pages are about what follows."""
+    job, scores = specification["job"], list[float]()
+
+    def report(step: int, score: float) -> bool:
+        scores.append(score)
+        return False
+
+    before = set(Path("saved").iterdir())
+    run = measure(job, report if job.get("trial") else None)
+    for file in set(Path("saved").iterdir()) - before:  # a page's own checkpoints stay the newest
+        file.unlink()
+    run.trials = [{"scores": scores}] if scores else []
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    run.save(Path(folder))
+    return {}
 
 
 def smaller(text: str) -> str:
@@ -181,11 +193,11 @@ def run(command: str) -> int:
     options = SMALLER.get(name, []) if not any(word.startswith("--resume") for word in rest) else []
     names = {word.partition("=")[0] for word in options}
     words = [name, *(word for word in rest if word.partition("=")[0] not in names), *options]
-    return measure(tuple(words)) if name == "bench" else main(words)
+    return bench(tuple(words)) if name == "bench" else main(words)
 
 
 @functools.cache
-def measure(words: tuple[str, ...]) -> int:
+def bench(words: tuple[str, ...]) -> int:
     """Run ``bench``; what differs only in the size of its data is the same here, and runs once."""
     return main(words)
 

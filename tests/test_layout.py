@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "recbole_vae"
 
 RANKS = {
     "errors": 0, "version": 0,
-    "options": 1, "storage": 1, "templates": 1,
-    "data": 2,
+    "options": 1, "storage": 1,
+    "data": 2, "templates": 2,
     "nn": 3,
     "model": 4,
     "evaluation": 5,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
 from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, names, number_between, whole
+from recbole_vae.options.shell import joined
 
 SUMMARY = "Run models on the same splits, and make tables with statistical tests."
 
@@ -103,7 +103,7 @@ def command(options: Options) -> int:
     words = (
         [f"--{name}={given[0]}"] if len(given) == 1 else [f"--{name}", *given] for name, given in options.given.items()
     )
-    called = shlex.join(["recbole-vae", "compare", *(word for group in words for word in group)])
+    called = joined(["recbole-vae", "compare", *(word for group in words for word in group)])
     own = {
         name: _text(getattr(options, name), words) for name, words in options.given.items() if name not in options.free
     }

@@ -7,13 +7,13 @@ RecBole does not need ray: without its requirements pip installs it everywhere.
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import shutil
 import subprocess
 import sys
 
 from recbole_vae.errors import RecBoleVersionError
 from recbole_vae.options.recbole import RECBOLE
+from recbole_vae.options.shell import joined
 
 
 def install_command() -> list[str]:
@@ -35,7 +35,7 @@ def ensure_recbole() -> None:
     missing = (
         "RecBole is not installed.\n"
         "On Python 3.12 and later pip does not install it by itself, because it asks for an old ray that it does not need.\n"
-        f"Install it by: {shlex.join(command)}"
+        f"Install it by: {joined(command)}"
     )
     if not (sys.stdin and sys.stderr and sys.stdin.isatty() and sys.stderr.isatty()):
         raise RecBoleVersionError(missing)

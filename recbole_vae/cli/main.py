@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
@@ -25,6 +26,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command and return its exit status: 0, 1 for a failed run, 2 for bad usage, 130 for Ctrl-C."""
+    started = time.time()
     words, argv = list(sys.argv[1:] if arguments is None else arguments), sys.argv
     # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError, ValueError, OSError):  # closed, replaced, or read from already
             stream.reconfigure(encoding="utf-8", errors=stream.errors)  # type: ignore[union-attr]
     try:
-        status = _main(words)
+        status = _main(words, started)
         with standard_output():  # what was printed may still be in its buffer
             return status
     except KeyboardInterrupt:
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.argv = argv
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str], started: float) -> int:
     if words == ["--version"]:
         from recbole_vae.storage.checkpoint import versions
 
@@ -74,6 +76,7 @@ def _main(words: list[str]) -> int:
         options = module.parser().read(rest)
     except SystemExit:  # the help is printed
         return 0
+    options.started = started
     if getattr(options, "imports", None):
         from recbole_vae.model.registry import import_models
 

@@ -15,7 +15,11 @@ from recbole_vae.options.limits import LARGEST
 from recbole_vae.options.names import near
 
 Options = argparse.Namespace
-"""The options of a command. ``given`` maps each option on the command line to its words, ``free`` those of RecBole to values."""
+"""The options of a command.
+
+``given`` maps each option on the command line to its words, ``free`` those of RecBole to values. ``started`` is the time at which
+the command started, as of ``time.time``.
+"""
 
 Kind = Callable[[list[str]], Any]
 """Makes the value of an option from its words, or raises a :class:`NotAllowedError`."""

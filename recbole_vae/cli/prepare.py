@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from recbole_vae.cli.options import Options, Parser, number, one_of, whole
 from recbole_vae.cli.summary import called
 from recbole_vae.errors import ConfigError
 from recbole_vae.options.names import near
+from recbole_vae.options.shell import quoted
 
 if TYPE_CHECKING:
     from recbole_vae.data.prepare import Prepared
@@ -122,7 +122,7 @@ def _say(result: Prepared) -> None:
 
 
 def _where(options: Options) -> str:
-    return "" if Path(options.out) == Path("dataset") else f" --data_path={shlex.quote(options.out)}"
+    return "" if Path(options.out) == Path("dataset") else f" --data_path={quoted(options.out)}"
 
 
 def _suggest(result: Prepared, rest: str) -> None:

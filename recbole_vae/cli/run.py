@@ -86,11 +86,10 @@ def recbole_options(options: Options) -> dict[str, str]:
 
 
 def _run(options: Options, given: dict[str, str]) -> None:
-    started = time.time()
     model, dataset, trained = options.model, options.dataset, 0
     files = options.config_files or ""
     config_files = [files] if Path(files).is_file() else files.split()
-    if options.resume:
+    if options.resume not in (None, "None"):  # RecBole's word for none
         from recbole_vae.storage import checkpoint
 
         state = checkpoint.load(options.resume)
@@ -100,7 +99,7 @@ def _run(options: Options, given: dict[str, str]) -> None:
         model, dataset = model or in_files.get("model"), dataset or in_files.get("dataset")
     model, dataset = model or "MultVAE", dataset or "ml-100k"
     check_model_name(model)
-    if options.resume and not is_history_model(model_class(model)):
+    if options.resume not in (None, "None") and not is_history_model(model_class(model)):
         raise ConfigError(f"resume: {model} is trained by RecBole, whose runs cannot be resumed from the command line.")
 
     from recbole.config import Config
@@ -117,7 +116,7 @@ def _run(options: Options, given: dict[str, str]) -> None:
     }
     result = run(model, dataset, config_file_list=config_files, **distributed)
     imports = {"imports": ",".join(options.imports)} if options.imports else {}
-    summarise(config, result or {}, time.time() - started, {**given, **imports}, trained)
+    summarise(config, result or {}, time.time() - options.started, {**given, **imports}, trained)
 
 
 def _free_port() -> int:

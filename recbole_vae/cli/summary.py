@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from recbole_vae.model.known_options import FOR_ALL
 from recbole_vae.model.registry import is_history_model, recbole_name
+from recbole_vae.options.shell import quoted
 
 _CHANGED = {"model", "dataset", "resume", "epochs", "stopping_step", "port"}
 """Options that are not to be repeated when training goes on."""
@@ -49,7 +49,7 @@ def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict
         }
         print("  # continue training")
         print(
-            f"  {run} --resume={shlex.quote(str(newest))} --epochs={2 * epochs} "
+            f"  {run} --resume={quoted(str(newest))} --epochs={2 * epochs} "
             f"--stopping_step={2 * max(1, int(config['stopping_step']))}{_words(kept)}"
         )
 
@@ -86,7 +86,7 @@ def _print_other_models(config: Any, options: dict[str, str], ours: bool) -> Non
 
     run, own = called(), _own(config, ours)
     kept = {name: value for name, value in options.items() if name not in own}
-    dataset = f"--dataset={shlex.quote(config['dataset'])}"
+    dataset = f"--dataset={quoted(config['dataset'])}"
     if not ours:
         print(f"  {run} --model=MultVAE {dataset}{_words(kept)}")
         return
@@ -99,7 +99,7 @@ def _print_other_models(config: Any, options: dict[str, str], ours: bool) -> Non
 
 def _words(options: dict[str, str]) -> str:
     """Return options as they are typed in a shell, each after a space."""
-    return "".join(f" --{name}={shlex.quote(value)}" for name, value in options.items())
+    return "".join(f" --{name}={quoted(value)}" for name, value in options.items())
 
 
 def _written(config: Any, seconds: float) -> Path | None:
@@ -115,7 +115,7 @@ def called() -> str:
     program = Path(sys.argv[0]).name
     if program.startswith("recbole-vae"):
         return "recbole-vae run"
-    return f"python {shlex.quote(sys.argv[0])}" if program.startswith("run_") else "python -m recbole_vae run"
+    return f"python {quoted(sys.argv[0])}" if program.startswith("run_") else "python -m recbole_vae run"
 
 
 def _own(config: Any, ours: bool) -> set[str]:

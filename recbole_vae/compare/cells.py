@@ -181,15 +181,17 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
     if len(table.seeds) > 1:
         differ = any(test.users > high for test in table.against_best.values())
         words = (
-            f", which have different test users (those of both rows of a test: up to {_most(table):,})"
+            f", which have different test users (the tests are over all of them: up to {_most(table):,})"
             if differ
             else ""
         )
         found.append(("Values", f"mean and standard deviation over {len(table.seeds)} seeds{words}."))
     else:
-        tests = " The tests are of these trained models, and not of training." if table.against_best else ""
+        tests = (
+            " The tests compare these trained models: another training may end otherwise." if table.against_best else ""
+        )
         found.append(("Values", f"of one seed, so there is no deviation over seeds.{tests}"))
-    tuned = f"{_plural(comparison.trials, 'trial')} for each row that has something to tune."
+    tuned = f"{_plural(comparison.trials, 'trial')} for each row with a search space."
     found.append(("Tuning", tuned if comparison.trials else "none; settings are the defaults and the plan's."))
     if sum(bool(row.done) for row in table.rows) > 1:
         marks = "the best of each column is bold, the second underlined"
@@ -204,11 +206,11 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
     if table.against_best:
         family = f"all pairs of rows in all metrics of this table ({_plural(table.compared, 'test')})"
         if table.against_reference:
-            family += f"; that for * over all rows and metrics ({_plural(len(table.against_reference), 'test')})"
+            family += f"; for *, over all rows and metrics ({_plural(len(table.against_reference), 'test')})"
         words = (
             "two-sided paired randomisation test over users, whose values are averaged over seeds "
-            f"({table.samples:,} sign flips, or all where few users differ), "
-            f"alpha = {table.alpha:g}, Holm's correction over {family}."
+            f"({table.samples:,} sign flips, or all where few users differ; alpha = {table.alpha:g}). "
+            f"Holm's correction is over {family}."
         )
         found.append(("Tests", words))
         untested = [title(metric) for metric in table.metrics if metric not in table.tested]

@@ -9,32 +9,13 @@ from recbole_vae.compare.plan_file import plain
 from recbole_vae.compare.results import Run
 from recbole_vae.compare.settings import of_the_data
 from recbole_vae.data import padding
+from recbole_vae.evaluation.definitions import definition
 
 FILTERS = (
     "val_interval", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item", "threshold",
     "repeats", "exact_time", "exact_ids", "benchmark_filename", "value_field",
 )  # fmt: skip
 """Options that choose or change interactions; a run keeps those that are set."""
-
-METRICS = {
-    "recall": "Recall: share of the user's relevant items in the list",
-    "truncatedrecall": "TruncatedRecall: relevant items in the list, divided by the smaller of k and their number",
-    "precision": "Precision: share of the list that is relevant",
-    "hit": "Hit: 1 if the list has a relevant item, else 0",
-    "mrr": "MRR: 1 / rank of the first relevant item, 0 if there is none in the list",
-    "map": "MAP: mean of the precision at the rank of each relevant item, divided by the smaller of k and their number",
-    "ndcg": "NDCG: gain 1 / log2(rank + 1) of each relevant item, divided by the gain of the best list possible",
-    "itemcoverage": "item coverage: share of the items that are in some list",
-    "giniindex": "Gini index: inequality of how often items are in the lists, 0 for none",
-    "averagepopularity": "average popularity: mean number of training interactions of the items in the lists",
-    "shannonentropy": "Shannon entropy: of how often items are in the lists",
-    "tailpercentage": "tail percentage: share of the lists that is among the least popular items",
-    "tailrecall": "tail recall: recall of the least popular items, which make 20 % of the training interactions",
-    "novelty": "novelty: mean of -log2 of an item's share of the training interactions",
-    "gauc": "GAUC: the area under the ROC curve of each user, weighted by the number of relevant items",
-    "auc": "AUC: the area under the ROC curve",
-}
-"""What each metric is, by its name in lower case."""
 
 
 def data(dataset: Any, config: Any) -> dict[str, Any]:
@@ -78,7 +59,7 @@ def facts(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[tup
         found.append(("Split", f"{_split(what['eval_args'])}; {which}."))
         found.append(("Candidates", f"{_candidates(what['eval_args'].get('mode', 'full'))}."))
     names = dict.fromkeys(metric.partition("@")[0].lower() for metric in metrics)
-    defined = [METRICS[name].split(": ", 1) for name in names if name in METRICS]
+    defined = [words.split(": ", 1) for name in names if (words := definition(name))]
     found += [(f"{name[0].upper()}{name[1:]}", f"{words}.") for name, words in defined]
     if any(run.best_epoch for run in runs):
         found.append(("Epoch", f"that of the best {primary} on the validation part."))

@@ -26,6 +26,7 @@ from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.evaluation.fold_in import why_not
 from recbole_vae.evaluation.metrics import FastEvaluator
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.model.registry import recbole_name
 from recbole_vae.storage import checkpoint
 
 SHARE = 0.2
@@ -73,7 +74,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     try:
         config = Config(model=job["model"], dataset=job["dataset"], config_dict=copy.deepcopy(options))
     except ConfigError as error:
-        reason = why_not(model_class, job["settings"].get("knn_method"))
+        reason = why_not(model_class, job["settings"])
         if reason and reason in str(error):
             run.status, run.reason = REFUSED, reason
             return run
@@ -103,11 +104,11 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     run.training_seconds += time.perf_counter() - construction
     trainer = get_trainer(config["MODEL_TYPE"], job["model"])(config, net)
     numbers = [parameter.numel() for parameter in net.parameters() if parameter.requires_grad]
-    if sum(numbers) <= 1:  # RecBole gives models without parameters a single one, for its trainer
+    if sum(numbers) <= 1 and not _learns(net):  # RecBole gives models without parameters a single one, for its trainer
         _mend(net, train._dataset, run)
         trainer.eval_collector.data_collect(train)
     else:
-        run.parameters = sum(numbers)
+        run.parameters = sum(numbers) if sum(numbers) > 1 else 0
         _train(trainer, train, valid, run, report)
     run.valid = _lists(config, trainer, train, valid, job, whole=False, best=run.epochs is not None).metrics
     if report is not None and run.epochs is None:
@@ -126,14 +127,23 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     return run
 
 
+def _learns(net: Any) -> bool:
+    """Tell whether a model without parameters learns from its batches: RecBole's do not, or, as Pop, wrongly."""
+    own = type(net).calculate_loss
+    return not own.__module__.startswith("recbole.")
+
+
 def _mend(net: Any, training: Any, run: Run) -> None:
-    """Correct the faults of RecBole's models without parameters."""
-    if run.model == "Pop":
+    """Correct the faults of RecBole's models without parameters, and of models that are derived from them."""
+    base = recbole_name(type(net))
+    if base == "Pop":
         items = training.inter_feat[training.iid_field]
         net.item_cnt = torch.bincount(items, minlength=net.n_items).unsqueeze(1).to(net.item_cnt.device)
         net.max_cnt = net.item_cnt.max(dim=0)[0]
-        run.notes.append("Pop counts every training interaction; RecBole's counts an item once in each batch.")
-    elif run.model == "ADMMSLIM":
+        run.notes.append(
+            f"{run.model} counts every training interaction; RecBole's Pop counts an item once in each batch."
+        )
+    elif base == "ADMMSLIM":
         run.notes.append("RecBole's ADMMSLIM adds noise of up to 1e-5 to its scores, drawn by the seed.")
 
 

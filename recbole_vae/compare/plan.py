@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 
 from recbole_vae.compare import FIRST_SEED
 from recbole_vae.compare.plan_file import convert, load
-from recbole_vae.compare.settings import check_values, of_the_data, read_settings
+from recbole_vae.compare.settings import check_space, check_values, of_the_data, read_settings
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.known_options import options_of
 from recbole_vae.model.registry import import_models, model_names
@@ -159,6 +159,12 @@ class Plan(Strict):
         }
         return {**others, **named, "rows": rows, "settings": {**self.settings, **self.options}}
 
+    def space(self, row: PlanRow) -> tuple[Any, str] | None:
+        """Return the search space that the plan has for a row, and the key under which it stands; None without one."""
+        if row.space is not None:
+            return row.space, f"rows: {row.label}: space"
+        return (self.spaces[row.model], f"spaces: {row.model}") if row.model in self.spaces else None
+
     def cells(self) -> list[tuple[str, str, PlanRow]]:
         """Return all of (data set, protocol, row), in the order of the tables."""
         return list(itertools.product(self.datasets, self.protocols, self.rows))
@@ -248,6 +254,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     plan = Plan.read(values, where)
     _check_metrics(plan, where)
     _check_splits(plan, where)
+    _check_spaces(plan, where)
     for name, settings in plan.datasets.items():
         _check_files({**plan.settings, **settings, **plan.options}, name, where)
     return plan
@@ -326,7 +333,7 @@ def _row(given: Any, key: str, where: Where) -> PlanRow:
 
 
 def _check_metrics(plan: Plan, where: Where) -> None:
-    from recbole.evaluator.register import metric_information, metric_types
+    from recbole.evaluator.register import metric_information, metric_types, metrics_dict
     from recbole.utils import EvaluatorType
 
     ranking = {name: kind for name, kind in metric_types.items() if kind == EvaluatorType.RANKING}
@@ -337,6 +344,13 @@ def _check_metrics(plan: Plan, where: Where) -> None:
         check_metrics(values, kinds, (), at_k, lambda key: where("primary" if key == "valid_metric" else key))
     except ConfigError as error:
         raise ConfigError(str(error).replace("valid_metric", "primary")) from None
+    for name in plan.metrics:
+        if getattr(metrics_dict[name.lower()], "smaller", False):
+            place = where("metrics")
+            raise ConfigError(
+                f"metrics{place and f' ({place})'}: less of {name} is better, and the tables mark the most as the best. "
+                "Register a metric that is turned round, such as 1 - x."
+            )
     if plan.primary.partition("@")[0].lower() in _NO_DIRECTION:
         raise ConfigError(
             f"primary: {plan.primary!r} ({where('primary')}) is not allowed: more of it is neither better nor worse. "
@@ -364,6 +378,18 @@ def _check_splits(plan: Plan, where: Where) -> None:
             if mode not in ("full", {"valid": "full", "test": "full"}):
                 refuse("eval_args", mode, where, "mode: full; a ranking among sampled items may order models wrongly")
         check_data_options(settings, where)
+
+
+def _check_spaces(plan: Plan, where: Where) -> None:
+    models = sorted({row.model for row in plan.rows})
+    for name in plan.spaces:
+        if name not in models:
+            place = where("spaces" if where("spaces") == "command line" else name)
+            raise ConfigError(f"spaces: {name} ({place}) is the model of no row; there are: {', '.join(models)}.")
+    for row in plan.rows:
+        found = plan.space(row)
+        if found is not None:
+            check_space(*found, row.model, {"the command line": plan.options, "the row": row.settings}, where)
 
 
 def _check_files(settings: Mapping[str, Any], name: str, where: Where) -> None:

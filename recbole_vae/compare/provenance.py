@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 
 from recbole_vae.compare.analysis import Table
 from recbole_vae.compare.results import Comparison, Run
+from recbole_vae.options.shell import joined
 
 
 def settings_yaml(comparison: Comparison, tables: Iterable[Table]) -> str:
@@ -65,4 +65,4 @@ def command(run: Run, comparison: Comparison) -> str:
     }
     options = {"model": run.model, "dataset": run.dataset, **run.settings, "seed": run.seed, **measured}
     words = [f"--{name}={value}" for name, value in options.items()]
-    return shlex.join(["recbole-vae", "run", *words])
+    return joined(["recbole-vae", "run", *words])

@@ -66,12 +66,7 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
         ConfigError: ``out`` is not a folder, belongs to another comparison, or is in use; or a package or scheduler is missing.
         DataError: a result cannot be written.
     """
-    models = {row.model for row in plan.rows}
-    for name in plan.spaces:
-        if name not in models:
-            raise ConfigError(f"spaces: {name} is the model of no row; there are: {', '.join(sorted(models))}.")
-    spaces = [space_of(plan, *cell) for cell in plan.cells()]  # before anything is made
-    if plan.trials and any(spaces):
+    if plan.trials and any(space_of(plan, *cell) for cell in plan.cells()):
         optuna()
     with held(plan, out), _executor(plan) as executor:
         return _Comparing(plan, out, executor).run(command)

@@ -109,6 +109,50 @@ def _check_kind(name: str, value: Any, where: Where) -> None:
         refuse(name, value, where, "a number")
 
 
+def check_space(space: Any, owner: str, model: str, setters: Mapping[str, Collection[str]], where: Where) -> None:
+    """Refuse a search space that cannot be searched; see :mod:`recbole_vae.compare.tuning` for its form.
+
+    Args:
+        space: what the plan has.
+        owner: the key under which it stands.
+        model: the model whose options it has.
+        setters: names of the options that are set already, by who sets them.
+        where: tells where the value of an option was set.
+
+    Raises:
+        ConfigError: an option is unknown, must not be tuned, or is set already; or the space has another form.
+    """
+    typed = where("spaces") == "command line"
+
+    def at(name: Any) -> str:
+        place = "command line" if typed else where(str(name))
+        return place and f" ({place})"
+
+    if not isinstance(space, Mapping):
+        example = "{learning_rate: {from: 0.0001, to: 0.01, log: True}}"
+        key = owner.partition(": ")[2] if owner.startswith("spaces: ") else "space"
+        raise ConfigError(f"{owner}{at(key)}: a space must be a mapping, such as {example}.")
+    shared = of_the_data()
+    for name, each in space.items():
+        check_option(name, f"{owner}{at(name).replace(' (', ', ').rstrip(')')}", model)
+        if name in shared:
+            raise ConfigError(f"{owner}: {name}{at(name)} cannot be tuned: it must be the same for all rows.")
+        for setter, options in setters.items():
+            if name in options:
+                raise ConfigError(
+                    f"{owner}: {name}{at(name)} cannot be tuned, because {setter} sets it; remove it from one of the two."
+                )
+        if isinstance(each, list) and each:
+            continue
+        ends: list[Any] = [each.get("from"), each.get("to")] if isinstance(each, Mapping) else []
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+        refused = f"{owner}: {name}: {each!r}{at(name)} is not allowed"
+        if not ends or not numbers or set(each) - {"from", "to", "log"} or not ends[0] <= ends[1]:
+            raise ConfigError(f"{refused}; it must be a list of values, or {{from: A, to: B, log: True}}.")
+        if each.get("log") and ends[0] <= 0:
+            raise ConfigError(f"{refused}; 'from' must be > 0 where log is True.")
+
+
 def check_values(model: str, settings: Mapping[str, Any], where: Where) -> None:
     """Refuse each value that a model of recbole_vae would refuse, before the first run starts."""
     found = model_class(model)

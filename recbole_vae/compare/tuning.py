@@ -17,7 +17,6 @@ import yaml
 
 from recbole_vae.compare.plan import Plan, PlanRow
 from recbole_vae.compare.plan_file import YAML
-from recbole_vae.compare.settings import check_option, of_the_data
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.options.recbole import properties_folder
 
@@ -28,50 +27,14 @@ def space_of(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> dict[str,
     """Return the search space of a row on a data set in a protocol; empty if nothing is to be tuned.
 
     The spaces of ``properties/hyper`` leave out what the plan or the command line sets.
-
-    Raises:
-        ConfigError: the space has an unknown option, one that must not be tuned, or one that the row or the command line sets;
-            or it has another form than the above.
     """
-    if row.space is not None:
-        space, owner = row.space, f"rows: {row.label}: space"
-    elif row.model in plan.spaces:
-        space, owner = plan.spaces[row.model], f"spaces: {row.model}"
-    else:
-        path = properties_folder() / f"hyper/{row.model}.yaml"
-        space = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML) if path.is_file() else {}
-        given = plan.job(dataset, protocol, row, plan.seeds[0])["settings"]
-        return {name: each for name, each in space.items() if name not in given}
-    _check(space, owner, row.model)
-    for name in space:
-        setter = "the command line" if name in plan.options else "the row" if name in row.settings else None
-        if setter:
-            raise ConfigError(
-                f"{owner}: {name} cannot be tuned, because {setter} sets it; remove it from one of the two."
-            )
-    return dict(space)
-
-
-def _check(space: Any, owner: str, model: str) -> None:
-    if not isinstance(space, Mapping):
-        raise ConfigError(
-            f"{owner}: a space must be a mapping, such as {{learning_rate: {{from: 0.0001, to: 0.01, log: True}}}}."
-        )
-    shared = of_the_data()
-    for name, each in space.items():
-        check_option(name, owner, model)
-        if name in shared:
-            raise ConfigError(f"{owner}: {name} cannot be tuned: it must be the same for all rows.")
-        if isinstance(each, list) and each:
-            continue
-        ends: list[Any] = [each.get("from"), each.get("to")] if isinstance(each, Mapping) else []
-        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
-        if not ends or not numbers or set(each) - {"from", "to", "log"} or not ends[0] <= ends[1]:
-            raise ConfigError(
-                f"{owner}: {name}: {each!r} is not allowed; it must be a list of values, or {{from: A, to: B, log: True}}."
-            )
-        if each.get("log") and ends[0] <= 0:
-            raise ConfigError(f"{owner}: {name}: {each!r} is not allowed; 'from' must be > 0 where log is True.")
+    found = plan.space(row)
+    if found is not None:
+        return dict(found[0])
+    path = properties_folder() / f"hyper/{row.model}.yaml"
+    space = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML) if path.is_file() else {}
+    given = plan.job(dataset, protocol, row, plan.seeds[0])["settings"]
+    return {name: each for name, each in space.items() if name not in given}
 
 
 def optuna() -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from logging import getLogger
+from logging import INFO, WARNING, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,25 @@ def record(path: str | Path, config: Any, *, only_data: bool) -> None:
     write_whole(_record_of(path), json.dumps(content, indent=1, sort_keys=True).encode())
 
 
-def fits(path: str | Path, config: Any, *, only_data: bool, asked: bool) -> bool:
+def fits(path: str | Path, config: Any, *, only_data: bool, asked: bool, replaced: bool) -> bool:
     """Tell whether a saved file may be used, and say in the log why not.
+
+    That is a warning if the user named the file or loses it. Otherwise, another run left it for runs with its own options.
 
     Args:
         path: the file; it may be missing.
         config: RecBole's Config of this run.
         only_data: see :func:`record`.
         asked: whether the user named the file, so that it is said if it is missing.
+        replaced: whether this run saves its data under the same name.
     """
     found = Path(path).is_file()
     reason = _why_not(path, config, only_data) if found else "there is no such file"
     if reason and (found or asked):
-        getLogger().warning(f"Not used: {path}: {reason}. The data are made anew.")
+        losing = found and replaced
+        instead = " and replace this file; another checkpoint_dir keeps both" if losing else ""
+        level = WARNING if asked or losing else INFO
+        getLogger().log(level, f"Not used: {path}: {reason}. The data are made anew{instead}.")
     return not reason
 
 
@@ -81,8 +87,17 @@ def _why_not(path: str | Path, config: Any, only_data: bool) -> str:
                 continue
             if what == "files":
                 return f"{name} has changed since it was saved"
-            return f"it was made with {name}: {before!r}, not {after!r}"
+            return _difference(name, before, after)
     return "" if digest == _sha256(Path(path)) else "it is damaged, or another than was recorded"
+
+
+def _difference(name: str, before: Any, after: Any) -> str:
+    """Say how an option differs; None is one that is not set."""
+    if name == "repeats" and before and after:
+        before, after = (f"{how}, where the model {expects}" for how, expects in (before, after))
+    if before is None:
+        return f"it was made without {name}, which is {after} now"
+    return f"it was made with {name}: {before}, {'which is not set now' if after is None else f'not {after}'}"
 
 
 def _made_from(config: Any, only_data: bool) -> dict[str, Any]:
@@ -94,7 +109,7 @@ def _made_from(config: Any, only_data: bool) -> dict[str, Any]:
     made = {
         "options": {
             **{name: options[name] for name in counted if options[name] is not None},
-            "repeats": [config["repeats"], "expected" if are_expected(config) else "not expected by the model"],
+            "repeats": [config["repeats"], "expects them" if are_expected(config) else "does not expect them"],
         },
         "files": {
             str(path.name): [path.stat().st_size, _sha256(path)] for path in files if path.name.startswith(f"{name}.")

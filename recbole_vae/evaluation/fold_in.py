@@ -8,7 +8,7 @@ nothing that the adapter relies on. Any other class declares them by a method
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +40,8 @@ def score_histories(model: Any, histories: Histories) -> Tensor:
     """
     if isinstance(model, HistoryRecommender):
         return model.score(histories.to(model.device))
-    reason = why_not(type(model), getattr(model, "method", None))
+    own = {"knn_method": getattr(model, "method", None), "time-aware": getattr(model, "time_aware", None)}
+    reason = why_not(type(model), own)
     if reason:
         raise ConfigError(reason)
     scores: Tensor
@@ -74,8 +75,14 @@ def evaluated_on(model: Any, histories: Histories | None) -> Iterator[None]:
         yield
 
 
-def why_not(model: type, knn_method: str | None = None) -> str | None:
-    """Return why a class in RecBole's style cannot score histories of users it was not trained on, or None if it can."""
+def why_not(model: type, options: Mapping[str, Any] | None = None) -> str | None:
+    """Return why a class in RecBole's style cannot score histories of users it was not trained on, or None if it can.
+
+    Args:
+        model: the class.
+        options: its options, of which ``knn_method`` and ``time-aware`` count.
+    """
+    options = options or {}
     if issubclass(model, ScoresHistories):
         return None
     base = recboles_class(model)
@@ -87,8 +94,13 @@ def why_not(model: type, knn_method: str | None = None) -> str | None:
             f"{', '.join(_ADAPTERS)}. Choose one, or another split in eval_args; a model of your own can have a method "
             "score_histories(histories)."
         )
-    if base.__name__ == "ItemKNN" and knn_method == "user":
+    if base.__name__ == "ItemKNN" and options.get("knn_method") == "user":
         return f"{model.__name__} with knn_method: user compares training users; held-out users need knn_method: item."
+    if base.__name__ in ("DiffRec", "LDiffRec") and options.get("time-aware"):
+        return (
+            f"{model.__name__} with time-aware: True weighs each history by its times, which those of other users lack here; "
+            "set time-aware: False, or choose another split in eval_args."
+        )
     relied_on = _RELIED_ON | ({"__init__"} if adapter in _REPLACE_WHAT_INIT_KEEPS else set())
     for each in model.__mro__[: model.__mro__.index(base)]:
         changed = sorted(relied_on & vars(each).keys())

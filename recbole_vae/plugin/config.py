@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recbole_vae.errors import CheckpointError, ConfigError
+from recbole_vae.errors import ConfigError
 from recbole_vae.model.known_options import FOR_ALL, all_are_known, options_of, options_of_all
 from recbole_vae.model.registry import is_history_model, model_class, recbole_name
 from recbole_vae.options import command_line
@@ -87,7 +87,7 @@ def _load_internal_config_dict(original: Any) -> Any:
         else:
             _load_defaults_of_recbole(self, model, kind, dataset)
         check_kinds(self.external_config_dict, place_of(self, self.config_file_list))
-        _load_columns(self)
+        _load_columns(self, kind)
 
     return load_internal_config_dict
 
@@ -134,12 +134,17 @@ def _check_negatives(given: Mapping[str, Any], model: str, kind: Any, where: Whe
     """Refuse to sample no negative items for a model whose loss reads them."""
     if given.get("train_neg_sample_args", "uniform") is not None:
         return
-    losses = [vars(base)["calculate_loss"] for base in kind.__mro__ if "calculate_loss" in vars(base)]
-    if any("NEG_ITEM_ID" in getattr(getattr(loss, "__code__", None), "co_names", ()) for loss in losses):
+    if loss_reads("NEG_ITEM_ID", kind):
         refuse(
             "train_neg_sample_args", None, where,
             f"a mapping such as {{distribution: uniform, sample_num: 1}}, for {model} learns from negative items",
         )  # fmt: skip
+
+
+def loss_reads(name: str, kind: type) -> bool:
+    """Tell whether the loss of a model in RecBole's style reads a field of the batch, such as ``NEG_ITEM_ID``."""
+    losses = [vars(base)["calculate_loss"] for base in kind.__mro__ if "calculate_loss" in vars(base)]
+    return any(name in getattr(getattr(loss, "__code__", None), "co_names", ()) for loss in losses)
 
 
 _OF_SAMPLING = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
@@ -264,11 +269,10 @@ def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:
     if not isinstance(path, str):  # if it is not None, _check_options refuses it
         return {}
     state = checkpoint.load(path)
-    checkpoint.check_model(state, path, model)
-    if state["dataset"] != dataset:
-        raise CheckpointError(
-            f"{path}: a checkpoint of data set {state['dataset']}, not of {dataset}; pass --dataset={state['dataset']}."
-        )
+    for name, now in (("model", model), ("dataset", dataset)):
+        if state[name] != now:
+            of = "data set " if name == "dataset" else ""
+            raise ConfigError(f"{path}: a checkpoint of {of}{state[name]}, not of {now}; pass --{name}={state[name]}.")
     check_kinds(state["config"], lambda key: path)
     return dict(state["config"])
 
@@ -308,7 +312,7 @@ def _check_held_out(config: Any, kind: type) -> None:
         return
     from recbole_vae.evaluation.fold_in import why_not
 
-    reason = why_not(kind, values.get("knn_method"))
+    reason = why_not(kind, values)
     if reason:
         raise ConfigError(f"model: {reason}")
     check_eval_args(values, False, place_of(config, config.config_file_list))
@@ -322,10 +326,10 @@ def _order_by_time(config: Any) -> None:
         given["eval_args"] = {**args, "order": "TO"}
 
 
-def _load_columns(config: Any) -> None:
+def _load_columns(config: Any, kind: Any) -> None:
     """Load the columns that the options name where ``load_col`` is not given; RecBole's default is always the same two.
 
-    The times that an order needs, and the labels of ``mode: labeled``, are loaded in any case.
+    The times that an order needs, and the labels that ``mode: labeled`` or a loss needs, are loaded in any case.
     ``unload_col`` alone loads all columns but those that it names.
     """
     values = {"benchmark_filename": None, **config.internal_config_dict, **config.external_config_dict}
@@ -335,8 +339,10 @@ def _load_columns(config: Any) -> None:
             config.internal_config_dict["load_col"] = None
             return
     needed = [values["TIME_FIELD"]] if orders_by_time(values) else []
-    if "labeled" in modes_of(values).values() and not values.get("threshold"):  # which makes the labels
-        needed.append(values["LABEL_FIELD"])
+    label = values["LABEL_FIELD"]
+    evaluated = "labeled" in modes_of(values).values() and not values.get("threshold")  # which makes the labels
+    if evaluated or (learns_from_labels(kind, values) and _has(label, "inter", values, config.dataset)):
+        needed.append(label)
     given = config.external_config_dict.get("load_col")
     if needed and isinstance(given, dict) and isinstance(given.get("inter"), list | tuple):
         columns = dict.fromkeys([*given["inter"], *needed])
@@ -366,16 +372,24 @@ def _load_columns(config: Any) -> None:
     config.internal_config_dict["load_col"] = {file: list(dict.fromkeys(names)) for file, names in load.items()}
 
 
+def learns_from_labels(kind: type, values: Any) -> bool:
+    """Tell whether a model in RecBole's style learns from the labels in the data: those that RecBole makes need samples."""
+    samples = values["train_neg_sample_args"]
+    sampled = samples is not None and samples.get("distribution") != "none"
+    return not sampled and not values["threshold"] and loss_reads("LABEL", kind)
+
+
 def _file_of(column: str, values: Mapping[str, Any], dataset: str) -> str:
     """Return which file of a data set has a column that is to be filtered by: user or item; else inter."""
+    return next((file for file in ("inter", "user", "item") if _has(column, file, values, dataset)), "inter")
+
+
+def _has(column: str, file: str, values: Mapping[str, Any], dataset: str) -> bool:
     from recbole_vae.data.atomic import read_header
 
     folder = recbole_folder() / "dataset_example" if dataset == "ml-100k" else Path(str(values["data_path"]))
-    for file in ("inter", "user", "item"):
-        path = folder / dataset / f"{dataset}.{file}"
-        if path.is_file() and column in read_header(path, values["field_separator"], values.get("encoding") or "utf-8"):
-            return file
-    return "inter"
+    path = folder / dataset / f"{dataset}.{file}"
+    return path.is_file() and column in read_header(path, values["field_separator"], values.get("encoding") or "utf-8")
 
 
 def _init_device(original: Any) -> Any:

@@ -79,7 +79,10 @@ def _load_split_dataloaders(original: Any) -> Any:
 
         asked = config["dataloaders_save_path"]
         path = asked or _saved_file(config)
-        if holds_out_users(config) or not saved.fits(path, config, only_data=False, asked=bool(asked)):
+        replaced = bool(config["save_dataloaders"]) and path == _saved_file(config)
+        if holds_out_users(config) or not saved.fits(
+            path, config, only_data=False, asked=bool(asked), replaced=replaced
+        ):
             return None
         loaders = original(config)
         for loader in loaders or ():

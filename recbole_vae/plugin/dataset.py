@@ -35,7 +35,10 @@ def _from_scratch(original: Any) -> Any:
         config = self.config
         asked = getattr(config, "asked_dataset", config["dataset_save_path"])
         path = asked or _saved_file(self)
-        if holds_out_users(config) or not saved.fits(path, config, only_data=_only_data(self), asked=bool(asked)):
+        replaced = bool(config["save_dataset"]) and path == _saved_file(self)
+        if holds_out_users(config) or not saved.fits(
+            path, config, only_data=_only_data(self), asked=bool(asked), replaced=replaced
+        ):
             original(self)
             return
         with Path(path).open("rb") as file:
@@ -242,6 +245,7 @@ def _build(original: Any) -> Any:
 
         general = is_general(self.config.model_class)
         if general:
+            _check_labels(self)
             check_topk(self)
         parts = original(self)
         if general:
@@ -250,3 +254,16 @@ def _build(original: Any) -> Any:
         return parts
 
     return build
+
+
+def _check_labels(dataset: Any) -> None:
+    """Raise a DataError if a model learns from labels, and neither the data nor sampled items give it some."""
+    from recbole_vae.plugin.config import learns_from_labels
+
+    config, field = dataset.config, dataset.label_field
+    if learns_from_labels(config.model_class, config) and field not in dataset.inter_feat:
+        raise DataError(
+            f"LABEL_FIELD: data set '{dataset.dataset_name}' has no column '{field}', from which {config['model']} learns where "
+            "train_neg_sample_args is None. Name the column of labels, make it by threshold: {rating: 4}, or leave "
+            "train_neg_sample_args out."
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole_vae.model.registry import import_models, registered_classes
 from recbole_vae.options import command_line
+from recbole_vae.plugin import evaluator
 from recbole_vae.plugin.cmd_line import report
 from recbole_vae.plugin.import_hooks import replace
 from recbole_vae.storage.once import read_once
@@ -64,12 +65,12 @@ class _RunRecboles:
 
     def __reduce__(self) -> Any:
         # A child runs the main module by itself.
-        modules = {model.__module__ for model in registered_classes()} - {"__main__"}
+        modules = {each.__module__ for each in (*registered_classes(), *evaluator.own)} - {"__main__"}
         return _in_child, (sorted(modules), command_line.is_ours())
 
 
 def _in_child(modules: Sequence[str], is_ours: bool) -> Any:
-    """Register the models that the parent has registered, and return what is to run. Unpickling imports recbole_vae."""
+    """Register what the parent has registered, and return what is to run. Unpickling imports recbole_vae."""
     import_models(modules)
     run_recboles = import_module("recbole.quick_start.quick_start").run_recboles
 

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.storage.files import written_whole
 from recbole_vae.storage.once import kept
 from recbole_vae.storage.upgrade import FORMAT_VERSION, upgrade
@@ -323,14 +323,14 @@ def check_options(
         A line for each of these two that changes.
 
     Raises:
-        CheckpointError: another option that affects an epoch differs.
+        ConfigError: another option that affects an epoch differs.
     """
     changes = []
     for key, value in saved.items():
         if key in _MAY_CHANGE or now.get(key) == value:
             continue
         if key not in _MAY_BE_SET or key not in given:
-            raise CheckpointError(
+            raise ConfigError(
                 f"{path}: was trained with {key}={value!r}, but this run has {key}={now.get(key)!r}. Set it to {value!r}, or "
                 "train again without --resume. These may change: epochs, stopping_step, learning_rate, clip_grad_norm, "
                 "eval_batch_size, data_path, and the device."

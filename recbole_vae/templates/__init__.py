@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from html import escape
@@ -14,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from recbole_vae.options.shell import joined
 from recbole_vae.version import __version__
 
 _PAGES = Environment(
@@ -59,7 +59,7 @@ def _command() -> str:
     """Return the command of this process; empty where it is not ``recbole-vae``."""
     program = Path(sys.argv[0]) if sys.argv else Path()
     ours = program.stem == "recbole-vae" or program.parts[-2:] == ("recbole_vae", "__main__.py")
-    return shlex.join(["recbole-vae", *sys.argv[1:]]) if ours else ""
+    return joined(["recbole-vae", *sys.argv[1:]]) if ours else ""
 
 
 def _versions() -> dict[str, str]:

@@ -99,7 +99,7 @@ def model_of_recbole(path: str | Path, device: str | torch.device = "cpu") -> tu
 
     state = load_recboles(path, device)
     config, random = state["config"], checkpoint.random_states()
-    reason = why_not(config.model_class, config["knn_method"])
+    reason = why_not(config.model_class, config.final_config_dict)
     if reason:
         raise CheckpointError(f"{path}: {reason}")
     # RecBole unpickles data sets that it finds in checkpoint_dir, so name a place that holds none.

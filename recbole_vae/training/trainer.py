@@ -306,7 +306,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             resume_file: a checkpoint of the same model on the same data. Training continues to write to this file.
 
         Raises:
-            CheckpointError: the file cannot be read, or its model, dimensions or options differ.
+            CheckpointError: the file cannot be read, or its model or dimensions differ.
+            ConfigError: an option differs.
         """
         state = checkpoint.take(resume_file)
         checkpoint.check_model(state, resume_file, self.config["model"])

@@ -172,12 +172,8 @@ def test_shapes() -> None:
 SMALL = ["--users=60", "--items=80", "--interactions=600", "--seconds=1", "--repeats=1", "--train_batch_size=16"]
 
 
-def test_a_real_run() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "recbole_vae", "bench", *SMALL, "--models=MultVAE,ItemKNN", "--n_negatives=9", "--json=out.json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_a_real_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *SMALL, "--models=MultVAE,ItemKNN", "--n_negatives=9", "--json=out.json"]) == 0
     report = json.loads(Path("out.json").read_text())
     assert list(report["measured"]) == ["RecBole's MultiVAE", "MultVAE", "MultVAE, 9 sampled", "ItemKNN"]
     for name, (measured,) in report["measured"].items():
@@ -187,7 +183,7 @@ def test_a_real_run() -> None:
         assert (measured["train"] is None) == (name == "ItemKNN")
         least = 0 if torch.cuda.is_available() else 0.1  # of the GPU, tensors alone; of a CPU, the whole process
         assert least < measured["memory"][0] <= measured["memory"][1] <= measured["memory"][2] < 20
-    assert "times better than RecBole's MultiVAE" in done.stdout
+    assert "times better than RecBole's MultiVAE" in capsys.readouterr().out
     assert [path.name for path in Path().iterdir()] == ["out.json"]
 
 

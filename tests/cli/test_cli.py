@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -44,7 +46,7 @@ def test_the_summary_says_what_was_not_evaluated(model: str, capsys: pytest.Capt
     assert "Note        4 of 4 test users have no training history\n" in printed
 
 
-def test_the_readmes_command() -> None:
+def test_the_readmes_command(caplog: pytest.LogCaptureFixture) -> None:
     """``python run_recbole_vae.py`` trains on ml-100k with nothing else said; here for two epochs."""
     done = run("--epochs=2")
     assert done.returncode == 0, done.stderr
@@ -57,22 +59,22 @@ def test_the_readmes_command() -> None:
     assert f"python {SCRIPT} --model=EASE --dataset=ml-100k\n" in done.stdout
     assert "Train     0" in done.stderr  # the progress bar
     assert "beta=" in done.stderr
-    again = run(f"--resume={file}", "--epochs=3", "--show_progress=False")
-    assert again.returncode == 0, again.stderr
-    assert "Training goes on at epoch" in again.stderr
+    caplog.set_level(logging.INFO)
+    assert main(["run", f"--resume={file}", "--epochs=3", "--show_progress=False"]) == 0
+    assert "Training goes on at epoch" in caplog.text
 
 
 @pytest.mark.usefixtures("files")
-def test_what_to_try_next_keeps_the_options_of_the_split() -> None:
+def test_what_to_try_next_keeps_the_options_of_the_split(capsys: pytest.CaptureFixture[str]) -> None:
     ours = "--weight_averaging=2 --precision=float32"
     more = ["--topk=[3, 5]", *ours.split(), "--valid_metric=NDCG@3", "--exact_metrics=False"]
-    done = run("run", *FAST, "--epochs=1", "--seed=7", *more, script=False)
-    assert done.returncode == 0, done.stderr
-    kept = "--dataset=tiny --data_path=data --seed=7 --topk='[3, 5]' --valid_metric=NDCG@3 --exact_metrics=False\n"
-    assert f"  python -m recbole_vae run --model=EASE {kept}" in done.stdout
+    assert main(["run", *FAST, "--epochs=1", "--seed=7", *more]) == 0
+    printed = capsys.readouterr().out
+    kept = '--dataset=tiny --data_path=data --seed=7 --topk="[3, 5]" --valid_metric=NDCG@3 --exact_metrics=False\n'
+    assert f"  python -m recbole_vae run --model=EASE {kept}" in printed
     with_ours = kept.replace(" --valid", f" {ours} --valid")
-    assert f"  python -m recbole_vae run --model=MultDAE {with_ours}" in done.stdout
-    (line,) = (line for line in done.stdout.splitlines() if "--resume=" in line)
+    assert f"  python -m recbole_vae run --model=MultDAE {with_ours}" in printed
+    (line,) = (line for line in printed.splitlines() if "--resume=" in line)
     Path("saved/MultVAE-other-99999.pth").write_bytes(b"of somebody else, and newer")
     again = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
@@ -92,21 +94,24 @@ recbole_vae.register(OwnVAE)
 """
 
 
-def try_next(done: subprocess.CompletedProcess[str]) -> list[str]:
+def try_next(printed: str) -> list[str]:
     """Return the lines to try next, as they are printed."""
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.partition("Try next:\n")[2].splitlines()
+    lines = printed.partition("Try next:\n")[2].splitlines()
     return [line.strip() for line in lines if not line.startswith("  #")]
 
 
-def test_every_line_to_try_next_runs_as_it_is() -> None:
+@pytest.mark.usefixtures("registry")
+def test_every_line_to_try_next_runs_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first in a shell; the others by this process, from the words that a shell makes of them."""
     folder = write_inter(random_rows(), folder="my data")
     Path("own_vae.py").write_text(OWN_VAE)
     Path("my settings.yaml").write_text("valid_metric: NDCG@5\nanneal_cap: 0.3\nepochs: 1\ntopk: [5]\n")
     common = ["--dataset=tiny", f"--data_path={folder}", "--imports=own_vae", "--show_progress=False"]
     more = ["--train_batch_size=16", "--config_files=my settings.yaml", "--topk", "5", "10", "--repeats=keep"]
-    first = run("run", "--model=OwnVAE", *common, *more, script=False)
-    lines = try_next(first)
+    assert main(["run", "--model=OwnVAE", *common, *more]) == 0
+    lines = try_next(capsys.readouterr().out)
     assert [line.split()[4] for line in lines[:2]] == ["--model=MultVAE", "--model=EASE"]
     assert all("--repeats=keep" in line for line in lines[:2])
     (file,) = Path("saved").glob("OwnVAE-*.pth")
@@ -114,16 +119,23 @@ def test_every_line_to_try_next_runs_as_it_is() -> None:
     Path("my data").rename("new data")
     moved = ["--data_path=new data", "--imports=own_vae", "--epochs=1", "--show_progress=False"]
     before = file.read_bytes()
-    again = run("run", f"--resume={file}", *moved, script=False)
+    assert main(["run", f"--resume={file}", *moved]) == 0
+    again = try_next(capsys.readouterr().out)
     assert file.read_bytes() == before
-    other = run("--model=BPR", "--data_path=new data", "--dataset=tiny", more[1], "--embedding_size=8")
-    lines = [line.replace("my data", "new data") for line in lines[:2]] + try_next(again) + try_next(other)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
+    assert main(["run", "--model=BPR", "--data_path=new data", "--dataset=tiny", more[1], "--embedding_size=8"]) == 0
+    other = try_next(capsys.readouterr().out)
+    lines = [line.replace("my data", "new data") for line in lines[:2]] + again + other
     assert len(lines) == 4
-    for line in lines:
-        words = line.replace("python", sys.executable, 1)
-        done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (line, done.stderr)
-        assert "test part" in done.stdout
+    in_a_shell = lines[0].replace("python", sys.executable, 1)
+    done = subprocess.run(in_a_shell, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (in_a_shell, done.stderr)
+    assert "test part" in done.stdout
+    for line in lines[1:]:
+        start = f"python {SCRIPT} " if line in other else "python -m recbole_vae run "
+        assert line.startswith(start)
+        assert main(["run", *shlex.split(line.removeprefix(start))]) == 0, line
+        assert "test part" in capsys.readouterr().out
 
 
 def test_version() -> None:
@@ -222,13 +234,28 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "empty value": (["--model="], 2, "--model (command line) has no value; write --model=value."),
     "data set": (
         ["--resume=ours.pth", "--dataset=ml-100k"],
-        1,
+        2,
         "ours.pth: a checkpoint of data set tiny, not of ml-100k;",
     ),
     "other value": (
         ["--resume=ours.pth", "--dropout_prob=0.1"],
-        1,
+        2,
         "ours.pth: was trained with dropout_prob=0.5, but this run",
+    ),
+    "other model": (
+        ["--resume=ours.pth", "--model=MultDAE"],
+        2,
+        "ours.pth: a checkpoint of MultVAE, not of MultDAE; pass --model=MultVAE.",
+    ),
+    "labels": (
+        [*FAST[-2:], "--model=NeuMF", "--train_neg_sample_args=None"],
+        1,
+        "LABEL_FIELD: data set 'tiny' has no column 'label', from which NeuMF learns where train_neg_sample_args is None.",
+    ),
+    "times of new users": (
+        [*FAST[-2:], "--model=DiffRec", "--time-aware=True", "--eval_args={'split':{'HU':[5,5]}}"],
+        2,
+        "model: DiffRec with time-aware: True weighs each history by its times, which those of other users lack here;",
     ),
     "folder": (["--resume=data"], 1, "data: a folder, not a checkpoint."),
     "nproc": (["--nproc=0"], 2, "nproc: '0' (command line) is not allowed; it must be an integer >= 1."),
@@ -334,8 +361,19 @@ def test_a_download_that_fails_is_named_and_leaves_no_folder(
 @pytest.mark.usefixtures("files")
 def test_a_config_file_may_name_model_and_data(capfd: pytest.CaptureFixture[str]) -> None:
     Path("run.yaml").write_text("model: MultDAE\ndataset: tiny\ndata_path: data\nepochs: 1\nshow_progress: False\n")
-    assert main(["run", "--config_files=run.yaml"]) == 0
+    assert main(["run", "--config_files=run.yaml", "--resume=None"]) == 0
     assert "MultDAE on tiny, test part" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("files", "registry")
+def test_the_time_counts_from_before_the_imports(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", time.time)  # what the module changes is put back
+    Path("slow_module.py").write_text("import time\nclock = time.time\ntime.time = lambda: clock() + 5000\n")
+    assert main(["run", "--model=Pop", *FAST[-2:], "--imports=slow_module"]) == 0
+    (seconds,) = re.findall(r"^Time +(\S+) s, from the start of the command", capsys.readouterr().out, re.MULTILINE)
+    assert float(seconds) > 5000
 
 
 @pytest.mark.usefixtures("files")

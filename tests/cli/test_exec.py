@@ -12,6 +12,7 @@ import pytest
 
 from recbole_vae.cli.main import main
 from recbole_vae.errors import ConfigError
+from recbole_vae.model.registry import places
 from tests.conftest import random_rows, write_inter
 
 FAST = [
@@ -111,43 +112,32 @@ def shell(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "recbole_vae", *words], capture_output=True, text=True, check=False)
 
 
-def test_recboles_run_recbole_knows_our_models() -> None:
-    write_inter(random_rows())
-    Path("run_recbole.py").write_text(RUN_RECBOLE)
-    done = shell("exec", "run_recbole.py", "-m", "MultVAE", "--dataset=tiny", "--data_path=data", *FAST)
-    assert done.returncode == 0, done.stderr
-    assert "result ['best_valid_result'" in done.stdout
-    assert list(Path("saved").glob("MultVAE-*.pth"))
-
-
-def test_recboles_run_hyper_knows_our_models() -> None:
+def test_recboles_run_hyper_knows_our_models(capsys: pytest.CaptureFixture[str]) -> None:
     write_inter(random_rows())
     Path("run_hyper.py").write_text(RUN_HYPER)
     fast = "\n".join(option.removeprefix("--").replace("=", ": ") for option in FAST)
     Path("fixed.yaml").write_text(f"model: MultVAE\ndataset: tiny\ndata_path: data\n{fast}\n")
     Path("space.hyper").write_text("dropout_prob choice [0.2,0.5]\n")
-    done = shell("exec", "run_hyper.py", "--config_files=fixed.yaml", "--params_file=space.hyper")
-    assert done.returncode == 0, done.stderr
-    assert "best params:  {'dropout_prob':" in done.stdout
+    assert main(["exec", "run_hyper.py", "--config_files=fixed.yaml", "--params_file=space.hyper"]) == 0
+    assert "best params:  {'dropout_prob':" in capsys.readouterr().out
     assert "Valid result" in Path("hyper_example.result").read_text()
 
 
-def test_recboles_significance_test_knows_our_models() -> None:
+def test_recboles_significance_test_knows_our_models(capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_inter(random_rows())
     Path("significance_test.py").write_text(SIGNIFICANCE_TEST)
     common = f"data_path: {folder}\nepochs: 1\nshow_progress: False\nuse_gpu: False\n"
     Path("ours.yaml").write_text(f"{common}latent_dimension: 6\nmlp_hidden_size: [12]\n")
     Path("other.yaml").write_text(common)
     words = ["--model_ours=MultVAE", "--model_baseline=BPR", "--dataset=tiny", "--config_files", "ours.yaml other.yaml"]
-    done = shell("exec", "significance_test.py", *words, "--run_times=2")
-    assert done.returncode == 0, done.stderr
-    printed = [line for line in done.stdout.splitlines() if "pvalue=" in line]
+    assert main(["exec", "significance_test.py", *words, "--run_times=2"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if "pvalue=" in line]
     assert [line.partition("@")[0] for line in printed] == ["recall", "mrr", "ndcg", "hit", "precision"]
     assert "nan" not in printed[0]
 
 
-def test_spawned_children_of_a_script_know_our_models() -> None:
-    """They import the script, and by it RecBole, before they learn what to run."""
+def test_recboles_run_recbole_and_its_children_know_our_models() -> None:
+    """The children import the script, and by it RecBole, before they learn what to run."""
     write_inter(random_rows())
     Path("run_recbole.py").write_text(RUN_RECBOLE)
     with socket.socket() as probe:
@@ -157,6 +147,7 @@ def test_spawned_children_of_a_script_know_our_models() -> None:
     done = shell("exec", "run_recbole.py", *words)
     assert done.returncode == 0, done.stderr
     assert "result ['best_valid_result'" in done.stdout
+    assert list(Path("saved").glob("MultVAE-*.pth"))
     done = shell("exec", "run_recbole.py", *words, "--dropuot_prob=0.1")
     assert done.returncode == 1
     assert "dropuot_prob (command line): neither MultVAE nor RecBole has this option" in done.stderr
@@ -213,29 +204,36 @@ def write_own_model() -> None:
     Path("own_model.py").write_text(OWN_MODEL)
 
 
-def test_imports_work_for_every_command_with_a_model_or_a_checkpoint() -> None:
+def forget() -> None:
+    """Make this process one that has not imported the module yet."""
+    places.pop("ownvae", None)
+    for name in ("own_model", "helper", "recbole.model.general_recommender.ownvae"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("registry")
+def test_imports_work_for_every_command_with_a_model_or_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     write_own_model()
-    on_tiny = ["--dataset=tiny", "--data_path=data"]
-    done = shell("run", "--model=OwnVAE", "--imports=own_model", *on_tiny, *FAST)
-    assert done.returncode == 0, done.stderr
+    imports = ["--imports", "own_model", "helper"]
+    assert main(["run", "--model=OwnVAE", *imports, "--dataset=tiny", "--data_path=data", *FAST]) == 0
     (file,) = Path("saved").glob("OwnVAE-*.pth")
-    script = f"""
-from recbole_vae.cli.main import main
-checkpoint = "--checkpoint={file}"
-assert main(["recommend", checkpoint, "--users=u1"]) == 1  # it is not registered
-for words in (
-    ["recommend", "--users=u1"], ["explain", "--user=u1"], ["latent"], ["uncertainty", "--samples=0"],
-    ["generate", "--out=made", "--users=20"],
-):
-    assert main([*words, checkpoint, "--imports", "own_model", "helper"]) == 0, words
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    forget()
+    assert main(["recommend", f"--checkpoint={file}", "--users=u1"]) == 1
+    assert "OwnVAE, which is not registered" in capsys.readouterr().err
+    for words in (
+        ["recommend", "--users=u1"], ["explain", "--user=u1"], ["latent"], ["uncertainty", "--samples=0"],
+        ["generate", "--out=made", "--users=20"],
+    ):  # fmt: skip
+        forget()
+        assert main([*words, f"--checkpoint={file}", *imports]) == 0, words
     Path("script.py").write_text("from recbole.utils import get_model\nprint(get_model('OwnVAE').__name__)\n")
-    assert shell("exec", "--imports=own_model", "script.py").stdout == "OwnVAE\n"
+    forget()
+    capsys.readouterr()
+    assert main(["exec", "--imports=own_model", "script.py"]) == 0
+    assert capsys.readouterr().out == "OwnVAE\n"
+    forget()
     small = ["--users=60", "--items=80", "--interactions=800", "--seconds=1", "--repeats=1", "--train_batch_size=20"]
-    done = shell("bench", "--models=OwnVAE", "--imports=own_model", "--json=b.json", *small)
-    assert done.returncode == 0, done.stderr
+    assert main(["bench", "--models=OwnVAE", "--imports=own_model", "--json=b.json", *small]) == 0
     (measured,) = json.loads(Path("b.json").read_text())["measured"]["OwnVAE"]
     assert measured["error"] == ""
 

@@ -4,8 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from recbole.model.general_recommender.pop import Pop
 from recbole.quick_start import run_recbole
 
+import recbole_vae
 from recbole_vae.compare.measure import CORRECTIONS, measure, popularity_bins
 from recbole_vae.compare.results import DONE, REFUSED, Run
 from recbole_vae.errors import ConfigError
@@ -57,6 +60,33 @@ def test_the_numbers_are_recboles(model: str) -> None:
         assert all(np.isfinite(epoch["loss"]) for epoch in run.curve)
     if model == "MultDAE":
         assert "reconstruction" in run.curve[0]
+
+
+class NewPop(Pop):  # type: ignore[misc]
+    """Counts as RecBole's does."""
+
+
+class Counting(Pop):  # type: ignore[misc]
+    """Counts each interaction in its batches, and not the sampled items beside them."""
+
+    def calculate_loss(self, interaction: Any) -> Any:
+        items = interaction[self.ITEM_ID][interaction["label"] > 0]
+        self.item_cnt += torch.bincount(items, minlength=self.n_items).unsqueeze(1)
+        self.max_cnt = self.item_cnt.max(dim=0)[0]
+        return torch.nn.Parameter(torch.zeros(1))
+
+
+@pytest.mark.usefixtures("registry")
+def test_models_that_are_derived_from_pop_count_all_interactions() -> None:
+    recbole_vae.register(NewPop, Counting)
+    small = {"train_batch_size": 64}
+    runs = {name: measure(job(name, settings=small)) for name in ("Pop", "NewPop", "Counting")}
+    assert [run.status for run in runs.values()] == [DONE] * 3
+    assert runs["NewPop"].test == runs["Counting"].test == runs["Pop"].test
+    assert runs["NewPop"].notes == [
+        "NewPop counts every training interaction; RecBole's Pop counts an item once in each batch."
+    ]
+    assert (runs["Counting"].notes, runs["Counting"].parameters) == ([], 0)
 
 
 def test_the_split_of_held_out_users_has_the_hash_that_a_run_prints() -> None:

@@ -141,7 +141,7 @@ def test_text(small: Comparison, found: list[Table]) -> None:
         "standard deviation over 3 seeds.",
         "Tuning: none; settings are the defaults and the plan's.",
         "alpha = 0.05",
-        "Holm's correction over all pairs of rows in all metrics of this table (",
+        "Holm's correction is over all pairs of rows in all metrics of this table (",
         "NGCF: out of memory: needs more than 8 GB.",
         "NeuMF: failed (seed 2): loss is nan in epoch 3 <&_%$#>.",
         "its means are of 2 of 3 seeds",
@@ -156,7 +156,7 @@ def test_text(small: Comparison, found: list[Table]) -> None:
 def test_one_seed_and_a_budget() -> None:
     comparison = make_comparison(models=3, seeds=1, users=30, trials=4, epochs=2)
     text = tables.text(analyse(comparison), comparison)
-    said = "The tests are of these trained models, and not of training. Tuning: 4 trials for each row that has something to tune."
+    said = "compare these trained models: another training may end otherwise. Tuning: 4 trials for each row with a search space."
     assert said in " ".join(text.split())
     assert "±" not in text
 
@@ -415,4 +415,6 @@ def test_a_meaningless_test_is_left_out_and_the_caption_says_why(
 def test_one_seed_tests_the_models_that_were_trained() -> None:
     comparison = with_users(3, 40, 0)
     words = tables.markdown(analyse(comparison), comparison)
-    assert "no deviation over seeds. The tests are of these trained models, and not of training." in words
+    assert (
+        "no deviation over seeds. The tests compare these trained models: another training may end otherwise." in words
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -247,11 +248,11 @@ def test_a_setting_of_no_row_on_the_command_line_is_refused() -> None:
     "space", ["rows: [{model: MultVAE, space: {SPACE}}]", "rows: [MultVAE]\nspaces: {MultVAE: {SPACE}}"]
 )
 def test_a_search_for_what_has_no_effect_is_refused(space: str) -> None:
-    got = read(space.replace("SPACE", "hidden_size: [[], [600]]"))
     with pytest.raises(
-        ConfigError, match=r"^hidden_size \((rows|spaces): .*nor MultVAE has this .*; did you mean mlp_hidden_size"
+        ConfigError,
+        match=r"^hidden_size \((rows|spaces): .*, plan.yaml, line [12]\): .*nor MultVAE has this .*; did you mean mlp_hidden",
     ):
-        tuning.space_of(got, *got.cells()[0])
+        read(space.replace("SPACE", "hidden_size: [[], [600]]"))
 
 
 def test_each_row_has_the_settings_that_its_model_has() -> None:
@@ -300,14 +301,33 @@ def test_the_search_spaces_name_options_of_their_models() -> None:
         {"seed": [1, 2]},
         {"metrics": [["NDCG"]]},
         {"eval_args": [{}]},
-        {"weight_decay": [0.0]},
         {"learning_rate": [0.1]},
     ],
 )
 def test_bad_spaces_are_refused(space: dict[str, object]) -> None:
-    row = plan.PlanRow("EASE", "EASE", {"learning_rate": 0.1}, space)
-    with pytest.raises(ConfigError, match="rows: EASE: space"):
-        tuning.space_of(read(weight_decay="0.1"), "ml-100k", "default", row)
+    row = {"model": "EASE", "settings": {"learning_rate": 0.1}, "space": space}
+    with pytest.raises(ConfigError, match=r"rows: EASE: space.*plan.yaml, line \d") as error:
+        read(yaml.safe_dump({"rows": [row]}))
+    lines = Path("plan.yaml").read_text().splitlines()
+    named = [lines[int(number) - 1] for number in re.findall(r"line (\d+)|or (\d+)", str(error.value))[0] if number]
+    assert any(next(iter(space)) in line for line in named)
+
+
+def test_bad_spaces_of_the_plan_are_refused_with_their_line() -> None:
+    with pytest.raises(ConfigError, match=r"^spaces: EASE \(plan.yaml, line 3\): a space must be a mapping"):
+        read("rows: [EASE]\nspaces:\n  EASE: 3\n")
+    with pytest.raises(
+        ConfigError, match=r"^spaces: BPR \(plan.yaml, line 3\) is the model of no row; there are: EASE"
+    ):
+        read("rows: [EASE]\nspaces:\n  BPR: {embedding_size: [8]}\n")
+    with pytest.raises(ConfigError, match=r"^rows: EASE: space \(plan.yaml, line 1\): a space must be a mapping"):
+        read("rows: [{model: EASE, space: [1]}]\n")
+    with pytest.raises(
+        ConfigError, match=r"^spaces: EASE: seed \(command line\) cannot be tuned|^seed \(spaces: EASE, comm"
+    ):
+        read(models="EASE", spaces="{EASE: {seed: [1, 2]}}")
+    with pytest.raises(ConfigError, match="^rows: EASE: space: weight_decay .* because the command line sets it"):
+        read("rows: [{model: EASE, space: {weight_decay: [0.1]}}]\n", weight_decay="0.1")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_what_would_be_made_the_same_is_used(
 def test_another_split_is_made_anew(
     build: Builder, model: str, option: str, loaded: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     frame = write()
     made(build, model, eval_args=RANDOM, load_col={"inter": ["user_id", "item_id", "timestamp"]}, **{option: True})
     run = made(build, model, eval_args=LAST, load_col={"inter": ["user_id", "item_id", "timestamp"]})
@@ -78,6 +79,7 @@ def test_another_split_is_made_anew(
     (said,) = (message for message in caplog.messages if "Not used" in message)
     assert "it was made with eval_args: {" in said
     assert said.endswith("The data are made anew.")
+    assert not [each for each in caplog.records if each.levelno > logging.INFO and "Not used" in each.getMessage()]
 
 
 @KINDS
@@ -91,7 +93,7 @@ def test_what_was_made_from_an_older_file_is_made_anew(
     write(list(frame.itertuples(index=False, name=None)))
     run = made(build, model, eval_args=LAST, **{option: True})
     assert items(run) == last_items(frame)
-    assert ": timed.inter has changed since it was saved. The data are made anew." in caplog.text
+    assert ": timed.inter has changed since it was saved. The data are made anew and replace this file;" in caplog.text
     caplog.clear()
     assert items(made(build, model, eval_args=LAST)) == last_items(frame)
     assert "Not used" not in caplog.text
@@ -101,6 +103,7 @@ def test_what_was_made_from_an_older_file_is_made_anew(
 def test_dataloaders_of_another_batch_size_are_made_anew(
     build: Builder, model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     write()
     made(build, model, train_batch_size=16, save_dataloaders=True)
     run = made(build, model, train_batch_size=8)
@@ -135,6 +138,7 @@ class Trap:
 def test_a_file_that_is_not_the_recorded_one_is_not_even_opened(
     build: Builder, model: str, option: str, name: str, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     write()
     kinds = {"save_dataset": {"MultVAE": "HistoryDataset", "EASE": "Dataset"}, "save_dataloaders": {}}
     path = Path("saved") / name.format(kinds[option].get(model, model))
@@ -176,8 +180,12 @@ def test_repeats_that_a_saved_data_set_has_are_not_given_to_a_model_that_expects
     build: Builder, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [(user, item, 1_700_000_000 + place) for place, (user, item) in enumerate([*random_rows(), *random_rows()])]
+    caplog.set_level(logging.INFO)
     write(rows)
     same = {"eval_args": RANDOM, "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
     made(build, "FM", save_dataset=True, embedding_size=8, metrics=["Recall"], valid_metric="Recall@10", **same)
     assert len(made(build, "BPR", **same).dataset.inter_feat) == len(set(random_rows()))
-    assert "Not used: saved/timed-Dataset.pth: it was made with repeats: ['auto', 'expected']" in caplog.text
+    assert (
+        "Not used: saved/timed-Dataset.pth: it was made with repeats: auto, where the model expects them, not auto"
+        in caplog.text
+    )

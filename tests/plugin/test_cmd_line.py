@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,9 @@ HOSTS = {
     "script": ["test_script.py", "--output=res.csv", "input.csv", "-v", "--value=value.csv", "--tag=a", "--tag=b"],
     "pytest": ["-m", "pytest", "-s", "-p", "no:cacheprovider", "--maxfail=1", "--ignore=a", "--ignore=b", "test_script.py"],
     "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=1", "--master_port=0", "test_script.py", "--output=res.csv"],
-    "jupyter": ["-c", f"import sys; sys.argv = {JUPYTER}; import test_script; test_script.test_run()"],
-    "pycharm": ["-c", f"import sys; sys.argv = {PYCHARM}; import test_script; test_script.test_run()"],
+    "consoles": [
+        "-c", f"import sys, test_script\nfor argv in ({JUPYTER}, {PYCHARM}):\n    sys.argv = argv\n    test_script.test_run()",
+    ],
 }  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def test_a_hosts_own_arguments_are_no_error_and_change_nothing(host: str, alone:
     expected = alone.get("ndcg") or alone.setdefault("ndcg", ndcg(start(["test_script.py"]).stdout))
     inside = start(HOSTS[host])
     assert inside.returncode == 0, inside.stderr + inside.stdout
-    assert ndcg(inside.stdout) == expected
+    assert set(re.findall(r"NDCG (\S+?)\.?\s", inside.stdout)) == {expected}
 
 
 def test_known_arguments_count_and_the_log_says_which() -> None:

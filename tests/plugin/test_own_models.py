@@ -253,7 +253,9 @@ def test_a_subclass_that_scores_in_its_own_way_is_refused(base: type, name: str)
 def test_a_subclass_that_changes_something_else_is_not(my_gnn: Any) -> None:
     for base, name in ((EASE, "predict"), (MultiVAE, "__init__"), (RecVAE, "forward"), (Pop, "__init__")):
         assert why_not(changed(base, name)) is None
-    assert str(why_not(changed(ItemKNN, "predict"), "user")).startswith("Last with knn_method: user compares")
+    assert str(why_not(changed(ItemKNN, "predict"), {"knn_method": "user"})).startswith(
+        "Last with knn_method: user compares"
+    )
     assert "a model of your own can have a method score_histories" in str(why_not(my_gnn))
 
 
