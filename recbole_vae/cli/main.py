@@ -17,7 +17,7 @@ from recbole_vae.storage.files import silence, standard_output
 COMMANDS = {
     "Train": ("run", "prepare", "exec"),
     "Compare": ("compare", "bench"),
-    "Use": ("recommend", "explain", "export"),
+    "Use": ("recommend", "explain", "serve", "export"),
     "Understand": ("latent", "uncertainty", "generate"),
 }
 """The commands, each a module of this package, in the groups and the order of the help."""

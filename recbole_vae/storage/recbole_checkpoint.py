@@ -39,7 +39,7 @@ def is_recboles(path: str | Path) -> bool:
 
 
 def _pickle(path: str | Path) -> bytes:
-    checkpoint.check_whole(path)
+    checkpoint.check_archive(path)
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         return b"".join(map(archive.read, names))
