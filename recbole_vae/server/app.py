@@ -55,6 +55,7 @@ class _Application:
             redoc_url=None,
             lifespan=self._lifespan,
         )
+        self.app.state.ranking = self.ranking
         self.app.add_middleware(Guard, settings=settings, metrics=self.metrics)
         self.app.add_exception_handler(RequestValidationError, _answer_validation)
         refusals: Any = {

@@ -1,7 +1,7 @@
 """Where requests wait and are computed: rankings together in small batches, long computations one by one.
 
-Each lane has one thread. While the model computes a batch, the next requests arrive, and make the next batch; an idle model
-begins at once. So nobody waits for company.
+Each lane has one thread. While the model computes a batch, the next requests arrive, and make the next batch. An idle model
+begins at once. Only after a batch of several, those that come next are waited for, a moment: who has an answer may ask again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from recbole_vae.serving.recommender import Selection
 _LARGEST_BATCH = 64
 _SHARE = 16
 """Histories of one request in a batch while others wait, so that a large request does not hold up the small ones."""
+_MOMENT = 0.002
+"""Seconds that a batch may wait for others."""
 _LONG_WAITING = 16
 """Long computations that may wait."""
 
@@ -78,6 +80,7 @@ class RankingLane:
         self.current, self.metrics, self.most_waiting = current, metrics, most_waiting
         self.waiting = 0
         self._jobs: deque[Job] = deque()
+        self._wanted = 1
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
 
@@ -93,7 +96,8 @@ class RankingLane:
         job.future = asyncio.get_running_loop().create_future()
         self.waiting += job.size
         self._jobs.append(job)
-        self._arrived.set()
+        if len(self._jobs) >= self._wanted:
+            self._arrived.set()
         return await job.future
 
     async def run(self) -> None:
@@ -103,9 +107,25 @@ class RankingLane:
             await self._arrived.wait()
             self._arrived.clear()
             while parts := self._take():
-                await loop.run_in_executor(self._thread, self._compute, parts)
+                try:
+                    await loop.run_in_executor(self._thread, self._compute, parts)
+                except Exception as error:  # such as no memory
+                    for job, _, _ in parts:
+                        job.error = error
                 for job, _, _ in parts:
                     self._finish(job)
+                await self._gather(len(parts))
+
+    async def _gather(self, jobs: int) -> None:
+        """Wait until as many jobs have come as the last batch had, if it had several, but only a moment."""
+        if jobs == 1 or len(self._jobs) >= jobs:
+            return
+        self._wanted = jobs
+        self._arrived.clear()
+        timer = asyncio.get_running_loop().call_later(_MOMENT, self._arrived.set)
+        await self._arrived.wait()
+        timer.cancel()
+        self._wanted = 1
 
     def _take(self) -> list[tuple[Job, int, int]]:
         """Return the next batch: jobs, and which of their histories."""

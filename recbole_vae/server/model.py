@@ -26,7 +26,7 @@ _File = tuple[int, int, int]
 """Inode, time and size of a file: another file under the same name differs in one of them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Served:
     """A model that is loaded.
 

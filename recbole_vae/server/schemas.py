@@ -13,6 +13,7 @@ from recbole_vae.options.names import near
 from recbole_vae.server.errors import RefusedError
 
 _LARGEST_SEED = 2**63 - 1
+_LARGEST_K = 2**31 - 1
 MOST_SAMPLES = 1000
 MOST_EXPLAINED = 50
 
@@ -44,7 +45,7 @@ class RecommendRequest(_Body):
     users: list[str] | None = Field(
         None, min_length=1, description="Ids of users in the training data, instead of histories."
     )
-    k: int = Field(10, ge=1, strict=True, description="Length of each ranking.")
+    k: int = Field(10, ge=1, le=_LARGEST_K, strict=True, description="Length of each ranking.")
     exclude_seen: bool = Field(True, strict=True, description="Leave out the items of the history.")
     candidates: list[str] | None = Field(None, description="Rank only these items.")
     exclude: list[str] | None = Field(None, description="Never recommend these items. Unknown ids are ignored.")
