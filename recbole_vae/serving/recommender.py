@@ -173,7 +173,7 @@ class Recommender:
         now = {"device": torch.device(device), "n_negatives": 0}
         if popularity_correction is not None:
             now["popularity_correction"] = popularity_correction
-        with _NoInitialValues():
+        with torch.random.fork_rng(devices=[]), _NoInitialValues():
             model = kind({**options, **now}, data)
         model.load_state_dict(state["state_dict"])
         if len(rows) != len(state["users"]) or not all(map(_finite, model.parameters())):
@@ -463,15 +463,12 @@ class Recommender:
 
 
 class _NoInitialValues(TorchFunctionMode):
-    """Leave out the random numbers with which parameters begin, where a checkpoint replaces them all.
-
-    They take longer than reading the checkpoint, and would move on the caller's random generator.
-    """
+    """Leave out the random numbers with which parameters begin: a checkpoint replaces them all, and they take longer than it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.uniform_, Tensor.normal_) and isinstance(args[0], nn.Parameter):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        target = args[0] if args else (kwargs or {}).get("tensor")
+        random = func in (Tensor.uniform_, Tensor.normal_) or getattr(func, "__module__", "") == "torch.nn.init"
+        return target if random and isinstance(target, nn.Parameter) else func(*args, **(kwargs or {}))
 
 
 def _finite(parameter: Tensor) -> bool:
