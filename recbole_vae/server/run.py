@@ -18,7 +18,7 @@ from typing import Any
 from uvicorn import Config, Server
 from uvicorn.supervisors import Multiprocess
 
-from recbole_vae.errors import ConfigError, RecBoleVAEError
+from recbole_vae.errors import CheckpointError, ConfigError, RecBoleVAEError
 from recbole_vae.server.settings import Settings
 
 LOG = logging.getLogger("recbole_vae.server")
@@ -59,7 +59,10 @@ def run(settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="recbole_vae_metrics_") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the workers inherit it
         LOG.info("%d workers listen on %s, its API is at %s/docs", settings.workers, address, address)
-        _Supervisor(_config(settings, functools.partial(_worker, settings)), [listening]).run()
+        supervisor = _Supervisor(_config(settings, functools.partial(_worker, settings)), [listening])
+        supervisor.run()
+    if any(process.exitcode == _STARTUP_FAILED for process in supervisor.processes):
+        raise CheckpointError(f"{settings.checkpoint}: no worker could start; the reason stands above.")
 
 
 def _is_local(host: str) -> bool:

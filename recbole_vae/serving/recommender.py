@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
@@ -23,6 +22,7 @@ from recbole_vae.model.registry import model_class
 from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.options.limits import LARGEST
 from recbole_vae.serving import posterior
+from recbole_vae.serving.loading import model_of
 from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.ranking import Ranking
 from recbole_vae.storage import checkpoint, recbole_checkpoint
@@ -31,25 +31,6 @@ _EXAMPLES, _EXAMPLE_LENGTH = 1000, 100
 """Unknown ids that are remembered, and how many characters of each: a server must not grow with what its callers send."""
 History = Iterable[str] | Mapping[str, float]
 """Ids of a user's items, in any order (each has weight 1), or a mapping of ids to weights."""
-
-
-@dataclass
-class _Vocabulary:
-    """The part of a RecBole data set that a model reads when it is made."""
-
-    users: list[str]
-    items: list[str]
-    uid_field: str
-    iid_field: str
-    inter_feat: dict[str, Tensor]
-    dataset_name: str
-
-    @property
-    def user_num(self) -> int:
-        return len(self.users)
-
-    def num(self, name: str) -> int:
-        return len(self.users if name == self.uid_field else self.items)
 
 
 @dataclass
@@ -162,24 +143,9 @@ class Recommender:
     def _of(
         cls, state: dict[str, Any], kind: Any, device: str | torch.device, popularity_correction: float | None
     ) -> Recommender:
-        options = state["config"]
-        rows = Histories(*(state["histories"][name] for name in ("indptr", "indices", "values")))
-        user, item = options["USER_ID_FIELD"], options["ITEM_ID_FIELD"]
-        feat = {user: rows.rows(), item: rows.indices.long()}
-        if rows.values is not None:
-            feat[options["value_field"]] = rows.values
-        data = _Vocabulary(state["users"], state["items"], user, item, feat, state["dataset"])
-        # Items are sampled in training only.
-        now = {"device": torch.device(device), "n_negatives": 0}
-        if popularity_correction is not None:
-            now["popularity_correction"] = popularity_correction
-        with torch.random.fork_rng(devices=[]), _NoInitialValues():
-            model = kind({**options, **now}, data)
-        model.load_state_dict(state["state_dict"])
-        if len(rows) != len(state["users"]) or not all(map(_finite, model.parameters())):
-            raise RuntimeError("its parameters are not finite numbers, or its histories are not those of its users")
+        model = model_of(state, kind, device, popularity_correction)
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
-        recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
+        recommender.item_file = Path(state["config"]["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
         return recommender
 
     @classmethod
@@ -460,17 +426,3 @@ class Recommender:
                     ranking.intervals = [(low, high) for low, high in intervals[: len(ranking)]]
                     ranking.stability, ranking.expected_ndcg = certainty
         return rankings
-
-
-class _NoInitialValues(TorchFunctionMode):
-    """Leave out the random numbers with which parameters begin: a checkpoint replaces them all, and they take longer than it."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        target = args[0] if args else (kwargs or {}).get("tensor")
-        random = func in (Tensor.uniform_, Tensor.normal_) or getattr(func, "__module__", "") == "torch.nn.init"
-        return target if random and isinstance(target, nn.Parameter) else func(*args, **(kwargs or {}))
-
-
-def _finite(parameter: Tensor) -> bool:
-    """Return whether all numbers are finite, in a fraction of the time that ``isfinite`` takes."""
-    return not parameter.numel() or all(bound.isfinite() for bound in parameter.aminmax())

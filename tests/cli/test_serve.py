@@ -59,6 +59,15 @@ def test_what_cannot_be_served(
     assert fails(capfd, served)[1].startswith("error: RECBOLE_VAE_TOKEN: the token must be")
 
 
+def test_workers_that_cannot_start() -> None:
+    Path("bad.pth").write_text("no checkpoint")
+    command = [sys.executable, "-m", "recbole_vae", "serve", "--port=0", "--checkpoint=bad.pth", "--workers=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "bad.pth: truncated or not a checkpoint." in done.stderr
+    assert done.stderr.splitlines()[-1] == "error: bad.pth: no worker could start; the reason stands above."
+
+
 def test_without_its_libraries(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_vae.cli.serve._NEEDED", ("fastapi", "no_such_library"))
     assert fails(capfd, "--checkpoint=x") == (
