@@ -149,6 +149,12 @@ def _worker(settings: Settings) -> Any:
 class _Supervisor(Multiprocess):
     """Starts workers, and others in the place of those that die. SIGHUP is passed on to them."""
 
+    def keep_subprocess_alive(self) -> None:
+        for process in self.processes:
+            # The worker has its own. Through this one a worker that dies while it is asked would still seem to be there.
+            process.child_conn.close()
+        super().keep_subprocess_alive()
+
     def handle_hup(self) -> None:
         for process in self.processes:
             if process.pid is not None and process.is_ready():
