@@ -261,12 +261,16 @@ def test_the_command_line(run: Run) -> None:
 def test_a_failure_leaves_no_half_written_file(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
     run = build()
     run.fit()
-    Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na,i2\n")
+    Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na,i2\nc\n")
     file = f"--checkpoint={run.trainer.saved_model_file}"
-    assert main(["recommend", file, "--histories=h.csv", "--out=o.csv"]) == 1
-    assert "h.csv, line 4: user 'a' appears again" in capsys.readouterr().err
-    assert main(["recommend", file, "--histories=h.csv"]) == 1
-    assert capsys.readouterr().out == ""  # not even the header
+    for wrong in ("--histories=h.csv", "--users=u1,nobody,u2,x"):
+        assert main(["recommend", file, wrong, "--out=o.csv"]) == 1
+        assert main(["recommend", file, wrong, "--out=o.csv.parquet"]) == 1
+        assert main(["recommend", file, wrong]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""  # not even the header
+        reason = "h.csv, line 5: 1 cells" if "h.csv" in wrong else "users 'nobody', 'x' are not among the 40 users of"
+        assert captured.err.count(f"error: {reason}") == 3
     assert not list(Path().glob("*o.csv*"))
     assert not list(Path().glob(".*o.csv*"))
 
@@ -276,15 +280,15 @@ def test_ctrl_c_keeps_what_there_was(build: Builder) -> None:
     run.fit()
     script = f"""
 import os, signal, sys
-from recbole_vae.serving import recommender as recommend
+from recbole_vae.serving import batch
 from recbole_vae.cli.main import main as cli
-original = recommend.Recommender.stream
-def stream(self, *args):
-    for number, each in enumerate(original(self, *args)):
+original = batch.rank
+def rank(*args):
+    for number, each in enumerate(original(*args)):
         if number == 5:
             os.kill(os.getpid(), signal.SIGINT)
         yield each
-recommend.Recommender.stream = stream
+batch.rank = rank
 sys.exit(cli(["recommend", "--checkpoint={run.trainer.saved_model_file}", "--out=o.csv"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
