@@ -19,6 +19,7 @@ def parser() -> Parser:
     parser = Parser("recommend", SUMMARY, "--checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]")
     parser.shared("checkpoint", "users", "histories", "k")
     parser.option("--candidates", metavar="FILE", help="recommend only the items in this file, one id per line")
+    parser.option("--exclude", metavar="FILE", help="never recommend the items in this file, one id per line")
     parser.option(
         "--keep_seen",
         kind=true_or_false,
@@ -41,7 +42,7 @@ def parser() -> Parser:
         help="file to write: Parquet if its name ends in .parquet, else CSV; - is standard output (default: -)",
     )  # fmt: skip
     parser.option(
-        "--workers", kind=whole(), metavar="N",
+        "--workers", kind=whole(1, 1024), metavar="N",
         help="users are scored by N threads; the lists do not depend on it (default: the number of cores)",
     )  # fmt: skip
     parser.option(
@@ -56,9 +57,10 @@ def command(options: Options) -> None:
     """Write the rankings, and say what was left out of them."""
     if options.users and options.histories:
         raise ConfigError("--users and --histories (command line) cannot be given together.")
-    if options.histories == options.candidates == "-":
+    read = [name for name in ("histories", "candidates", "exclude") if getattr(options, name) == "-"]
+    if len(read) > 1:
         raise ConfigError(
-            "--histories and --candidates (command line) cannot both be standard input; name a file for one."
+            f"--{read[0]} and --{read[1]} (command line) cannot both be standard input; name a file for one."
         )
     if options.workers and options.scheduler:
         raise ConfigError("--workers and --scheduler (command line) cannot be given together.")
@@ -78,9 +80,9 @@ def command(options: Options) -> None:
         pyarrow()  # what would fail at the end fails here
     sampling = Sampling(options.samples, options.diversify, options.seed)
     model = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
-    sampling.check(model.model)
-    wanted = batch.Wanted(options.k, not options.keep_seen, model.barred(_candidates(options)), sampling)
-    size = wanted.batch_size(model)
+    candidates, exclude = _ids(options, "candidates"), _ids(options, "exclude")
+    selection = model.selection(options.k, not options.keep_seen, candidates, exclude, None, sampling)
+    size = batch.batch_size(model, selection)
     total: int | None = None
     if options.histories:
         batches = batch.batches_of_histories(model, histories(options.histories, model.model), size)
@@ -91,11 +93,12 @@ def command(options: Options) -> None:
         if options.scheduler:
             client = stack.enter_context(dask_client(options.scheduler))
             workers = len(client.ncores()) or 1
-            submit = batch.on_dask(client, options.checkpoint, options.popularity_correction, options.imports, wanted)
+            correction = options.popularity_correction
+            submit = batch.on_dask(client, model, selection, options.checkpoint, correction, options.imports)
         else:
             workers = options.workers or batch.cores()
-            submit = stack.enter_context(batch.threads(model, wanted, workers))
-        rankings = stack.enter_context(contextlib.closing(batch.rank(model, batches, submit, workers)))
+            submit = stack.enter_context(batch.threads(model, selection, workers))
+        rankings = stack.enter_context(contextlib.closing(batch.rank(batches, submit, workers)))
         # Standard output is for the result, and a terminal shows one of the two.
         bar = tqdm(rankings, total=total, unit=" users", ncols=100, disable=None if out else True)
         if out and as_parquet:
@@ -108,6 +111,7 @@ def command(options: Options) -> None:
         print(f"{out}: {count} users", file=sys.stderr)
     report_unknown(model.unknown)
     report_unknown(model.unknown_candidates, "the candidates")
+    report_unknown(model.unknown_excluded, "the excluded items")
     if model.without_known:
         print(
             f"Users with no item in the training data: {model.without_known:,}; they got the most popular items.",
@@ -121,11 +125,13 @@ def command(options: Options) -> None:
         )
 
 
-def _candidates(options: Options) -> list[str] | None:
-    if not options.candidates:
+def _ids(options: Options, name: str) -> list[str] | None:
+    """Read a file of item ids, one a line; None if the option is not given."""
+    path = getattr(options, name)
+    if path is None:
         return None
-    with reading(options.candidates) as file:
+    with reading(path) as file:
         try:
             return [line.strip() for line in file if line.strip()]
         except UnicodeDecodeError:
-            raise ConfigError(f"--candidates={options.candidates} (command line): not text in UTF-8.") from None
+            raise ConfigError(f"--{name}={path} (command line): not text in UTF-8.") from None

@@ -14,29 +14,28 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from recbole_vae.data import padding
-from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, DataError, RecBoleVAEError
 from recbole_vae.evaluation.fold_in import HistoryScorer
 from recbole_vae.model.registry import import_models
 from recbole_vae.nn.chunks import rows_per_chunk
-from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.ranking import Ranking
-from recbole_vae.serving.recommender import History, Recommender
+from recbole_vae.serving.recommender import History, Recommender, Selection
 
-Batch = tuple[list[str], Histories]
-"""Ids of users, and a history for each, of internal item ids."""
+Rows = list[list[int] | dict[int, float]]
+"""Histories of internal item ids, with weights where the model has them; see ``Recommender.known``."""
 
-Submit = Callable[[Histories], Any]
+Batch = tuple[list[str], Rows]
+"""Ids of users, and a history for each."""
+
+Submit = Callable[[Rows], Any]
 """Starts to rank a batch, and returns a future with ``result`` and ``cancel``."""
 
 _NAMED = 10
@@ -57,32 +56,16 @@ def cores() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or here)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the rankings are to be.
+def batch_size(recommender: Recommender, selection: Selection) -> int:
+    """Return how many users are scored at once."""
+    return rows_per_chunk(max(len(recommender.items), selection.sampling.samples * selection.k))
 
-    Attributes:
-        k: length of each list.
-        exclude_seen: whether to leave out the items of the history.
-        barred: from :meth:`~recbole_vae.serving.recommender.Recommender.barred`.
-        sampling: of the posterior.
-    """
 
-    k: int
-    exclude_seen: bool
-    barred: Tensor | None
-    sampling: Sampling
-
-    def rank(self, recommender: Recommender, batch: Histories) -> list[Ranking]:
-        """Rank a batch; several threads may do so at once."""
-        # RecBole's models are given the histories in place of their own, so they can only take turns.
-        in_turn = isinstance(recommender.model, HistoryScorer)
-        with _one_at_a_time if in_turn else contextlib.nullcontext():
-            return recommender.rank(batch, self.k, self.exclude_seen, self.barred, self.sampling)
-
-    def batch_size(self, recommender: Recommender) -> int:
-        """Return how many users are scored at once."""
-        return rows_per_chunk(max(len(recommender.items), self.sampling.samples * self.k))
+def _rank(recommender: Recommender, selection: Selection, rows: Rows) -> list[Ranking]:
+    # RecBole's models are given the histories in place of their own, so they can only take turns.
+    in_turn = isinstance(recommender.model, HistoryScorer)
+    with _one_at_a_time if in_turn else contextlib.nullcontext():
+        return recommender.rank(rows, [selection] * len(rows))
 
 
 def batches_of_users(recommender: Recommender, users: Sequence[str] | None, size: int) -> Iterator[Batch]:
@@ -108,26 +91,29 @@ def batches_of_users(recommender: Recommender, users: Sequence[str] | None, size
 
 
 def _batches_of_rows(recommender: Recommender, rows: Sequence[int], size: int) -> Iterator[Batch]:
+    table = recommender.model.histories
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        table = recommender.model.histories
-        yield [recommender.users[row] for row in part], table[torch.tensor(part, device=table.indptr.device)]
+        batch = table[torch.tensor(part, device=table.indptr.device)]
+        lengths = batch.lengths().tolist()
+        found: Rows = [each.tolist() for each in batch.indices.split(lengths)]
+        if batch.values is not None:
+            weights = batch.values.split(lengths)
+            found = [dict(zip(items, each.tolist(), strict=True)) for items, each in zip(found, weights, strict=True)]
+        yield [recommender.users[row] for row in part], found
 
 
 def batches_of_histories(recommender: Recommender, pairs: Iterable[tuple[str, History]], size: int) -> Iterator[Batch]:
     """Give the histories of any users in batches; items that the model does not know are counted in ``unknown``."""
     pairs = iter(pairs)
     while part := list(islice(pairs, size)):
-        yield [user for user, _ in part], Histories.from_lists([recommender.known(history) for _, history in part])
+        yield [user for user, _ in part], [recommender.known(history) for _, history in part]
 
 
-def rank(
-    recommender: Recommender, batches: Iterable[Batch], submit: Submit, workers: int
-) -> Generator[tuple[str, Ranking], None, None]:
+def rank(batches: Iterable[Batch], submit: Submit, workers: int) -> Generator[tuple[str, Ranking], None, None]:
     """Rank items for the users of all batches, in their order, with only some batches in memory at a time.
 
     Args:
-        recommender: counts histories without a known item, and rankings without an item.
         batches: the users.
         submit: from :func:`threads` or :func:`on_dask`.
         workers: how many batches are ranked at once.
@@ -135,10 +121,9 @@ def rank(
     waiting: deque[tuple[Batch, Any]] = deque()
 
     def first() -> Iterator[tuple[str, Ranking]]:
-        (users, batch), future = waiting[0]
+        (users, _), future = waiting[0]
         rankings: list[Ranking] = future.result()
         waiting.popleft()
-        recommender.tally(batch, rankings)
         return zip(users, rankings, strict=True)
 
     try:
@@ -154,34 +139,41 @@ def rank(
 
 
 @contextlib.contextmanager
-def threads(recommender: Recommender, wanted: Wanted, workers: int) -> Iterator[Submit]:
+def threads(recommender: Recommender, selection: Selection, workers: int) -> Iterator[Submit]:
     """Rank batches by threads of this process, each with one thread of torch."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(workers) as executor:
-            yield lambda batch: executor.submit(wanted.rank, recommender, batch)
+            yield lambda rows: executor.submit(_rank, recommender, selection, rows)
     finally:
         torch.set_num_threads(before)
 
 
 def on_dask(
-    client: Any, checkpoint: str | Path, correction: float | None, imports: Sequence[str], wanted: Wanted
+    client: Any,
+    recommender: Recommender,
+    selection: Selection,
+    checkpoint: str | Path,
+    correction: float | None,
+    imports: Sequence[str],
 ) -> Submit:
     """Rank batches on the workers of a Dask scheduler, which load the checkpoint from the same path.
 
     Args:
         client: of :mod:`distributed`.
+        recommender: of the checkpoint; it counts what the workers find.
+        selection: what may be recommended.
         checkpoint: the file.
         correction: see :meth:`~recbole_vae.serving.recommender.Recommender.load`.
         imports: modules that register models; the workers must have them, too.
-        wanted: what the rankings are to be.
     """
     path = str(Path(checkpoint).resolve())
     about = path, fingerprint(path), correction, tuple(imports)
 
-    def submit(batch: Histories) -> _Waiting:
-        return _Waiting(client, client.submit(_remote, about, wanted, batch, pure=False))
+    def submit(rows: Rows) -> _Waiting:
+        recommender.without_known += sum(not row for row in rows)
+        return _Waiting(client, client.submit(_remote, about, selection, rows, pure=False), recommender)
 
     return submit
 
@@ -189,8 +181,8 @@ def on_dask(
 class _Waiting:
     """A future of Dask whose errors are for people, and which is not waited for if all workers are gone."""
 
-    def __init__(self, client: Any, future: Any) -> None:
-        self.client, self.future = client, future
+    def __init__(self, client: Any, future: Any, recommender: Recommender) -> None:
+        self.client, self.future, self.recommender = client, future, recommender
 
     def result(self) -> list[Ranking]:
         """Return the rankings.
@@ -203,6 +195,7 @@ class _Waiting:
         while True:
             try:
                 rankings: list[Ranking] = self.future.result(timeout=_PATIENCE)
+                self.recommender.without_rest += sum(not ranking for ranking in rankings)
                 return rankings
             except NotYetError:
                 if not self.client.scheduler_info()["workers"]:
@@ -226,12 +219,12 @@ _About = tuple[str, str, float | None, tuple[str, ...]]
 _loading = threading.Lock()
 
 
-def _remote(about: _About, wanted: Wanted, batch: Histories) -> list[Ranking]:
+def _remote(about: _About, selection: Selection, rows: Rows) -> list[Ranking]:
     """Rank a batch in a Dask worker, which keeps the model, and one thread of torch from then on."""
     with _loading:
         recommender = _loaded(about)
     torch.set_num_threads(1)
-    return wanted.rank(recommender, batch)
+    return _rank(recommender, selection, rows)
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,6 @@ from recbole_vae import Recommender
 from recbole_vae.cli.main import main
 from recbole_vae.errors import CheckpointError, RecBoleVAEError
 from recbole_vae.serving import batch
-from recbole_vae.serving.posterior import Sampling
 from tests.conftest import OPTIONS, random_rows, write_inter
 
 
@@ -82,6 +81,42 @@ def test_parquet_has_what_csv_has(file: str, monkeypatch: pytest.MonkeyPatch) ->
 
     assert main(["recommend", file, "--out=all.parquet"]) == 0
     assert ParquetFile("all.parquet").num_row_groups == 8
+
+
+def test_excluded_items_are_never_recommended(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", file, "--out=all.csv", "-k=25"]) == 0
+    Path("out.txt").write_text("i0\ni3\n\nnever heard of\n")
+    capsys.readouterr()
+    assert main(["recommend", file, "--out=some.csv", "-k=25", "--exclude=out.txt"]) == 0
+    assert "Left out of the excluded items: 1 times an item that is not in" in capsys.readouterr().err
+    every, some = (list(csv.reader(Path(name).read_text().splitlines())) for name in ("all.csv", "some.csv"))
+    left = [(row[0], row[2]) for row in every if row[2] not in ("i0", "i3")]
+    assert left == [(row[0], row[2]) for row in some] != [(row[0], row[2]) for row in every]
+    assert main(["recommend", file, "--exclude=-", "--candidates=-"]) == 2
+    assert "--candidates and --exclude (command line) cannot both be standard input" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_counted_once(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("h.csv").write_text("user_id,item_id\na,\nb,zz\nc,i1\nd,i1\n")
+    Path("c.txt").write_text("i1\n")
+    assert main(["recommend", file, "--histories=h.csv", "--candidates=c.txt", "--out=o.csv"]) == 0
+    said = capsys.readouterr().err
+    assert "Users with no item in the training data: 2; they got the most popular items." in said
+    assert "Users without a recommendation: 2; " in said
+
+
+def test_weights_of_the_training_histories_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(user, f"{item}\t{1 + place % 5}") for place, (user, item) in enumerate(random_rows())]
+    path = write_inter(rows, columns="user_id:token\titem_id:token\trating:float")
+    words = [f"--{name}={value}" for name, value in OPTIONS.items() if name != "use_gpu"]
+    assert main(["run", "--dataset=tiny", f"--data_path={path}", "--value_field=rating", *words]) == 0
+    checkpoint = next(Path("saved").glob("*.pth"))
+    recommender = Recommender.load(checkpoint)
+    monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 1)
+    assert main(["recommend", f"--checkpoint={checkpoint}", "--out=o.csv", "-k=3"]) == 0
+    found = list(csv.reader(Path("o.csv").read_text().splitlines()))[1:]
+    for user, ranking in zip(recommender.users[1:], recommender.recommend_users(recommender.users[1:], 3), strict=True):
+        assert [(row[2], row[3]) for row in found if row[0] == user] == [(item, f"{x:.6g}") for item, x in ranking]
 
 
 def test_lines_in_any_order_are_histories_of_a_file_but_not_of_standard_input(
@@ -154,7 +189,7 @@ def test_a_failed_batch_cancels_those_that_wait(made: Path) -> None:
             cancelled.append(self.number)
 
     numbers = iter(range(100))
-    found = batch.rank(recommender, batch.batches_of_users(recommender, None, 3), lambda _: Future(next(numbers)), 2)
+    found = batch.rank(batch.batches_of_users(recommender, None, 3), lambda _: Future(next(numbers)), 2)
     with pytest.raises(RecBoleVAEError, match="^batch 0$"):
         next(found)
     assert cancelled == list(range(8))
@@ -162,12 +197,12 @@ def test_a_failed_batch_cancels_those_that_wait(made: Path) -> None:
 
 def test_a_worker_with_another_file_is_refused(made: Path) -> None:
     recommender = Recommender.load(made)
-    wanted = batch.Wanted(3, True, None, Sampling())
+    selection = recommender.selection(3)
     _, histories = next(batch.batches_of_users(recommender, ["u1"], 5))
     about = (str(made), batch.fingerprint(made), None, ())
-    assert batch._remote(about, wanted, histories) == recommender.recommend_users(["u1"], k=3)
+    assert batch._remote(about, selection, histories) == recommender.recommend_users(["u1"], k=3)
     with pytest.raises(CheckpointError, match="another file than the command has under this name"):
-        batch._remote((about[0], "0" * 64, None, ()), wanted, histories)
+        batch._remote((about[0], "0" * 64, None, ()), selection, histories)
 
 
 @pytest.mark.usefixtures("in_batches_of_three")
@@ -181,9 +216,17 @@ def test_dask_workers_make_the_same_lists_and_one_that_is_killed_is_told(
         n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None, memory_limit=None
     ) as cluster:
         scheduler = f"--scheduler={cluster.scheduler_address}"
-        assert main(["recommend", file, "--out=here.csv"]) == 0
-        assert main(["recommend", file, "--out=there.csv", scheduler]) == 0
-        assert Path("here.csv").read_bytes() == Path("there.csv").read_bytes()
+        Path("h.csv").write_text("user_id,item_id\na,\n" + "".join(f"{n},i{n % 9}\n{n},i9\n" for n in range(8)))
+        for words in ([], ["--histories=h.csv", "--samples=2"]):
+            said = []
+            for more in ([], [scheduler]):
+                capsys.readouterr()
+                out = "there" if more else "here"
+                assert main(["recommend", file, f"--out={out}.csv", *words, *more]) == 0
+                said.append([line for line in capsys.readouterr().err.splitlines() if line.startswith("Users")])
+            assert Path("here.csv").read_bytes() == Path("there.csv").read_bytes()
+            assert said[0] == said[1]
+            assert len(said[0]) == len(words[:1])
         cluster.scale(0)
         cluster.sync(cluster._correct_state)
         capsys.readouterr()
