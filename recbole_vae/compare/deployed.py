@@ -29,26 +29,14 @@ from recbole_vae.training.restore import config_of_checkpoint, load_recboles
 
 Floats = NDArray[np.float64]
 
-_Z = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over users with its 95 % interval, by the normal distribution; the ends are None for a single user."""
+    """A mean over users with its 95 % bootstrap interval; the ends are None for a single user."""
 
     mean: float
     low: float | None
     high: float | None
-
-    @classmethod
-    def of(cls, values: Floats) -> Estimate:
-        """Estimate the mean of the users' values, shape [users]."""
-        mean = float(values.mean())
-        if len(values) < 2:
-            return cls(mean, None, None)
-        half = _Z * float(values.std(ddof=1)) / len(values) ** 0.5
-        return cls(mean, mean - half, mean + half)
 
 
 @dataclass(frozen=True)
@@ -175,10 +163,16 @@ def evaluate(
 def _estimates(of_models: dict[str, dict[str, Floats]], part: NDArray[np.bool_]) -> dict[str, dict[str, Estimate]]:
     if not part.any():
         return {}
-    return {
-        path: {name: Estimate.of(values[part]) for name, values in metrics.items()}
-        for path, metrics in of_models.items()
-    }
+    return {path: estimates({name: values[part] for name, values in of.items()}) for path, of in of_models.items()}
+
+
+def estimates(metrics: dict[str, Floats]) -> dict[str, Estimate]:
+    """Estimate the means of metrics from the users' values, each of shape [users]."""
+    values = np.column_stack(list(metrics.values()))
+    if len(values) < 2:
+        return {name: Estimate(float(each[0]), None, None) for name, each in metrics.items()}
+    means = effects(values, values).difference
+    return {name: Estimate(*map(float, means[:, place])) for place, name in enumerate(metrics)}
 
 
 def _differences(one: dict[str, Floats], other: dict[str, Floats], some: NDArray[np.bool_]) -> dict[str, Difference]:
@@ -292,6 +286,11 @@ def _interactions(config: Any, name: str, data_path: str | Path) -> NDArray[Any]
         "item_inter_num_interval": None,
         "eval_args": {**config["eval_args"], "split": {"RS": [1, 0, 0]}, "order": "RO", "group_by": "user"},
     }  # fmt: skip
+    if config["load_col"] is not None:  # the newer data need no times or weights
+        fields = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
+        needed = {*fields, config["LABEL_FIELD"], *(config["val_interval"] or ()), *(config["threshold"] or ())}
+        loaded = config["load_col"].get("inter")
+        changes["load_col"] = {"inter": [*fields, *(each for each in loaded or () if each in needed - {*fields})]}
     for option, value in changes.items():
         config[option] = value
     config.dataset = name
