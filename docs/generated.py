@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import recbole_vae  # noqa: F401 - the models need its hooks
-from recbole_vae.cli.main import COMMANDS
+from recbole_vae.cli.main import COMMANDS, module
 from recbole_vae.compare.plan import Plan
 from recbole_vae.evaluation.definitions import DEFINITIONS
 from recbole_vae.model.registry import BUILT_IN, model_class
@@ -174,7 +174,7 @@ def commands(_: str = "") -> str:
     for group, names in COMMANDS.items():
         parts.append(f"## {group}")
         for name in names:
-            parser = import_module(f"recbole_vae.cli.{name}").parser()
+            parser = module(name).parser()
             parts += [f"### {name}", parser.description, f"```text\n{parser.format_usage().strip()}\n```"]
             rows = [_option(action) for action in parser._actions if action.dest != "help"]
             parts.append(table(["option", "value", "meaning"], rows))

@@ -6,7 +6,6 @@ import importlib.util
 import re
 import shlex
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 import recbole_vae
-from recbole_vae.cli.main import COMMANDS
+from recbole_vae.cli.main import COMMANDS, module
 from recbole_vae.compare import plan as plans
 from recbole_vae.model.registry import BUILT_IN, model_class
 from recbole_vae.options.evaluation import HeldOutArgs
@@ -95,7 +94,7 @@ def test_every_command_and_its_options_are_on_the_page_of_the_command_line(gener
     by_name = {part.split()[0]: part for part in parts}
     assert list(by_name) == [name for names in COMMANDS.values() for name in names]
     for name, part in by_name.items():
-        flags = import_module(f"recbole_vae.cli.{name}").parser()._option_string_actions
+        flags = module(name).parser()._option_string_actions
         assert all(f"`{flag}`" in part for flag in flags if flag not in ("-h", "--help"))
     assert "%(default)" not in generated.commands()
 
@@ -173,4 +172,4 @@ def test_commands_that_are_not_run_are_understood(code: str, monkeypatch: pytest
     for line in code.replace("\\\n", " ").splitlines():
         if line.startswith("recbole-vae "):
             _, name, *words = shlex.split(line, comments=True)
-            import_module(f"recbole_vae.cli.{name}").parser().read(words)
+            module(name).parser().read(words)

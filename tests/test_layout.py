@@ -22,7 +22,7 @@ RANKS = {
     "plugin": 7,
     "serving": 8,
     "analysis": 9, "bench": 9,
-    "compare": 10,
+    "compare": 10, "server": 10,
     "cli": 11,
     "__init__": 12, "__main__": 12,
 }  # fmt: skip

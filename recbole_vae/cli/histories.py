@@ -28,12 +28,25 @@ def reading(name: str) -> Iterator[IO[str]]:
 
 
 def histories(name: str, model: Any) -> Iterator[tuple[str, Iterable[str]]]:
-    """Read a file of histories, or standard input for ``-``, and say so where there are none."""
+    """Read a file of histories, or standard input for ``-``, and say so where there are none.
+
+    A file is read twice: first it is checked whole, so that a mistake on its last line is found before any work. If the lines
+    of a user are not consecutive, the file is held in memory; standard input is refused then.
+    """
     from recbole_vae.serving import history_file
 
     called, pair = "standard input" if name == "-" else name, None
     with reading(name) as file:
-        for pair in history_file.read_histories(file, called, model.USER_ID, model.ITEM_ID, model.options.value_field):
+        about = (called, model.USER_ID, model.ITEM_ID, model.options.value_field)
+        scattered = False
+        if name != "-" and file.seekable():
+            try:
+                for _ in history_file.read_histories(file, *about):
+                    pass
+            except history_file.ScatteredError:
+                scattered = True
+            file.seek(0)
+        for pair in history_file.read_histories(file, *about, scattered=scattered):
             yield pair
     if pair is None:
         print(f"{called}: contains no histories, only the header.", file=sys.stderr)

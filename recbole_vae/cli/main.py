@@ -18,14 +18,17 @@ from recbole_vae.storage.files import silence, standard_output
 COMMANDS = {
     "Train": ("run", "prepare", "exec"),
     "Compare": ("compare", "bench"),
-    "Use": ("recommend", "explain", "export"),
-    "Understand": ("latent", "uncertainty", "generate"),
+    "Use": ("recommend", "explain", "serve", "export"),
+    "Understand": ("latent", "uncertainty", "generate", "evaluate", "compare-lists"),
 }
 """The commands, each a module of this package, in the groups and the order of the help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the console command and return its exit status: 0, 1 for a failed run, 2 for bad usage, 130 for Ctrl-C."""
+    """Run the console command and return its exit status.
+
+    It is 0, 1 for a failed run, 2 for bad usage, 3 for a limit that is exceeded, or 130 for Ctrl-C.
+    """
     started = time.time()
     words, argv = list(sys.argv[1:] if arguments is None else arguments), sys.argv
     # Torch asks for huge pages then: random rows of large tables are found in a fraction of the time.
@@ -71,9 +74,9 @@ def _main(words: list[str], started: float) -> int:
         )
     if not {"-h", "--help"} & set(rest):
         ensure_recbole()
-    module = _module(name)
+    of_command = module(name)
     try:
-        options = module.parser().read(rest)
+        options = of_command.parser().read(rest)
     except SystemExit:  # the help is printed
         return 0
     options.started = started
@@ -81,17 +84,18 @@ def _main(words: list[str], started: float) -> int:
         from recbole_vae.model.registry import import_models
 
         import_models(options.imports, "command line")
-    return int(module.command(options) or 0)
+    return int(of_command.command(options) or 0)
 
 
-def _module(command: str) -> ModuleType:
-    return import_module(f"recbole_vae.cli.{command}")
+def module(command: str) -> ModuleType:
+    """Return the module of a command."""
+    return import_module(f"recbole_vae.cli.{command.replace('-', '_')}")
 
 
 def _help() -> str:
     lines = ["usage: recbole-vae COMMAND [--OPTION=VALUE ...]", ""]
     for group, commands in COMMANDS.items():
-        lines += [f"{group}:", *(f"  {name:<12} {_module(name).SUMMARY}" for name in commands)]
+        lines += [f"{group}:", *(f"  {name:<14} {module(name).SUMMARY}" for name in commands)]
     return "\n".join([
         *lines, "",
         "recbole-vae COMMAND --help   the options of a command, with their defaults",

@@ -277,7 +277,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "histories": {
         "metavar": "FILE",
         "help": "histories of any users: CSV with the columns user_id,item_id, or a RecBole .inter file; - is standard "
-        "input. The lines of each user must be consecutive",
+        "input, where the lines of each user must be consecutive",
     },
     "k": {"kind": whole(1), "default": 10, "metavar": "N", "help": "length of each list"},
     "popularity_correction": {

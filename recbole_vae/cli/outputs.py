@@ -11,7 +11,7 @@ from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.storage.files import opened
 
 # Options that name files to read, which must not be overwritten.
-_INPUTS = ("checkpoint", "histories", "candidates", "items", "unseen")
+_INPUTS = ("checkpoint", "against", "histories", "candidates", "exclude", "items", "unseen", "old", "new")
 
 
 _WRITTEN = {"html": "the report, to open in a browser", "json": "the results as JSON"}
@@ -31,7 +31,7 @@ def check_outputs(options: Options, *names: str, stdout: str = "json") -> dict[s
     given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     files = {name: None if value == "-" else Path(value) for name, value in given.items()}
     inputs = {
-        name: value for name in _INPUTS if name in options.given and isinstance(value := getattr(options, name), str)
+        name: value for name in _INPUTS if isinstance(value := getattr(options, name, None), str) and value != "-"
     }
     for name, file in files.items():
         if file is None:
@@ -45,12 +45,18 @@ def check_outputs(options: Options, *names: str, stdout: str = "json") -> dict[s
         for read, path in inputs.items():
             if file.is_file() and Path(path).is_file() and file.samefile(path):
                 raise ConfigError(
-                    f"--{name}={file} (command line): this is the file of --{read}, which would be overwritten; name another."
+                    f"--{name}={file} (command line): this is the file of {_called(read)}, which would be overwritten; name "
+                    "another."
                 )
     named = [file.resolve() for file in files.values() if file]
     if len(set(named)) < len(named):
         raise ConfigError(f"--{' and --'.join(files)} (command line) cannot be the same file; name one for each.")
     return files
+
+
+def _called(name: str) -> str:
+    """Return how an input is called on the command line; two commands take it without an option."""
+    return name.upper() if name in ("old", "new") else f"--{name}"
 
 
 def put(files: dict[str, Path | None], text: str, **contents: Callable[[], str]) -> None:

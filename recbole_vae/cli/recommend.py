@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable
 
 from recbole_vae.cli.histories import histories, reading, report_unknown
 from recbole_vae.cli.options import Options, Parser, number, true_or_false, whole
 from recbole_vae.cli.outputs import check_outputs
 from recbole_vae.errors import ConfigError
-from recbole_vae.storage.files import opened
+from recbole_vae.storage.files import opened, written_whole
 
-SUMMARY = "Rank items for known or new users, as CSV: user_id,rank,item_id,score."
+SUMMARY = "Rank items for known or new users, as CSV or Parquet: user_id,rank,item_id,score."
 
 
 def parser() -> Parser:
@@ -19,6 +19,7 @@ def parser() -> Parser:
     parser = Parser("recommend", SUMMARY, "--checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]")
     parser.shared("checkpoint", "users", "histories", "k")
     parser.option("--candidates", metavar="FILE", help="recommend only the items in this file, one id per line")
+    parser.option("--exclude", metavar="FILE", help="never recommend the items in this file, one id per line")
     parser.option(
         "--keep_seen",
         kind=true_or_false,
@@ -36,7 +37,18 @@ def parser() -> Parser:
         help="above 0: draw each place from its own posterior sample, with the standard deviation times X, for diverse lists",
     )  # fmt: skip
     parser.shared("seed", help="seed of the samples")
-    parser.option("--out", metavar="FILE", help="CSV file to write; - is standard output (default: -)")
+    parser.option(
+        "--out", metavar="FILE",
+        help="file to write: Parquet if its name ends in .parquet, else CSV; - is standard output (default: -)",
+    )  # fmt: skip
+    parser.option(
+        "--workers", kind=whole(1, 1024), metavar="N",
+        help="users are scored by N threads; the lists do not depend on it (default: the number of cores)",
+    )  # fmt: skip
+    parser.option(
+        "--scheduler", metavar="ADDRESS",
+        help="score on the workers of the Dask scheduler at this address; they read the checkpoint from the same path",
+    )  # fmt: skip
     parser.shared("imports")
     return parser
 
@@ -45,45 +57,61 @@ def command(options: Options) -> None:
     """Write the rankings, and say what was left out of them."""
     if options.users and options.histories:
         raise ConfigError("--users and --histories (command line) cannot be given together.")
-    if options.histories == options.candidates == "-":
+    read = [name for name in ("histories", "candidates", "exclude") if getattr(options, name) == "-"]
+    if len(read) > 1:
         raise ConfigError(
-            "--histories and --candidates (command line) cannot both be standard input; name a file for one."
+            f"--{read[0]} and --{read[1]} (command line) cannot both be standard input; name a file for one."
         )
+    if options.workers and options.scheduler:
+        raise ConfigError("--workers and --scheduler (command line) cannot be given together.")
     out = check_outputs(options, "out", stdout="out").get("out")
     from tqdm import tqdm
 
     from recbole_vae.data import padding
+    from recbole_vae.serving import batch
+    from recbole_vae.serving.dask_client import dask_client
+    from recbole_vae.serving.parquet import pyarrow, write_parquet
     from recbole_vae.serving.posterior import Sampling
     from recbole_vae.serving.ranking import write_rankings
     from recbole_vae.serving.recommender import Recommender
 
+    as_parquet = out is not None and out.suffix == ".parquet"
+    if as_parquet:
+        pyarrow()  # what would fail at the end fails here
     sampling = Sampling(options.samples, options.diversify, options.seed)
     model = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
-    candidates = None
-    if options.candidates:
-        with reading(options.candidates) as file:
-            try:
-                candidates = [line.strip() for line in file if line.strip()]
-            except UnicodeDecodeError:
-                raise ConfigError(f"--candidates={options.candidates} (command line): not text in UTF-8.") from None
-    pairs: Iterable[tuple[str, Iterable[str]]]
+    candidates, exclude = _ids(options, "candidates"), _ids(options, "exclude")
+    selection = model.selection(options.k, not options.keep_seen, candidates, exclude, None, sampling)
+    size = batch.batch_size(model, selection)
     total: int | None = None
     if options.histories:
-        pairs = histories(options.histories, model.model)
-    elif options.users:  # looked up before anything is written
-        pairs, total = [(user, model.history(user)) for user in options.users], len(options.users)
+        batches = batch.batches_of_histories(model, histories(options.histories, model.model), size)
     else:
-        known = model.users[padding.REAL]
-        pairs, total = ((user, model.history(user)) for user in known), len(known)
-    # Standard output is for the result, and a terminal shows one of the two.
-    bar = tqdm(pairs, total=total, unit=" users", ncols=100, disable=None if out else True)
-    rankings = model.stream(bar, options.k, not options.keep_seen, candidates, sampling)
-    with opened(out) as file:
-        count = write_rankings(rankings, file, sampled=sampling.samples > 0)
+        batches = batch.batches_of_users(model, options.users, size)
+        total = len(options.users or model.users[padding.REAL])
+    with contextlib.ExitStack() as stack:
+        if options.scheduler:
+            client = stack.enter_context(dask_client(options.scheduler))
+            workers = len(client.ncores()) or 1
+            correction = options.popularity_correction
+            submit = batch.on_dask(client, model, selection, options.checkpoint, correction, options.imports)
+        else:
+            workers = options.workers or batch.cores()
+            submit = stack.enter_context(batch.threads(model, selection, workers))
+        rankings = stack.enter_context(contextlib.closing(batch.rank(batches, submit, workers)))
+        # Standard output is for the result, and a terminal shows one of the two.
+        bar = tqdm(rankings, total=total, unit=" users", ncols=100, disable=None if out else True)
+        if out and as_parquet:
+            with written_whole(out, binary=True) as file:
+                count = write_parquet(bar, file, sampled=sampling.samples > 0)
+        else:
+            with opened(out) as file:
+                count = write_rankings(bar, file, sampled=sampling.samples > 0)
     if out:
         print(f"{out}: {count} users", file=sys.stderr)
     report_unknown(model.unknown)
     report_unknown(model.unknown_candidates, "the candidates")
+    report_unknown(model.unknown_excluded, "the excluded items")
     if model.without_known:
         print(
             f"Users with no item in the training data: {model.without_known:,}; they got the most popular items.",
@@ -95,3 +123,15 @@ def command(options: Options) -> None:
             "recommended (--keep_seen=True recommends these, too).",
             file=sys.stderr,
         )
+
+
+def _ids(options: Options, name: str) -> list[str] | None:
+    """Read a file of item ids, one a line; None if the option is not given."""
+    path = getattr(options, name)
+    if path is None:
+        return None
+    with reading(path) as file:
+        try:
+            return [line.strip() for line in file if line.strip()]
+        except UnicodeDecodeError:
+            raise ConfigError(f"--{name}={path} (command line): not text in UTF-8.") from None

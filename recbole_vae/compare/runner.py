@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import sys
 from collections import Counter
@@ -22,6 +21,8 @@ from recbole_vae.compare.plan import Plan, PlanRow, digest
 from recbole_vae.compare.results import DONE, FAILED, REFUSED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.serving.batch import cores
+from recbole_vae.serving.dask_client import dask_client
 from recbole_vae.storage.files import leftovers, write_whole
 
 
@@ -197,9 +198,7 @@ class _Comparing:
         plan = self.plan
         settings = dict(job["settings"])
         settings["data_path"] = str(Path(str(settings.get("data_path", "dataset"))).resolve())
-        here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        cores = int(os.environ.get("OMP_NUM_THREADS") or here)
-        threads = None if plan.scheduler else max(1, cores // plan.jobs)  # Dask's workers have OMP_NUM_THREADS
+        threads = None if plan.scheduler else max(1, cores() // plan.jobs)  # Dask's workers have OMP_NUM_THREADS
         return {
             "job": {**job, "settings": settings}, "imports": plan.imports, "path": [str(Path.cwd())],
             "threads": threads, "memory_limit": plan.memory_limit, "time_limit": plan.time_limit,
@@ -310,15 +309,5 @@ def _executor(plan: Plan) -> Iterator[Executor]:
         finally:
             threads.shutdown(cancel_futures=True)
         return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ConfigError("scheduler: pip install 'recbole_vae[dask]' first.") from None
-    try:
-        client = Client(plan.scheduler, timeout="10s")
-    except (OSError, ValueError, TimeoutError) as error:
-        raise ConfigError(
-            f"scheduler: no Dask scheduler answers at {plan.scheduler} ({' '.join(str(error).split())})."
-        ) from None
-    with client, client.get_executor(pure=False) as executor:
+    with dask_client(plan.scheduler) as client, client.get_executor(pure=False) as executor:
         yield executor

@@ -8,7 +8,6 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recbole_vae.data import padding
@@ -16,6 +15,7 @@ from recbole_vae.errors import DataError
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
+    from scipy.sparse import csr_matrix
 
 LARGEST_WEIGHT = 1e12
 """Sums of squares of larger weights, and of their gradients, could leave the range of float32: the loss would be no number."""
@@ -138,6 +138,8 @@ class Histories:
             n_items: number of items (without RecBole's padding item).
             padded: whether a column for RecBole's padding item comes first, as in RecBole's own tables.
         """
+        from scipy.sparse import csr_matrix  # here, because a server that starts needs none
+
         columns, width = (self.indices, padding.ids(n_items)) if padded else (self.columns(), n_items)
         entries = (self.entry_values(), columns, self.indptr)
         return csr_matrix(tuple(each.cpu().numpy() for each in entries), shape=(len(self), width))

@@ -8,6 +8,7 @@ nothing that the adapter relies on. Any other class declares them by a method
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -132,6 +133,7 @@ class HistoryScorer(Capabilities):
         self.histories = histories.to(model.device)
         shares = self.histories.counts(self.n_real_items) / max(1, padding.real(len(histories)))
         self.popularity = padding.with_padding(shares)
+        self._scoring = threading.Lock()  # the adapters change the model meanwhile
 
     def eval(self) -> HistoryScorer:
         """Return the model, which is in evaluation mode."""
@@ -139,7 +141,8 @@ class HistoryScorer(Capabilities):
 
     def score(self, histories: Histories) -> Tensor:
         """Score all items for histories, float32, shape [batch, n_items]; item 0, RecBole's padding, has ``-inf``."""
-        scores = score_histories(self.model, histories).float().to(self.device)
+        with self._scoring:
+            scores = score_histories(self.model, histories).float().to(self.device)
         return padding.with_padding(scores[:, padding.REAL])
 
     ranking_scores = HistoryRecommender.ranking_scores

@@ -45,6 +45,19 @@ def ndcg(hits: Table, relevant: Table) -> Table:
     return np.cumsum(np.where(hits, gains, 0), axis=1) / _up_to(np.cumsum(gains), relevant)
 
 
+def gini(counts: Table, items: int) -> float:
+    """Gini index of the number of times that items are recommended: 0 if equally often, near 1 if few have all.
+
+    Args:
+        counts: of the items that are recommended at all, at least one; int, shape [shown].
+        items: number of items, with those that are never recommended.
+    """
+    counts = np.sort(counts)
+    places = np.arange(items - len(counts) + 1, items + 1)
+    index: float = np.sum((2 * places - items - 1) * counts) / counts.sum() / items
+    return index
+
+
 class MRR(metrics.MRR):  # type: ignore[misc]
     """Mean reciprocal rank."""
 
@@ -137,11 +150,7 @@ class GiniIndex(_OfLists, metrics.GiniIndex):  # type: ignore[misc]
 
     def get_gini(self, item_matrix: Table, num_items: int) -> float:
         """Return the Gini index."""
-        shown, items = self.shown(item_matrix), self.items(num_items)
-        counts = np.sort(np.unique(shown, return_counts=True)[1])
-        places = np.arange(items - len(counts) + 1, items + 1)
-        index: float = np.sum((2 * places - items - 1) * counts) / shown.size / items
-        return index
+        return gini(np.unique(self.shown(item_matrix), return_counts=True)[1], self.items(num_items))
 
 
 class TailPercentage(_OfLists, metrics.TailPercentage):  # type: ignore[misc]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,6 +31,9 @@ from recbole_vae.nn.likelihood import (
 )
 from recbole_vae.nn.propensity import log_propensity
 from recbole_vae.options.fields import ModelConfig
+
+_strength: ContextVar[float | None] = ContextVar("strength", default=None)
+"""Inside :meth:`HistoryRecommender.corrected_by` its argument."""
 
 
 class TrainingConfig(ModelConfig):
@@ -187,9 +193,28 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
     def _counts(self) -> Tensor:
         return self.histories.counts(self.n_real_items)
 
+    @cached_property
+    def _log_propensity(self) -> Tensor:
+        return log_propensity(self._counts())
+
     def correct_popularity(self, strength: float) -> None:
         """Replace the option ``popularity_correction``; see :meth:`with_padding`."""
-        self._correction = -strength * log_propensity(self._counts()) if strength else None
+        self._correction = -strength * self._log_propensity if strength else None
+
+    @contextmanager
+    def corrected_by(self, strength: float | None) -> Iterator[None]:
+        """Correct for popularity by another strength in this block, and in this thread alone; None changes nothing."""
+        token = _strength.set(strength)
+        try:
+            yield
+        finally:
+            _strength.reset(token)
+
+    def _correction_now(self) -> Tensor | None:
+        strength = _strength.get()
+        if strength is None:
+            return self._correction
+        return -strength * self._log_propensity if strength else None
 
     @abstractmethod
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
@@ -330,7 +355,8 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
             logits: shape [batch, items].
             items: columns of the items, int64, shape [items]; by default all.
         """
-        return logits if self._correction is None else logits + self._correction.to(logits)[items]
+        correction = self._correction_now()
+        return logits if correction is None else logits + correction.to(logits)[items]
 
     def uncorrected(self, scores: Tensor) -> Tensor:
         """Remove the popularity correction from scores of :meth:`score`; shape [batch, n_items].
@@ -338,7 +364,8 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         Probabilities are the softmax of these. Corrected scores only rank items: their softmax is not the distribution that
         the model was trained to fit.
         """
-        return scores if self._correction is None else scores - padding.with_padding(self._correction.to(scores), 0.0)
+        correction = self._correction_now()
+        return scores if correction is None else scores - padding.with_padding(correction.to(scores), 0.0)
 
     def ranking_scores(self, histories: Histories) -> Tensor:
         """Return the scores by which recommendations are ranked; a history of no items has ``popularity`` instead.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -172,6 +173,9 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
+_one_at_a_time = threading.Lock()
+
+
 def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Apply a linear layer with many outputs; without a gradient.
 
@@ -188,7 +192,7 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
     if len(features) == 1 and features.is_cpu and weight.dtype == features.dtype == torch.float32:
         # For the product of a matrix and a vector, NumPy's OpenBLAS takes at most half the time of torch with MKL. One thread:
         # it waits for memory, and more would compete with torch's.
-        with _blas().limit(limits=1):
+        with _one_at_a_time, _blas().limit(limits=1):  # two that restore each other's limit would leave the wrong one
             product = weight.detach().numpy() @ features[0].detach().numpy()
         return torch.from_numpy(product).add_(bias)[None]
     if features.is_cuda:

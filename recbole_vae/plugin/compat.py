@@ -9,6 +9,7 @@ additions that the whole process sees. :mod:`recbole_vae.plugin.register` says w
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recbole_vae.plugin.import_hooks import module_exists
+from recbole_vae.plugin.import_hooks import after_import, module_exists
 
 
 def _called_by_recbole() -> bool:
@@ -48,6 +49,37 @@ def ray_cannot_be_imported() -> Iterator[None]:
         yield
     finally:
         del sys.modules["ray"], sys.modules["ray.tune"]
+
+
+@contextmanager
+def tensorboard_and_pandas_take_long() -> Iterator[None]:
+    """``recbole.utils`` imports TensorBoard and pandas, for two functions that no model calls; that is half of its time.
+
+    For the time of that import a stand-in takes the place of each that is not imported yet. It imports the real one when it is
+    first used.
+    """
+    tensorboard, pandas = _Later("torch.utils.tensorboard"), _Later("pandas")
+    # ``from torch.utils.tensorboard import SummaryWriter`` is no use of it yet.
+    tensorboard.SummaryWriter = lambda *args, **kwargs: tensorboard.real().SummaryWriter(*args, **kwargs)  # type: ignore[attr-defined]
+    added = {each.__name__: each for each in (tensorboard, pandas) if each.__name__ not in sys.modules}
+    sys.modules.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
+
+
+class _Later(ModuleType):
+    """A module that is imported when one of its attributes is first asked for."""
+
+    def real(self) -> ModuleType:
+        return importlib.import_module(self.__name__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # the import system asks for these
+            raise AttributeError(name)
+        return getattr(self.real(), name)
 
 
 def numpy_lost_aliases(configurator: ModuleType) -> None:
@@ -105,10 +137,12 @@ def _load_for_recbole(file: str | Path, map_location: Any) -> Any:
 
 def scipy_dok_matrix_lost_update(utils: ModuleType) -> None:
     """The graph models (LightGCN, NGCF, ...) fill a ``dok_matrix`` by ``_update``, which scipy 1.13 dropped."""
-    from scipy.sparse import dok_matrix
 
-    if not hasattr(dok_matrix, "_update"):
-        dok_matrix._update = lambda self, data: self._dict.update(data)
+    def add_it(sparse: Any) -> None:
+        if not hasattr(sparse.dok_matrix, "_update"):
+            sparse.dok_matrix._update = lambda self, data: self._dict.update(data)
+
+    after_import("scipy.sparse", add_it)
 
 
 def pandas_fills_a_copy(dataset: ModuleType) -> None:

@@ -7,6 +7,8 @@ Place                                                               File        
 ==================================================================  ===========  =================================================
 ``sys.meta_path``                                                   get_model    RecBole's ``get_model`` finds the modules below
 ``recbole.model.general_recommender.<name>``                        get_model    modules that hold the registered models
+``recbole.utils.utils.SummaryWriter``                               compat       imported when it is first used
+``recbole.utils.utils.pd``                                          compat       likewise
 ``recbole.utils.utils.ensure_dir``                                  ensure_dir   several processes may make the same folder
 ``recbole.config.configurator.Config._load_config_files``           config       an error in a config file names it and the line
 ``recbole.config.configurator.Config._load_internal_config_dict``   config       defaults of registered models, checked options
@@ -136,6 +138,7 @@ _CHANGES = (
 def _hook_recbole() -> None:
     """Arrange for all changes, once."""
     sys.meta_path.insert(0, ModelFinder())
+    during_import("recbole.utils.utils", functools.partial(_change, "compat:tensorboard_and_pandas_take_long"))
     during_import("recbole.quick_start.quick_start", functools.partial(_change, "compat:ray_cannot_be_imported"))
     after_import("recbole", check_recbole)
     for module, change in _CHANGES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Literal
@@ -15,10 +15,19 @@ import numpy as np
 from recbole_vae.errors import DataError
 
 
+class ScatteredError(DataError):
+    """The lines of a user are not consecutive."""
+
+
 def read_histories(
-    file: IO[str], name: str, user_field: str, item_field: str, value_field: str | None = None
+    file: IO[str],
+    name: str,
+    user_field: str,
+    item_field: str,
+    value_field: str | None = None,
+    scattered: bool = False,
 ) -> Iterator[tuple[str, list[str] | dict[str, float]]]:
-    """Read histories from a CSV file or an atomic file of RecBole, user by user. All lines of a user must be consecutive.
+    """Read histories from a CSV file or an atomic file of RecBole, user by user.
 
     Args:
         file: the text; its first line names the columns: those below, or ``user_id`` and ``item_id``.
@@ -26,10 +35,13 @@ def read_histories(
         user_field: name of the user column in the data set.
         item_field: name of the item column in the data set.
         value_field: name of the weight column. If the file has it, a history maps each item to the sum of its weights.
+        scattered: whether the lines of a user may stand anywhere. The whole file is then held in memory, and users come in the
+            order of their first lines.
 
     Raises:
-        DataError: the text is not UTF-8, a column is missing, a line has too few or too many cells, a user returns later in
-            the file, or a weight is not a positive number.
+        ScatteredError: a user returns later in the file, and ``scattered`` is False.
+        DataError: the text is not UTF-8, a column is missing, a line has too few or too many cells, or a weight is not a
+            positive number.
     """
     try:
         first = file.readline().removeprefix("\ufeff")
@@ -79,12 +91,21 @@ def read_histories(
             ) from None
 
     done: set[int] = set()  # hashes: a set of a million names would be most of the memory
-    for user, lines in groupby(pairs(), key=lambda pair: pair[1]):
+    lines_of: Iterable[tuple[str, Iterable[tuple[int, str, str, float]]]]
+    if scattered:
+        together: dict[str, list[tuple[int, str, str, float]]] = {}
+        for pair in pairs():
+            together.setdefault(pair[1], []).append(pair)
+        lines_of = together.items()
+    else:
+        lines_of = groupby(pairs(), key=lambda pair: pair[1])
+    for user, lines in lines_of:
         first_line, *others = lines
         number = first_line[0]
         if hash(user) in done:
-            raise DataError(
-                f"{name}, line {number}: user '{user}' appears again; all lines of a user must be consecutive. Sort the file."
+            raise ScatteredError(
+                f"{name}, line {number}: user '{user}' appears again; all lines of a user must be consecutive. Sort the file"
+                f"{', or write it to a file and name that' if name == 'standard input' else ''}."
             )
         done.add(hash(user))
         if not others and not first_line[2]:  # an empty cell alone stands for a user without items

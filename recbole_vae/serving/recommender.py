@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,9 +17,12 @@ from torch import Tensor
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
+from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.registry import model_class
 from recbole_vae.nn.chunks import rows_per_chunk
+from recbole_vae.options.limits import LARGEST
 from recbole_vae.serving import posterior
+from recbole_vae.serving.loading import model_of
 from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.ranking import Ranking
 from recbole_vae.storage import checkpoint, recbole_checkpoint
@@ -26,25 +31,6 @@ _EXAMPLES, _EXAMPLE_LENGTH = 1000, 100
 """Unknown ids that are remembered, and how many characters of each: a server must not grow with what its callers send."""
 History = Iterable[str] | Mapping[str, float]
 """Ids of a user's items, in any order (each has weight 1), or a mapping of ids to weights."""
-
-
-@dataclass
-class _Vocabulary:
-    """The part of a RecBole data set that a model reads when it is made."""
-
-    users: list[str]
-    items: list[str]
-    uid_field: str
-    iid_field: str
-    inter_feat: dict[str, Tensor]
-    dataset_name: str
-
-    @property
-    def user_num(self) -> int:
-        return len(self.users)
-
-    def num(self, name: str) -> int:
-        return len(self.users if name == self.uid_field else self.items)
 
 
 @dataclass
@@ -68,8 +54,31 @@ class Unknown:
                 self.examples[name] += 1
 
 
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """How many items are recommended, which may be, and how they are ranked; made by :meth:`Recommender.selection`.
+
+    Attributes:
+        k: length of the ranking.
+        exclude_seen: whether the items of the history are left out.
+        barred: which items are never recommended, bool, shape [n_items]; None for none.
+        popularity_correction: instead of the model's own; None for that.
+        sampling: of the posterior.
+        unknown_candidates: number of candidates that the model does not know.
+    """
+
+    k: int
+    exclude_seen: bool
+    barred: Tensor | None
+    popularity_correction: float | None
+    sampling: Sampling
+    unknown_candidates: int = 0
+
+
 class Recommender:
     """A trained model that ranks items, by the data set's own ids. Make one with :meth:`load`.
+
+    Several threads may use one at the same time. What it keeps does not grow with what it is asked.
 
     Attributes:
         model: the model, in evaluation mode.
@@ -77,7 +86,8 @@ class Recommender:
         items: ids of the items; the first is RecBole's padding.
         dataset: name of the data set.
         unknown: ids in the histories so far that the model does not know.
-        unknown_candidates: ids among the candidates so far that the model does not know.
+        unknown_candidates: ids among the candidates so far that the model does not know; ``unknown_excluded``: among the ids that
+            were to be excluded.
         without_known: how many histories so far had no known item; they got the most popular items.
         without_rest: how many histories so far left no item to recommend; they got an empty ranking.
         item_file: path of the data set's ``.item`` file when the model was trained, whether or not it exists; or None.
@@ -85,11 +95,12 @@ class Recommender:
 
     def __init__(self, model: Any, users: Sequence[str], items: Sequence[str], dataset: str) -> None:
         self.model, self.users, self.items, self.dataset = model.eval(), list(users), list(items), dataset
-        self.unknown, self.unknown_candidates = Unknown(), Unknown()
+        self.unknown, self.unknown_candidates, self.unknown_excluded = Unknown(), Unknown(), Unknown()
         self.without_known = self.without_rest = 0
         self.item_file: Path | None = None
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
+        self._counting = threading.Lock()
 
     @classmethod
     def load(
@@ -132,23 +143,9 @@ class Recommender:
     def _of(
         cls, state: dict[str, Any], kind: Any, device: str | torch.device, popularity_correction: float | None
     ) -> Recommender:
-        options = state["config"]
-        rows = Histories(*(state["histories"][name] for name in ("indptr", "indices", "values")))
-        user, item = options["USER_ID_FIELD"], options["ITEM_ID_FIELD"]
-        feat = {user: rows.rows(), item: rows.indices.long()}
-        if rows.values is not None:
-            feat[options["value_field"]] = rows.values
-        data = _Vocabulary(state["users"], state["items"], user, item, feat, state["dataset"])
-        # Items are sampled in training only.
-        now = {"device": torch.device(device), "n_negatives": 0}
-        if popularity_correction is not None:
-            now["popularity_correction"] = popularity_correction
-        model = kind({**options, **now}, data)
-        model.load_state_dict(state["state_dict"])
-        if len(rows) != len(state["users"]) or not all(each.isfinite().all() for each in model.parameters()):
-            raise RuntimeError("its parameters are not finite numbers, or its histories are not those of its users")
+        model = model_of(state, kind, device, popularity_correction)
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
-        recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
+        recommender.item_file = Path(state["config"]["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
         return recommender
 
     @classmethod
@@ -176,6 +173,8 @@ class Recommender:
         *,
         exclude_seen: bool = True,
         candidates: Iterable[str] | None = None,
+        exclude: Iterable[str] | None = None,
+        popularity_correction: float | None = None,
         samples: int = 0,
         diversify: float = 0.0,
         seed: int = 0,
@@ -191,6 +190,8 @@ class Recommender:
             k: length of the ranking; it is shorter where fewer items are left.
             exclude_seen: whether to leave out the items of the history.
             candidates: ids of the items that may be recommended; None for all.
+            exclude: ids of items that are never recommended, such as those out of stock; unknown ones do no harm.
+            popularity_correction: in place of the one that the model was loaded with; see :meth:`load`.
             samples: see :class:`~recbole_vae.serving.posterior.Sampling`.
             diversify: likewise. The scores stay those at the posterior mean, so they need not descend.
             seed: seed of the noise.
@@ -201,11 +202,14 @@ class Recommender:
         Raises:
             DataError: no candidate is known, ``k`` is less than 1, a history is a string, a weight is not a positive number,
                 or the model was trained without weights.
-            ConfigError: the model has no posterior to sample from, or a value of ``Sampling`` is not allowed.
+            ConfigError: the model has no posterior to sample from, or no popularity correction, or a value of it or of
+                ``Sampling`` is not allowed.
         """
         pairs = ((None, each) for each in histories)
-        sampling = Sampling(samples, diversify, seed)
-        return [ranking for _, ranking in self.stream(pairs, k, exclude_seen, candidates, sampling)]
+        selection = self.selection(
+            k, exclude_seen, candidates, exclude, popularity_correction, Sampling(samples, diversify, seed)
+        )
+        return [ranking for _, ranking in self._stream(pairs, selection)]
 
     def recommend_users(self, users: Iterable[str], k: int = 10, **options: Any) -> list[Ranking]:
         """Rank items for training users, given by their ids; for arguments and result see :meth:`recommend`.
@@ -223,9 +227,7 @@ class Recommender:
         Raises:
             DataError: there is no such user.
         """
-        if self._user_ids is None:
-            self._user_ids = {name: number for number, name in enumerate(self.users) if number}
-        row = self._user_ids.get(str(user))
+        row = self._user_rows().get(str(user))
         if row is None:
             known = padding.real(len(self.users))
             raise DataError(
@@ -236,6 +238,19 @@ class Recommender:
         items = [self.items[item] for item in table.indices[start:stop].tolist()]
         return items if table.values is None else dict(zip(items, table.values[start:stop].tolist(), strict=True))
 
+    def _user_rows(self) -> dict[str, int]:
+        if self._user_ids is None:
+            self._user_ids = {name: number for number, name in enumerate(self.users) if number}
+        return self._user_ids
+
+    def knows_user(self, user: str) -> bool:
+        """Tell whether a user is in the training data."""
+        return user in self._user_rows()
+
+    def knows(self, item: str) -> bool:
+        """Tell whether an item is in the training data."""
+        return item in self._item_ids
+
     def stream(
         self,
         histories: Iterable[tuple[Any, History]],
@@ -243,34 +258,77 @@ class Recommender:
         exclude_seen: bool = True,
         candidates: Iterable[str] | None = None,
         sampling: Sampling | None = None,
+        exclude: Iterable[str] | None = None,
     ) -> Iterator[tuple[Any, Ranking]]:
         """Rank items for pairs of a key and a history as they arrive, in constant memory; see :meth:`recommend`."""
+        yield from self._stream(histories, self.selection(k, exclude_seen, candidates, exclude, None, sampling))
+
+    def _stream(self, histories: Iterable[tuple[Any, History]], selection: Selection) -> Iterator[tuple[Any, Ranking]]:
+        pairs = iter(histories)
+        size = rows_per_chunk(max(len(self.items), selection.sampling.samples * selection.k))
+        while batch := list(islice(pairs, size)):
+            rows = [self.known(history) for _, history in batch]
+            for (key, _), ranking in zip(batch, self.rank(rows, [selection] * len(rows)), strict=True):
+                yield key, ranking
+
+    def selection(
+        self,
+        k: int = 10,
+        exclude_seen: bool = True,
+        candidates: Iterable[str] | None = None,
+        exclude: Iterable[str] | None = None,
+        popularity_correction: float | None = None,
+        sampling: Sampling | None = None,
+    ) -> Selection:
+        """Check what :meth:`recommend` may be told beside the histories. It raises the same errors."""
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise DataError(f"k: {k!r} is not allowed; it must be an integer >= 1.")
         sampling = sampling or Sampling()
         sampling.check(self.model)
-        barred = self._barred(candidates)
-        pairs = iter(histories)
-        size = rows_per_chunk(max(len(self.items), sampling.samples * k))
-        while batch := list(islice(pairs, size)):
-            rows = [self.known(history) for _, history in batch]
-            for (key, _), ranking in zip(batch, self._rank(rows, k, exclude_seen, barred, sampling), strict=True):
-                yield key, ranking
+        if popularity_correction is not None:
+            self._check_correction(popularity_correction)
+        barred, unknown = self._barred(candidates, exclude)
+        return Selection(min(k, len(self.items)), exclude_seen, barred, popularity_correction, sampling, unknown)
 
-    def _barred(self, candidates: Iterable[str] | None) -> Tensor | None:
-        """Return which items must not be recommended, bool, shape [n_items]."""
-        if candidates is None:
-            return None
-        names = list(map(str, candidates))
-        if not names:
-            raise DataError("candidates: the list is empty, so nothing can be recommended.")
-        known = [self._item_ids[name] for name in names if name in self._item_ids]
-        self.unknown_candidates.update(name for name in names if name not in self._item_ids)
-        if not known:
-            raise DataError(
-                f"candidates: the model knows none of the {len(names)} items; its data set is {self.dataset}."
+    def _check_correction(self, strength: float) -> None:
+        if not isinstance(self.model, HistoryRecommender):
+            raise ConfigError(
+                f"popularity_correction: {type(self.model).__name__} does not have this option; leave it out."
             )
-        return torch.ones(len(self.items), dtype=torch.bool).index_fill_(0, torch.tensor(known), False)
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not abs(strength) <= LARGEST:
+            raise ConfigError(
+                f"popularity_correction: {strength!r} is not allowed; it must be a number >= {-LARGEST:g} and <= {LARGEST:g}."
+            )
+
+    def _barred(self, candidates: Iterable[str] | None, exclude: Iterable[str] | None) -> tuple[Tensor | None, int]:
+        """Return which items must not be recommended, bool, shape [n_items]; and the number of unknown candidates."""
+        if candidates is None and exclude is None:
+            return None, 0
+        unknown, barred = 0, torch.zeros(len(self.items), dtype=torch.bool)
+        if candidates is not None:
+            names, known = self._numbers("candidates", candidates, self.unknown_candidates)
+            if not names:
+                raise DataError("candidates: the list is empty, so nothing can be recommended.")
+            if not known:
+                raise DataError(
+                    f"candidates: the model knows none of the {names} items; its data set is {self.dataset}."
+                )
+            unknown = names - len(known)
+            barred.fill_(True).index_fill_(0, torch.tensor(known), False)
+        if exclude is not None:
+            _, known = self._numbers("exclude", exclude, self.unknown_excluded)
+            barred[known] = True
+        return barred, unknown
+
+    def _numbers(self, name: str, items: Iterable[str], unknown: Unknown) -> tuple[int, list[int]]:
+        """Return how many ids there are, and the internal ids of those that the model knows; count the others."""
+        if isinstance(items, str):
+            raise DataError(f"{name} must be a collection of item ids; '{items[:40]}' is a string.")
+        names = list(map(str, items))
+        found = [(self._item_ids.get(each), each) for each in names]
+        with self._counting:
+            unknown.update(each for number, each in found if number is None)
+        return len(names), [number for number, _ in found if number]
 
     def known(self, history: History) -> list[int] | dict[int, float]:
         """Return the internal ids of a history's items, with their weights if the history has weights.
@@ -288,45 +346,72 @@ class Recommender:
                 "a history has weights, but the model was trained without value_field: give the items alone."
             )
         found = [(self._item_ids.get(str(item)), item) for item in history]
-        self.unknown.update(str(item) for number, item in found if number is None)
+        with self._counting:
+            self.unknown.update(str(item) for number, item in found if number is None)
         if isinstance(history, Mapping):
             return {number: history[item] for number, item in found if number}
         return [number for number, _ in found if number]
 
     @torch.inference_mode()
-    def _rank(
-        self,
-        rows: list[list[int] | dict[int, float]],
-        k: int,
-        exclude_seen: bool,
-        barred: Tensor | None,
-        sampling: Sampling,
-    ) -> list[Ranking]:
-        batch = Histories.from_lists(rows).to(self.model.device)
-        scores = self.model.ranking_scores(batch)
-        empty = batch.lengths() == 0
-        self.without_known += int(empty.sum())
-        if exclude_seen:
+    def rank(self, rows: Sequence[list[int] | dict[int, float]], selections: Sequence[Selection]) -> list[Ranking]:
+        """Rank items for histories of internal ids, each by its own selection. All are scored together.
+
+        Args:
+            rows: see :meth:`known`; so few that a table of their scores may be held.
+            selections: one for each row. Rows that share the same object are ranked together, too.
+
+        Raises:
+            DataError: a weight is not a positive number.
+        """
+        groups: dict[Selection, list[int]] = {}
+        for place, selection in enumerate(selections):
+            groups.setdefault(selection, []).append(place)
+        strengths: dict[float | None, list[Selection]] = {}
+        for selection in groups:
+            strengths.setdefault(selection.popularity_correction, []).append(selection)
+        rankings: list[Ranking] = [Ranking() for _ in rows]
+        for strength, of_strength in strengths.items():
+            order = [place for selection in of_strength for place in groups[selection]]
+            batch = Histories.from_lists([rows[place] for place in order]).to(self.model.device)
+            with self.model.corrected_by(strength) if strength is not None else nullcontext():
+                scores, start = self.model.ranking_scores(batch), 0
+                for selection in of_strength:
+                    places = groups[selection]
+                    stop = start + len(places)
+                    found = self._select(batch.slice(start, stop), scores[start:stop], selection)
+                    for place, ranking in zip(places, found, strict=True):
+                        rankings[place] = ranking
+                    start = stop
+        with self._counting:
+            self.without_known += sum(not row for row in rows)
+            self.without_rest += sum(not ranking for ranking in rankings)
+        return rankings
+
+    def _select(self, batch: Histories, scores: Tensor, selection: Selection) -> list[Ranking]:
+        """Rank items by scores, shape [batch, n_items], which are changed."""
+        k, sampling = selection.k, selection.sampling
+        if selection.exclude_seen:
             scores[batch.rows(), batch.indices] = -torch.inf
-        if barred is not None:
-            scores[:, barred.to(scores.device)] = -torch.inf
-        best = scores.topk(k := min(k, scores.shape[1])).indices
-        some = ~empty
-        known, of_known = batch[some.nonzero()[:, 0]], scores[some]
-        if sampling.diversify and len(known):
+        if selection.barred is not None:
+            scores.masked_fill_(selection.barred.to(scores.device), -torch.inf)
+        values, best = scores.topk(k)
+        some = batch.lengths() > 0
+        if sampling.diversify and some.any():
             best[some] = posterior.thompson(
-                self.model, known, of_known, k, temperature=sampling.diversify, seed=sampling.seed
-            )
+                self.model, batch[some.nonzero()[:, 0]], scores[some], k,
+                temperature=sampling.diversify, seed=sampling.seed,
+            )  # fmt: skip
+            values = scores.gather(1, best)
         rankings = [
             Ranking(
                 (self.items[number], value)
-                for number, value in zip(numbers, values, strict=True)
+                for number, value in zip(numbers, of_row, strict=True)
                 if value != float("-inf")
             )
-            for values, numbers in zip(scores.gather(1, best).tolist(), best.tolist(), strict=True)
+            for of_row, numbers in zip(values.tolist(), best.tolist(), strict=True)
         ]
-        self.without_rest += sum(not ranking for ranking in rankings)
-        if sampling.samples and len(known):
+        if sampling.samples and some.any():
+            known, of_known = batch[some.nonzero()[:, 0]], scores[some]
             ranks = posterior.sampled_ranks(
                 self.model, known, best[some], of_known.isneginf(), sampling.samples, seed=sampling.seed
             )
@@ -336,8 +421,8 @@ class Recommender:
                 plain = self.model.uncorrected(of_known)
                 expected = posterior.expected_ndcg(plain, best[some], known.lengths()).tolist()
             sure = posterior.interval(ranks).tolist(), posterior.stability(ranks).tolist(), expected
-            for ranking, intervals, *values in zip(found, *sure, strict=True):
+            for ranking, intervals, *certainty in zip(found, *sure, strict=True):
                 if ranking:
                     ranking.intervals = [(low, high) for low, high in intervals[: len(ranking)]]
-                    ranking.stability, ranking.expected_ndcg = values
+                    ranking.stability, ranking.expected_ndcg = certainty
         return rankings

@@ -87,7 +87,7 @@ _MAY_CHANGE = {
 # Options that may change if the user sets them, to rescue training that went wrong. All others must stay the same.
 _MAY_BE_SET = {"learning_rate", "clip_grad_norm"}
 
-_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, UnicodeDecodeError, ValueError)
+BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, UnicodeDecodeError, ValueError)
 """What zipfile raises for an archive whose bytes have changed."""
 
 
@@ -275,7 +275,7 @@ def check_whole(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except _BAD_ARCHIVE as error:
+    except BAD_ARCHIVE as error:
         damaged = _first_line(error)
     if damaged:
         raise CheckpointError(f"{path}: damaged checkpoint ({damaged}).")
@@ -294,7 +294,7 @@ def check_archive(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except _BAD_ARCHIVE as error:
+    except BAD_ARCHIVE as error:
         raise CheckpointError(f"{path}: damaged checkpoint ({_first_line(error)}).") from None
     if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
         raise CheckpointError(f"{path}: not a checkpoint, but a TorchScript program, which was not run.")

@@ -39,10 +39,14 @@ def is_recboles(path: str | Path) -> bool:
 
 
 def _pickle(path: str | Path) -> bytes:
-    checkpoint.check_whole(path)
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-        return b"".join(map(archive.read, names))
+    checkpoint.check_archive(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+            return b"".join(map(archive.read, names))
+    except checkpoint.BAD_ARCHIVE:
+        checkpoint.check_whole(path)  # says what is damaged
+        raise
 
 
 def load(path: str | Path, map_location: Any = "cpu", classes: Collection[tuple[str, str]] = ()) -> dict[str, Any]:

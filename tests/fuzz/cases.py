@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from decimal import Decimal
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -280,13 +279,13 @@ def plans(draw: Draw) -> tuple[Case, Check]:
     return case, check
 
 
-NOT_DRAWN = {"help", "nproc", "world_size", "ip", "port", "scheduler", "seeds", "tune", "jobs", "epochs"}
+NOT_DRAWN = {"help", "workers", "nproc", "world_size", "ip", "port", "scheduler", "seeds", "tune", "jobs", "epochs"}
 """Options that start processes, ask the network, or take long."""
 
 
 def options_of(command: str) -> list[str]:
     """Return the options that a command declares."""
-    parser = import_module(f"recbole_vae.cli.{command}").parser()
+    parser = main.module(command).parser()
     return sorted({action.dest for action in parser._actions if action.option_strings} - NOT_DRAWN)
 
 

@@ -8,6 +8,7 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import recbole_vae
 from recbole_vae.analysis.explain import Explainer
 from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories
-from recbole_vae.errors import CheckpointError, DataError
+from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.options.limits import LARGEST
 from recbole_vae.serving.history_file import read_histories
 from recbole_vae.serving.ranking import Ranking, write_rankings
@@ -260,12 +261,16 @@ def test_the_command_line(run: Run) -> None:
 def test_a_failure_leaves_no_half_written_file(build: Builder, capsys: pytest.CaptureFixture[str]) -> None:
     run = build()
     run.fit()
-    Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na,i2\n")
+    Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na,i2\nc\n")
     file = f"--checkpoint={run.trainer.saved_model_file}"
-    assert main(["recommend", file, "--histories=h.csv", "--out=o.csv"]) == 1
-    assert "h.csv, line 4: user 'a' appears again" in capsys.readouterr().err
-    assert main(["recommend", file, "--histories=h.csv"]) == 1
-    assert capsys.readouterr().out == ""  # not even the header
+    for wrong in ("--histories=h.csv", "--users=u1,nobody,u2,x"):
+        assert main(["recommend", file, wrong, "--out=o.csv"]) == 1
+        assert main(["recommend", file, wrong, "--out=o.csv.parquet"]) == 1
+        assert main(["recommend", file, wrong]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""  # not even the header
+        reason = "h.csv, line 5: 1 cells" if "h.csv" in wrong else "users 'nobody', 'x' are not among the 40 users of"
+        assert captured.err.count(f"error: {reason}") == 3
     assert not list(Path().glob("*o.csv*"))
     assert not list(Path().glob(".*o.csv*"))
 
@@ -275,15 +280,15 @@ def test_ctrl_c_keeps_what_there_was(build: Builder) -> None:
     run.fit()
     script = f"""
 import os, signal, sys
-from recbole_vae.serving import recommender as recommend
+from recbole_vae.serving import batch
 from recbole_vae.cli.main import main as cli
-original = recommend.Recommender.stream
-def stream(self, *args):
-    for number, each in enumerate(original(self, *args)):
+original = batch.rank
+def rank(*args):
+    for number, each in enumerate(original(*args)):
         if number == 5:
             os.kill(os.getpid(), signal.SIGINT)
         yield each
-recommend.Recommender.stream = stream
+batch.rank = rank
 sys.exit(cli(["recommend", "--checkpoint={run.trainer.saved_model_file}", "--out=o.csv"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -444,3 +449,112 @@ def test_histories_have_the_separators_of_atomic_files(separator: str) -> None:
     ]
     text = "".join(separator.join(line) + "\n" for line in lines)
     assert read(text) == [("a", ["x", 'y "z"']), ("b", ["x"])]
+
+
+def test_what_is_excluded_is_never_recommended(run: Run) -> None:
+    recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
+    history = ["i0", "i1", "i2"]
+    every = recommender.recommend([history], k=1000)[0]
+    out = [item for item, _ in every[:3]]
+    (rest,) = recommender.recommend([history], k=5, exclude=[*out, "never heard of"])
+    assert close(rest, every[3:8])
+    assert recommender.unknown_excluded == Unknown(1, Counter({"never heard of": 1}))
+    (few,) = recommender.recommend([history], candidates=[*out, "i0"], exclude=out[:1])
+    assert close(few, every[1:3])
+    assert recommender.recommend([history], candidates=out, exclude=out) == [[]]
+    assert recommender.recommend([history], k=5, exclude=[]) == [every[:5]]
+    ((_, streamed),) = recommender.stream([("a", history)], 5, exclude=out)
+    assert streamed == rest
+    with pytest.raises(DataError, match="^exclude must be a collection of item ids; 'i1' is a string"):
+        recommender.recommend([history], exclude="i1")
+
+
+@pytest.mark.parametrize("loaded_with", [None, 0.5])
+def test_a_correction_of_one_call_is_that_of_loading_with_it(run: Run, loaded_with: float | None) -> None:
+    file, histories = run.trainer.saved_model_file, [["i0", "i3"], [], ["i7"]]
+    recommender = recbole_vae.Recommender.load(file, popularity_correction=loaded_with)
+    before = recommender.recommend(histories)
+    for strength in (0.0, 2.0, -1.5):
+        expected = recbole_vae.Recommender.load(file, popularity_correction=strength).recommend(histories)
+        for found, other in zip(
+            recommender.recommend(histories, popularity_correction=strength), expected, strict=True
+        ):
+            assert close(found, other)
+    assert recommender.recommend(histories) == before
+    with pytest.raises(ConfigError, match="^popularity_correction: nan is not allowed"):
+        recommender.recommend(histories, popularity_correction=math.nan)
+
+
+def test_rows_of_several_selections_are_ranked_as_alone(build: Builder) -> None:
+    run = build(learning_rate=0.01)
+    run.fit()
+    recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
+    options: list[dict[str, Any]] = [
+        {"k": 3}, {"exclude": ["i0", "i1"]}, {"popularity_correction": 1.0}, {"candidates": ["i4", "i5"]},
+        {"exclude_seen": False, "popularity_correction": 1.0},
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    histories = [[f"i{item}" for item in rng.choice(25, rng.integers(0, 6))] for _ in range(40)]
+    chosen = rng.integers(0, len(options), 40)
+    selections = [recommender.selection(**each) for each in options]
+    together = recommender.rank(
+        [recommender.known(history) for history in histories], [selections[each] for each in chosen]
+    )
+    for history, choice, ranking in zip(histories, chosen, together, strict=True):
+        assert close(ranking, recommender.recommend([history], **options[choice])[0])
+
+
+def test_several_threads(build: Builder) -> None:
+    run = build()
+    run.fit()
+    recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
+    asked: list[tuple[list[str], dict[str, Any]]] = [
+        (["i0", "x"], {}), (["i3"], {"popularity_correction": 3.0}), ([], {"k": 4}), (["i5", "i6"], {"diversify": 2.0}),
+    ]  # fmt: skip
+    expected = [recommender.recommend([history], **options)[0] for history, options in asked]
+    unknown, empty = recommender.unknown.times, recommender.without_known
+    wrong = []
+
+    def work() -> None:
+        for _ in range(50):
+            for (history, options), ranking in zip(asked, expected, strict=True):
+                if not close(recommender.recommend([history], **options)[0], ranking):
+                    wrong.append(history)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
+    assert (recommender.unknown.times - unknown, recommender.without_known - empty) == (200, 200)
+
+
+def test_torch_is_left_as_it_was(run: Run) -> None:
+    before = torch.get_rng_state(), torch.get_num_threads(), torch.is_grad_enabled()
+    recommender = recbole_vae.Recommender.load(run.trainer.saved_model_file)
+    recommender.recommend([["i0"]])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (torch.get_num_threads(), torch.is_grad_enabled()) == before[1:]
+
+
+def test_the_import_is_light() -> None:
+    code = (
+        "import sys\nfrom recbole_vae import Recommender\n"
+        "print([name for name in ('pandas', 'scipy', 'tensorboard', 'matplotlib', 'ray') if name in sys.modules])\n"
+        "from recbole.utils import utils\nprint(utils.list_to_latex, utils.pd.DataFrame, 'pandas' in sys.modules)\n"
+        "import pandas\nprint(utils.pd is not pandas, sys.modules['pandas'].__file__)\n"
+        "from scipy.sparse import dok_matrix\ndok_matrix((2, 2))._update({(0, 1): 1.0})\n"
+        "print(type(utils.SummaryWriter('log')).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    light, used, real, writer = done.stdout.splitlines()
+    assert light == "[]"
+    assert used.endswith("True")
+    assert real.startswith("True")
+    assert writer == "torch.utils.tensorboard.writer"

@@ -1,0 +1,1 @@
+"""The HTTP server: recommendations, explanations and metrics of a checkpoint."""
