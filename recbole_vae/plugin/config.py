@@ -87,6 +87,7 @@ def _load_internal_config_dict(original: Any) -> Any:
         else:
             _load_defaults_of_recbole(self, model, kind, dataset)
         check_kinds(self.external_config_dict, place_of(self, self.config_file_list))
+        _check_out(self)
         _load_columns(self)
 
     return load_internal_config_dict
@@ -111,6 +112,22 @@ def _check_place_of_data(config: Any, dataset: str) -> None:
     for name in ("field_separator", "seq_separator"):
         if isinstance(given.get(name), str):
             given[name] = given[name].replace("\\t", "\t")
+
+
+def _check_out(config: Any) -> None:
+    """Refuse a place for the checkpoint where it cannot be written: that would show only after the training."""
+    out = config.external_config_dict.get("out")
+    if "refit" in config.cmd_config_dict:
+        raise ConfigError("refit (command line): this is a command: recbole-vae refit --checkpoint=FILE --out=FILE.")
+    if out:
+        path = Path(out).resolve()  # of a link, what it points to
+        problem = "this is a folder; name a file" if path.is_dir() else f"there is no folder {path.parent}"
+        if path.parent.is_dir() and not path.is_dir():
+            if os.access(path.parent, os.W_OK):
+                return
+            problem = f"no permission to write into {path.parent}"
+        place = place_of(config, config.config_file_list)("out")
+        raise ConfigError(f"out: {out}{place and f' ({place})'}: {problem}.")
 
 
 def _check_names(config: Any, model: str, kind: Any) -> None:

@@ -17,6 +17,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.model.registry import model_class
 from recbole_vae.nn.chunks import rows_per_chunk
+from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.serving import posterior
 from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.ranking import Ranking
@@ -80,6 +81,7 @@ class Recommender:
         unknown_candidates: ids among the candidates so far that the model does not know.
         without_known: how many histories so far had no known item; they got the most popular items.
         without_rest: how many histories so far left no item to recommend; they got an empty ranking.
+        whole: whether the training histories are all that the data set has, so that nobody's validation or test part is missing.
         item_file: path of the data set's ``.item`` file when the model was trained, whether or not it exists; or None.
     """
 
@@ -88,6 +90,7 @@ class Recommender:
         self.unknown, self.unknown_candidates = Unknown(), Unknown()
         self.without_known = self.without_rest = 0
         self.item_file: Path | None = None
+        self.whole = True
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
 
@@ -148,6 +151,7 @@ class Recommender:
         if len(rows) != len(state["users"]) or not all(each.isfinite().all() for each in model.parameters()):
             raise RuntimeError("its parameters are not finite numbers, or its histories are not those of its users")
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
+        recommender.whole = trains_on_whole_histories(options)
         recommender.item_file = Path(options["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
         return recommender
 
@@ -166,6 +170,7 @@ class Recommender:
             )
         users, items = (list(map(str, training.field2id_token[field])) for field in (model.USER_ID, model.ITEM_ID))
         recommender = cls(as_history_model(model, Histories.from_dataset(training, None)), users, items, name)
+        recommender.whole = trains_on_whole_histories(config)
         recommender.item_file = Path(config["data_path"]) / f"{name}.item"
         return recommender
 
