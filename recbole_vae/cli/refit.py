@@ -12,10 +12,11 @@ from typing import Any
 from recbole_vae.cli.options import Options, Parser, whole
 from recbole_vae.cli.run import free_port, recbole_options
 from recbole_vae.errors import ConfigError
+from recbole_vae.model.registry import is_history_model, model_class
 from recbole_vae.options import command_line
 from recbole_vae.storage.once import read_once
 
-SUMMARY = "Train a model again on all interactions, as a checkpoint says, and write it under a fixed name."
+SUMMARY = "Train again on all interactions, with the settings of a checkpoint."
 
 _OWN = ("checkpoint", "out", "dataset", "warm_start", "nproc")
 """Options that are not among RecBole's words here."""
@@ -75,12 +76,16 @@ def _refit(options: Options) -> None:
     from recbole_vae.training.refit import WARM_SHARE, recipe
 
     found = recipe(options.checkpoint)
-    settings: dict[str, Any] = {**found.options, "out": options.out, "refit": options.checkpoint}
+    model, dataset = found.model, options.dataset or found.dataset
+    settings: dict[str, Any] = {"out": options.out, "refit": options.checkpoint}
     if options.warm_start:
+        if not is_history_model(model_class(model)):
+            raise ConfigError(
+                f"--warm_start (command line): {model} is trained by RecBole, which begins anew; leave it out."
+            )
         settings["warm_start"] = options.warm_start
         if found.epochs:
             settings["epochs"] = math.ceil(WARM_SHARE * found.epochs)
-    model, dataset = found.model, options.dataset or found.dataset
     # Made here once before RecBole makes its own: a mistake in it shows before any child process starts.
     config = Config(model=model, dataset=dataset, config_dict=dict(settings))
     if found.epochs is None and not options.warm_start and "epochs" not in options.free:

@@ -23,13 +23,13 @@ def publish(trainer: Any) -> None:
         DataError: the file cannot be written; the trainer's own is still there.
     """
     out, saved = trainer.config["out"], trainer.saved_model_file
-    if not out or not Path(saved).exists():
+    if not out:
         return
     if not dist.is_initialized() or dist.get_rank() == 0:
         _move(Path(saved), Path(out), keep=bool(trainer.config["resume"]))
-    trainer.saved_model_file = out
     if dist.is_initialized():
         dist.barrier()
+    trainer.saved_model_file = out
     trainer.logger.info(f"The checkpoint is {out}")
 
 

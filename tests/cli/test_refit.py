@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -71,22 +72,23 @@ def test_the_new_model_recommends_nothing_that_a_customer_has(capsys: pytest.Cap
     assert not list(Path("saved").glob("*.pth"))
 
 
-def test_a_newer_file_and_a_warm_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_newer_file_and_a_warm_start(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     gone = checkpoint.load("model.pth")["items"][1]
     rows = [row for row in random_rows(users=45) if row[1] != gone] + [(f"u{user}", "new") for user in range(9)]
     write_inter(rows, "tiny", folder="later")
     assert refit("--data_path=later", "--warm_start=model.pth", "--epochs=3", "--state=INFO") == 0
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     assert f"trained for 3 epochs on all {len(rows)} interactions of 45 users with 25 items." in out
-    assert "Warm start from model.pth: 24 items stay, 1 are new, 1 are gone; the optimiser goes on." in err
+    assert "Warm start from model.pth: 24 items stay, 1 are new, 1 are gone; the optimiser goes on." in caplog.text
     assert "new" in Recommender.load("all.pth").items
     # The next night: the same file is the recipe, where to begin, and what is replaced.
     words = ["--checkpoint=all.pth", "--warm_start=all.pth", "--out=all.pth", "--state=INFO"]
     assert main(["refit", *words, "--dataset=tiny", "--data_path=later"]) == 0
     epochs = -(-(checkpoint.load("model.pth")["epoch"] + 1) // 10)
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     assert f"trained for {epochs} epoch" in out
-    assert "25 items stay, 0 are new, 0 are gone" in err
+    assert "25 items stay, 0 are new, 0 are gone" in caplog.text
 
 
 def test_what_began_with_a_warm_start_does_not_say_how_long_to_train_from_scratch(
@@ -104,7 +106,7 @@ def test_what_began_with_a_warm_start_does_not_say_how_long_to_train_from_scratc
 
 
 def test_after_an_interruption_the_old_file_is_as_it_was(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from recbole_vae.training.trainer import HistoryTrainer
 
@@ -121,7 +123,7 @@ def test_after_an_interruption_the_old_file_is_as_it_was(
     assert refit("--epochs=3") == 130
     assert Path("all.pth").read_bytes() == b"of last night"
     (left,) = Path("saved").glob("*.pth")
-    assert f"go on from it with --resume={left}" in capsys.readouterr().err
+    assert f"go on from it with --resume={left}" in caplog.text
     monkeypatch.undo()
 
 
@@ -174,6 +176,11 @@ def test_a_folder_without_permission(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert f"out: all.pth (command line): no permission to write into {Path.cwd()}." in capsys.readouterr().err
 
 
+def test_a_warm_start_is_no_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--resume=model.pth", "--warm_start=model.pth"]) == 2
+    assert "warm_start: resume goes on from a checkpoint of its own; leave out one" in capsys.readouterr().err
+
+
 def test_refit_is_a_command_and_no_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *FAST, *DATA, "--refit=model.pth"]) == 2
     assert "refit (command line): this is a command: recbole-vae refit" in capsys.readouterr().err
@@ -197,7 +204,10 @@ def test_recboles_models(model: str, capsys: pytest.CaptureFixture[str]) -> None
         with Path("lists.csv").open() as file:
             assert not {(line["user_id"], line["item_id"]) for line in csv.DictReader(file)} & set(random_rows())
     assert main(["refit", "--checkpoint=theirs.pth", "--out=all.pth", "--warm_start=model.pth"]) == 2
-    assert "warm_start (config_dict): " in capsys.readouterr().err
+    assert (
+        f"--warm_start (command line): {model} is trained by RecBole, which begins anew; leave it out."
+        in capsys.readouterr().err
+    )
 
 
 def torch_load(path: str) -> dict[str, Any]:
@@ -215,9 +225,10 @@ def test_a_model_that_is_not_refitted(capsys: pytest.CaptureFixture[str]) -> Non
         "--hidden_size=8",
         "--epochs=1",
         "--show_progress=False",
-        "--train_neg_sample_args=~",
+        "--loss_type=BPR",
     ]
-    assert main(["run", "--model=GRU4Rec", *DATA, load, *words, "--out=theirs.pth"]) == 0
+    by_time = "--eval_args={split: {LS: valid_and_test}}"
+    assert main(["run", "--model=GRU4Rec", *DATA, load, by_time, *words, "--out=theirs.pth"]) == 0
     capsys.readouterr()
     assert main(["refit", "--checkpoint=theirs.pth", "--out=all.pth"]) == 1
     assert (

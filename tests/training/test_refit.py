@@ -16,9 +16,20 @@ from tests.conftest import Builder, Run, random_rows, write_inter
 from tests.training.test_trainer import LEARN, same
 
 
-def refit(build: Builder, path: str, dataset: str = "tiny", **options: Any) -> Run:
+def refit(path: str, dataset: str = "tiny", **options: Any) -> Run:
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
     found = recipe(path)
-    run = build(found.model, dataset, **{**found.options, "refit": path, **options})
+    config = Config(model=found.model, dataset=dataset, config_dict={"refit": path, **options})
+    init_seed(config["seed"], config["reproducibility"])
+    data = create_dataset(config)
+    train, valid, test = data_preparation(config, data)
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, train._dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    run = Run(config, data, train, valid, test, model, trainer)
     run.fit()
     return run
 
@@ -27,36 +38,29 @@ def saved(run: Run) -> dict[str, Any]:
     return checkpoint.load(run.trainer.saved_model_file)
 
 
-@pytest.mark.parametrize("options", [{}, {"weight_averaging": 3, "eval_step": 2}], ids=str)
-def test_a_refit_is_a_run_on_everything_for_as_many_epochs_as_were_best(
-    build: Builder, model_name: str, options: dict[str, Any]
-) -> None:
-    first = build(model_name, **{**LEARN, "learning_rate": 0.03}, **options)
+def test_a_refit_is_a_run_on_everything_for_as_many_epochs_as_were_best(build: Builder, model_name: str) -> None:
+    options = {**LEARN, "epochs": 5, "learning_rate": 0.03, "weight_averaging": 3, "eval_step": 2}
+    first = build(model_name, **options)
     first.fit()
     best = saved(first)["epoch"]
-    again = refit(build, first.trainer.saved_model_file)
+    again = refit(first.trainer.saved_model_file)
     assert len(again.model.histories.indices) == len(set(random_rows()))
     assert saved(again)["epoch"] == best
-    by_hand = build(
-        model_name,
-        **{**LEARN, "learning_rate": 0.03, "epochs": best + 1},
-        **options,
-        eval_args={"split": {"RS": [1, 0, 0]}},
-    )
+    by_hand = build(model_name, **{**options, "epochs": best + 1}, eval_args={"split": {"RS": [1, 0, 0]}})
     by_hand.fit()
     for key in ("state_dict", "optimizer", "histories", "users", "items"):
-        assert same(dict(saved(again)[key]), dict(saved(by_hand)[key])), key
+        assert same(saved(again)[key], saved(by_hand)[key]), key
 
 
 def test_a_refit_of_a_refit_is_the_same(build: Builder) -> None:
-    first = build(**LEARN)
+    first = build(**{**LEARN, "epochs": 4})
     first.fit()
-    once = refit(build, first.trainer.saved_model_file)
-    twice = refit(build, once.trainer.saved_model_file)
+    once = refit(first.trainer.saved_model_file)
+    twice = refit(once.trainer.saved_model_file)
     assert same(dict(saved(once)["state_dict"]), dict(saved(twice)["state_dict"]))
-    warm = refit(build, once.trainer.saved_model_file, epochs=1, warm_start=once.trainer.saved_model_file)
+    warm = refit(once.trainer.saved_model_file, epochs=1, warm_start=once.trainer.saved_model_file)
     assert saved(warm)["epoch"] == 0
-    thrice = refit(build, warm.trainer.saved_model_file)  # the number of epochs is still known
+    thrice = refit(warm.trainer.saved_model_file)  # the number of epochs is still known
     assert same(dict(saved(once)["state_dict"]), dict(saved(thrice)["state_dict"]))
     for run in (once, twice, warm, thrice):
         assert saved(run)["epochs_from_scratch"] == saved(first)["epoch"] + 1
@@ -70,7 +74,7 @@ def scores_of(epochs: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("recbole.trainer.Trainer._valid_epoch", evaluation)
 
 
-def watch_caps(build: Builder, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def watch_caps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return a list that receives the weight of the KL term at the end of each epoch from now on."""
     from recbole_vae.training.trainer import HistoryTrainer
 
@@ -92,7 +96,7 @@ def test_a_cap_that_validation_chose_falls_in_the_same_epoch(
     build: Builder, best: int, eval_step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores_of({2: 0.2, 4: 0.4, best: 0.5}, monkeypatch)
-    seen = watch_caps(build, monkeypatch)
+    seen = watch_caps(monkeypatch)
     options = {**LEARN, "stopping_step": 5, "epochs": 14, "anneal_cap": "auto", "anneal_epochs": 1}
     first = build(**options, eval_step=eval_step)
     first.fit()
@@ -102,7 +106,7 @@ def test_a_cap_that_validation_chose_falls_in_the_same_epoch(
     assert (expected[-1] == 0.15) == fallen
     assert saved(first)["evaluations"][-1] is True
     seen.clear()
-    again = refit(build, first.trainer.saved_model_file)
+    again = refit(first.trainer.saved_model_file)
     assert seen == expected
     assert saved(again)["evaluations"] == saved(first)["evaluations"]
     # A resumed run remembers the evaluations before the stop.
@@ -111,7 +115,7 @@ def test_a_cap_that_validation_chose_falls_in_the_same_epoch(
     second.fit()
     assert saved(second)["evaluations"] == saved(first)["evaluations"]
     # A warm start begins with the cap that there was, and needs no validation part either.
-    warm = refit(build, first.trainer.saved_model_file, epochs=1, warm_start=first.trainer.saved_model_file)
+    warm = refit(first.trainer.saved_model_file, epochs=1, warm_start=first.trainer.saved_model_file)
     assert warm.model.beta() == expected[-1]
 
 
@@ -124,8 +128,8 @@ def test_a_file_of_1_0_0_does_not_say_when_the_cap_fell(build: Builder) -> None:
     torch.save(state, "old.pth")
     assert recipe("old.pth").epochs == state["epoch"] + 1
     with pytest.raises(CheckpointError, match="^old.pth: does not say when .* Give a number, such as --anneal_cap=0.3"):
-        refit(build, "old.pth")
-    refit(build, "old.pth", anneal_cap=0.3)
+        refit("old.pth")
+    refit("old.pth", anneal_cap=0.3)
     second = build(**{**LEARN, "epochs": 20}, anneal_cap="auto")
     second.trainer.resume_checkpoint("old.pth")
     second.fit()  # its evaluations before the stop stay unknown
@@ -171,7 +175,7 @@ def test_whatever_the_split_nothing_is_left_out(build: Builder, split: dict[str,
     path = write_inter(ROWS, columns=TIMED)
     first = build(epochs=1, dataset="tiny", data_path=path, eval_args=split, **COLUMNS)
     first.fit()
-    again = refit(build, first.trainer.saved_model_file)
+    again = refit(first.trainer.saved_model_file)
     state = saved(again)
     assert len(state["histories"]["indices"]) == len(ROWS) > len(first.model.histories.indices)
     assert (len(state["users"]), len(state["items"])) == (41, 26)
@@ -196,7 +200,7 @@ def test_the_parts_of_a_fixed_split_are_put_together(build: Builder, held_out: b
     parts = {"benchmark_filename": ["train", "valid", "test"], "eval_args": args}
     first = build(epochs=1, dataset="tiny", data_path="data", **parts)
     first.fit()
-    again = refit(build, first.trainer.saved_model_file)
+    again = refit(first.trainer.saved_model_file)
     assert len(again.model.histories.indices) == len(rows)
     # What loads the checkpoint by RecBole finds the same data.
     from recbole.quick_start import load_data_and_model
@@ -212,7 +216,7 @@ def test_filters_and_weights_stay_as_they_were(build: Builder) -> None:
     options = {"val_interval": {"rating": "[3,inf)"}, "value_field": "rating"}
     first = build(epochs=1, dataset="tiny", data_path=path, **options)
     first.fit()
-    again = refit(build, first.trainer.saved_model_file)
+    again = refit(first.trainer.saved_model_file)
     kept = [row for row in rows if row[2] >= 3]
     assert len(again.model.histories.indices) == len(kept)
     assert float(again.model.histories.values.sum()) == sum(row[2] for row in kept)
