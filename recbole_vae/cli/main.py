@@ -16,7 +16,7 @@ from recbole_vae.options.names import near
 from recbole_vae.storage.files import silence, standard_output
 
 COMMANDS = {
-    "Train": ("run", "prepare", "exec"),
+    "Train": ("run", "prepare", "refit", "exec"),
     "Compare": ("compare", "bench"),
     "Use": ("recommend", "explain", "serve", "export"),
     "Understand": ("latent", "uncertainty", "generate", "evaluate", "compare-lists"),

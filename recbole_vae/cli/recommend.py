@@ -109,6 +109,12 @@ def command(options: Options) -> None:
                 count = write_rankings(bar, file, sampled=sampling.samples > 0)
     if out:
         print(f"{out}: {count} users", file=sys.stderr)
+    if not (options.histories or model.whole):
+        print(
+            f"{options.checkpoint}: trained on a part of the interactions, so lists may have items that users own already; "
+            f"train on all by: recbole-vae refit --checkpoint={options.checkpoint} --out=FILE",
+            file=sys.stderr,
+        )
     report_unknown(model.unknown)
     report_unknown(model.unknown_candidates, "the candidates")
     report_unknown(model.unknown_excluded, "the excluded items")

@@ -42,6 +42,16 @@ def parser() -> Parser:
         "--resume", metavar="FILE", help="continue training from this checkpoint, with the settings stored in it"
     )
     parser.option(
+        "--warm_start",
+        metavar="FILE",
+        help="begin with the parameters of this checkpoint of the same model, matched by item ids",
+    )
+    parser.option(
+        "--out",
+        metavar="FILE",
+        help="put the checkpoint of the best epoch here at the end (default: a new name in saved/)",
+    )
+    parser.option(
         "--metrics", kind=literal_list, several=True, metavar="NAME", help="metrics to report, such as Recall NDCG"
     )
     parser.option(
@@ -105,13 +115,19 @@ def _run(options: Options, given: dict[str, str]) -> None:
     from recbole.config import Config
     from recbole.quick_start import run
 
+    from recbole_vae.training.refit import in_one_stage
+
     # Made here once before RecBole makes its own: a mistake in it shows before any child process starts.
     config = Config(model=model, dataset=dataset, config_file_list=config_files)
+    if config["out"] and not in_one_stage(config):
+        raise ConfigError(
+            f"out: {model} is trained in several stages or by another library, so its file keeps its name."
+        )
     distributed: dict[str, Any] = {
         "nproc": options.nproc,
         "world_size": options.world_size,
         "ip": options.ip,
-        "port": str(options.port or _free_port()),
+        "port": str(options.port or free_port()),
         "group_offset": options.group_offset,
     }
     result = run(model, dataset, config_file_list=config_files, **distributed)
@@ -119,7 +135,7 @@ def _run(options: Options, given: dict[str, str]) -> None:
     summarise(config, result or {}, time.time() - options.started, {**given, **imports}, trained)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that is free; by RecBole's fixed one, two runs on one machine would meet."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -13,7 +13,7 @@ from recbole_vae.model.known_options import FOR_ALL
 from recbole_vae.model.registry import is_history_model, recbole_name
 from recbole_vae.options.shell import quoted
 
-_CHANGED = {"model", "dataset", "resume", "epochs", "stopping_step", "port"}
+_CHANGED = {"model", "dataset", "resume", "warm_start", "out", "epochs", "stopping_step", "port"}
 """Options that are not to be repeated when training goes on."""
 
 
@@ -28,7 +28,7 @@ def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict
         trained: epochs in the checkpoint that the run went on from, or 0.
     """
     ours = is_history_model(config.model_class)
-    newest = (config["resume"] if ours else None) or _written(config, seconds)
+    newest = config["out"] or (config["resume"] if ours else None) or _written(config, seconds)
     print()
     _print_metrics(config, result)
     print(f"Time        {seconds:.1f} s, from the start of the command")
@@ -137,4 +137,4 @@ def _own(config: Any, ours: bool) -> set[str]:
         "clip_grad_norm",
         "stopping_step",
     }
-    return own | training | {"model", "dataset", "resume", "port"}
+    return own | training | {"model", "dataset", "resume", "warm_start", "out", "port"}

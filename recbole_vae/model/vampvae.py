@@ -65,6 +65,7 @@ class VampVAE(VAE):
     by_softmax = True
     encoder: GatedEncoder
     standard_prior = False
+    item_dims: ClassVar[dict[str, tuple[int, ...]]] = {"pseudo_inputs": (1,)}
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

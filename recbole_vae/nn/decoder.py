@@ -40,6 +40,11 @@ class Decoder(nn.Module):
         self.layers = layers
         self.dtype, self.sampler, self.likelihood, self.smoothing = dtype, sampler, likelihood, smoothing
 
+    @property
+    def item_dims(self) -> dict[str, tuple[int, ...]]:
+        last = len(self.layers) - 1
+        return {f"layers.{last}.weight": (0,), f"layers.{last}.bias": (0,)}
+
     def tie(self, encoder: HistoryEncoder) -> None:
         """Share the output layer's weights, but not its bias, with the encoder's first layer, of the same shape.
 

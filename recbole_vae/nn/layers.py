@@ -65,6 +65,8 @@ class SparseLinear(nn.Module):
         sparse: whether the gradient of ``weight`` is a sparse tensor, with the rows of the columns that occur.
     """
 
+    item_dims: ClassVar[dict[str, tuple[int, ...]]] = {"weight": (0,)}
+
     def __init__(self, in_features: int, out_features: int, *, sparse: bool = False) -> None:
         super().__init__()
         self.sparse = sparse

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
@@ -243,6 +243,8 @@ class NeuralEASE(nn.Module):
     Raises:
         DataError: the items are too many for this machine's memory.
     """
+
+    item_dims: ClassVar[dict[str, tuple[int, ...]]] = {"weight": (0, 1)}
 
     def __init__(self, n_items: int) -> None:
         super().__init__()

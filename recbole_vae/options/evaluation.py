@@ -189,6 +189,23 @@ def holds_out_users(values: Any) -> bool:
     return isinstance(args, dict) and isinstance(args.get("split"), dict) and "HU" in args["split"]
 
 
+ALL: dict[str, list[float]] = {"RS": [1.0, 0.0, 0.0]}
+"""The split that leaves all interactions for training, also those of all parts that ``benchmark_filename`` names."""
+
+
+def trains_on_all(values: Any) -> bool:
+    """Tell whether the options leave no interaction for validation and test."""
+    args = values["eval_args"]
+    split = args.get("split") if isinstance(args, dict) else None
+    shares = split.get("RS") if isinstance(split, dict) else None
+    return isinstance(shares, list | tuple) and len(shares) == 3 and not any(shares[1:])
+
+
+def trains_on_whole_histories(values: Any) -> bool:
+    """Tell whether the options leave the training users all their interactions."""
+    return trains_on_all(values) or holds_out_users(values)
+
+
 def orders_by_time(values: Any) -> bool:
     """Tell whether a split orders interactions by time; the parts of ``benchmark_filename`` have their order already."""
     args = values["eval_args"]

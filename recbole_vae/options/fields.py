@@ -199,6 +199,10 @@ class ModelConfig(Strict):
         None,
         description="Checkpoint to go on from; its settings hold, but for those that may change (epochs, stopping_step, ...).",
     )
+    warm_start: str | None = Field(
+        None,
+        description="Checkpoint of the same model, perhaps on other data, whose parameters training begins with.",
+    )
     popularity_correction: float = Field(
         0.0,
         ge=-LARGEST,

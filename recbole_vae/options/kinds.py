@@ -43,6 +43,7 @@ class RecBoleOptions(Strict):
 
     data_path: Text
     checkpoint_dir: Text
+    out: Text | None
     field_separator: Text
     seq_separator: Text
     encoding: Text | None

@@ -39,6 +39,7 @@ RUN_OPTIONS = {
     "model", "dataset", "config_files", "config_file_list", "nproc", "ip", "port", "world_size", "group_offset", "offset",
     "local_rank", "encoding", "benchmark_filename", "single_spec", "additional_feat_suffix", "tail_ratio",
     "token_num_threshold",
+    "out", "refit",  # of this package, for all models
     "params_file", "output_file", "display_file", "tool",  # of its run_hyper.py
     "model_ours", "model_baseline", "st_seed", "run_times",  # of its significance_test.py
     "model_list", "valid_latex", "test_latex",  # of its run_recbole_group.py

@@ -87,6 +87,7 @@ def _load_internal_config_dict(original: Any) -> Any:
         else:
             _load_defaults_of_recbole(self, model, kind, dataset)
         check_kinds(self.external_config_dict, place_of(self, self.config_file_list))
+        _check_out(self)
         _load_columns(self, kind)
 
     return load_internal_config_dict
@@ -111,6 +112,24 @@ def _check_place_of_data(config: Any, dataset: str) -> None:
     for name in ("field_separator", "seq_separator"):
         if isinstance(given.get(name), str):
             given[name] = given[name].replace("\\t", "\t")
+
+
+def _check_out(config: Any) -> None:
+    """Refuse a place for the checkpoint where it cannot be written: that would show only after the training."""
+    out = config.external_config_dict.get("out")
+    if config.external_config_dict.get("warm_start") and config.external_config_dict.get("resume"):
+        raise ConfigError("warm_start: resume goes on from a checkpoint of its own; leave out one of the two.")
+    if "refit" in config.cmd_config_dict:
+        raise ConfigError("refit (command line): this is a command: recbole-vae refit --checkpoint=FILE --out=FILE.")
+    if out:
+        path = Path(out).resolve()  # of a link, what it points to
+        problem = "this is a folder; name a file" if path.is_dir() else f"there is no folder {path.parent}"
+        if path.parent.is_dir() and not path.is_dir():
+            if os.access(path.parent, os.W_OK):
+                return
+            problem = f"no permission to write into {path.parent}"
+        place = place_of(config, config.config_file_list)("out")
+        raise ConfigError(f"out: {out}{place and f' ({place})'}: {problem}.")
 
 
 def _check_names(config: Any, model: str, kind: Any) -> None:
@@ -157,6 +176,7 @@ def _load_defaults(config: Any, model: str, kind: Any, dataset: str) -> None:
     internal, given = config.internal_config_dict, config.external_config_dict
     internal.update(kind.config_class.defaults())
     internal.update(_settings_of_data(config, dataset))
+    _follow(config)
     resumed = _resumed_options(config, model, dataset)
     internal.update(resumed)
     _check_options(config, model, kind)
@@ -178,6 +198,7 @@ def _load_defaults_of_recbole(config: Any, model: str, kind: Any, dataset: str) 
 
         internal.update(eval_batch_size=ModelConfig.defaults()["eval_batch_size"])
     internal.update(_settings_of_data(config, dataset))
+    _follow(config)
     _check_options_of_data(config, kind)
     _check_held_out(config, kind)
     if is_general(kind):
@@ -259,6 +280,17 @@ def _settings_of_data(config: Any, dataset: str) -> dict[str, Any]:
         return {}
     config.settings_of_data = str(path)
     return yaml.load(content, Loader=config.yaml_loader) or {}
+
+
+def _follow(config: Any) -> None:
+    """Take the options of the run that is to be repeated on all interactions: they count as defaults."""
+    path = config.external_config_dict.get("refit")
+    if path is not None:
+        from recbole_vae.training.refit import recipe
+
+        options = recipe(path).options
+        check_kinds(options, lambda key: str(path))
+        config.internal_config_dict.update(options)
 
 
 def _resumed_options(config: Any, model: str, dataset: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from recbole_vae.errors import DataError
 from recbole_vae.model.registry import is_history_model
-from recbole_vae.options.evaluation import holds_out_users, orders_by_time
+from recbole_vae.options.evaluation import holds_out_users, orders_by_time, trains_on_all
 from recbole_vae.plugin.import_hooks import replace
 
 
@@ -249,8 +249,12 @@ def _build(original: Any) -> Any:
             check_topk(self)
         parts = original(self)
         if general:
+            whole = trains_on_all(self.config)
+            if whole and self.benchmark_filename_list is not None:  # RecBole looks at no split then
+                parts = [self.copy(self.inter_feat), *(self.copy(self.inter_feat[:0]) for _ in parts[1:])]
+                self.logger.info(f"All are for training: {', '.join(self.benchmark_filename_list)}.")
             labels.apply(self, parts)
-            parts[-1].gaps = gaps.find(self, parts)
+            parts[-1].gaps = [] if whole else gaps.find(self, parts)
         return parts
 
     return build

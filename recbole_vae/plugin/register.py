@@ -28,7 +28,8 @@ Place                                                               File        
 ``recbole.trainer.trainer.Collector``                               trainer      faster, unless ``fast_evaluation: False``
 ``recbole.trainer.trainer.Evaluator``                               trainer      likewise; metrics of lists are exact
 ``recbole.trainer.trainer.DistributedDataParallel``                 trainer      several processes without a GPU
-``recbole.trainer.trainer.Trainer.fit``                             trainer      records a hash of the data; evaluates one epoch
+``recbole.trainer.trainer.Trainer.fit``                             trainer      a hash of the data; evaluates one epoch; out
+``recbole.trainer.trainer.NCLTrainer.fit``                          trainer      likewise
 ``recbole.trainer.trainer.Trainer.evaluate``                        trainer      held-out users are scored by their fold-in
 ``recbole.trainer.hyper_tuning.np``                                 hypertuning  hyperopt's random numbers, for ``exhaustive``
 ``recbole.trainer.hyper_tuning.exhaustive_search``                  hypertuning  finds every combination, however many
@@ -58,7 +59,7 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.Dataset._dataframe_to_interaction``  dataset      times have 64 bits
 ``recbole.data.dataset.dataset.Dataset.leave_one_out``              dataset      says so if it leaves a random interaction out
 ``recbole.data.dataset.dataset.Dataset.time_based_split``           dataset      no test interaction lies before the boundary
-``recbole.data.dataset.dataset.Dataset.build``                      dataset      gaps of the split are said; label 0 is left out
+``recbole.data.dataset.dataset.Dataset.build``                      dataset      says gaps of the split; drops label 0; joins
 ``pandas.Series.agg``                                               compat       whole process, but only calls from RecBole differ
 ``scipy.sparse.dok_matrix._update``                                 compat       whole process: a method that scipy dropped
 ``torch.load``                                                      compat       whole process, but only calls from RecBole differ

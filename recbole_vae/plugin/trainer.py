@@ -17,6 +17,7 @@ def hook(trainer: ModuleType) -> None:
     replace(trainer, "Evaluator", _faster("recbole_vae.evaluation.metrics", "FastEvaluator"))
     replace(trainer, "DistributedDataParallel", _data_parallel)
     replace(trainer.Trainer, "fit", _fit)
+    replace(trainer.NCLTrainer, "fit", _fit)  # a loop of its own
     replace(trainer.Trainer, "evaluate", _evaluate)
 
 
@@ -41,6 +42,8 @@ def _data_parallel(original: Any) -> Any:
 
 def _fit(original: Any) -> Any:
     def fit(self: Any, train_data: Any, *args: Any, **kwargs: Any) -> Any:
+        from recbole_vae.training.publish import publish
+
         if not is_history_model(type(self.model)):
             from recbole_vae.training.restore import data_hash
 
@@ -48,7 +51,10 @@ def _fit(original: Any) -> Any:
             self.config["training_data"] = data_hash(train_data._dataset)
         # Models such as EASE have one epoch, whatever `epochs` is; RecBole would evaluate and save nothing.
         self.eval_step = min(self.eval_step, self.epochs)
-        return original(self, train_data, *args, **kwargs)
+        result = original(self, train_data, *args, **kwargs)
+        if not is_history_model(type(self.model)):  # whose trainer does this itself
+            publish(self)
+        return result
 
     return fit
 

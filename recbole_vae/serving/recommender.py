@@ -20,6 +20,7 @@ from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.registry import model_class
 from recbole_vae.nn.chunks import rows_per_chunk
+from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.options.limits import LARGEST
 from recbole_vae.serving import posterior
 from recbole_vae.serving.loading import model_of
@@ -90,6 +91,7 @@ class Recommender:
             were to be excluded.
         without_known: how many histories so far had no known item; they got the most popular items.
         without_rest: how many histories so far left no item to recommend; they got an empty ranking.
+        whole: whether the training histories are all that the data set has, so that nobody's validation or test part is missing.
         item_file: path of the data set's ``.item`` file when the model was trained, whether or not it exists; or None.
     """
 
@@ -98,6 +100,7 @@ class Recommender:
         self.unknown, self.unknown_candidates, self.unknown_excluded = Unknown(), Unknown(), Unknown()
         self.without_known = self.without_rest = 0
         self.item_file: Path | None = None
+        self.whole = True
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
         self._counting = threading.Lock()
@@ -145,6 +148,7 @@ class Recommender:
     ) -> Recommender:
         model = model_of(state, kind, device, popularity_correction)
         recommender = cls(model.to(device), state["users"], state["items"], state["dataset"])
+        recommender.whole = trains_on_whole_histories(state["config"])
         recommender.item_file = Path(state["config"]["data_path"]) / state["dataset"] / f"{state['dataset']}.item"
         return recommender
 
@@ -163,6 +167,7 @@ class Recommender:
             )
         users, items = (list(map(str, training.field2id_token[field])) for field in (model.USER_ID, model.ITEM_ID))
         recommender = cls(as_history_model(model, Histories.from_dataset(training, None)), users, items, name)
+        recommender.whole = trains_on_whole_histories(config)
         recommender.item_file = Path(config["data_path"]) / f"{name}.item"
         return recommender
 

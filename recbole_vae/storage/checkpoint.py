@@ -18,6 +18,8 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 ``average``            only with ``weight_averaging``, where ``state_dict`` holds the average: ``count``, its number of
                        epochs, and ``weights``, from which training continues, in the order of the parameters
 ``optimizer``          ``state_dict`` of the optimiser
+``evaluations``        of each evaluation so far, whether it was the best; None, as in files of 1.0.0, if unknown
+``epochs_from_scratch``  how many epochs the best one takes from scratch; None after a warm start; not in files of 1.0.0
 ``random``             states of the generators of Python, NumPy, torch, CUDA and the training dataloader
 =====================  ==========================================================================================
 """
@@ -75,7 +77,7 @@ _INNER_KEYS = {
 _OF_ONE_RUN = {
     "local_rank", "world_size", "nproc", "offset", "ip", "port", "single_spec", "resume", "loaded_from", "checkpoint_dir",
     "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "log_wandb", "wandb_project",
-    "gpu_id",
+    "gpu_id", "warm_start", "out", "refit",
 }  # fmt: skip
 
 # Options that may change when training resumes, because they do not affect an epoch.

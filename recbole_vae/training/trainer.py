@@ -23,11 +23,16 @@ from recbole_vae.evaluation.gather import GatheringEvaluator
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.prior import ACTIVE, active
 from recbole_vae.storage import checkpoint
+from recbole_vae.training import warm_start
 from recbole_vae.training.averaging import WeightAverage
 from recbole_vae.training.optimizer import LazyAdam
+from recbole_vae.training.publish import publish
+from recbole_vae.training.refit import Recipe, recipe
 from recbole_vae.training.restore import check_saved
 
 _trainers = count()
+_SAVED_EVERY = 30.0
+"""Without a validation part, epochs before the last are saved this many seconds apart, for a resume."""
 _LOOKED_AT = 100_000
 """At most this many users are used to count the latent variables in use."""
 
@@ -52,6 +57,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._resumed: Mapping[str, Any] | None = None
         self._active_unknown = False
         self._train_data: Any = None
+        self._evaluations: list[bool] = []
+        self._of_earlier: dict[str, Any] = {}
+        self._replayed: list[bool] = []
+        self._saved_at = -math.inf
         epochs = model.options.weight_averaging
         self._average = WeightAverage(model.parameters(), epochs) if epochs else None
         if dist.is_initialized():
@@ -90,8 +99,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         callback_fn: Any = None,
     ) -> tuple[float, Any]:
         """Train; arguments and result are those of RecBole's ``Trainer.fit``."""
-        self._train_data = train_data
-        if self.model.needs_validation and not valid_data:
+        self._train_data, self._validates = train_data, bool(valid_data) and self.eval_step > 0
+        if self.config["refit"]:
+            self._follow(recipe(self.config["refit"]))
+        elif self.model.needs_validation and not valid_data:
             raise ConfigError(
                 f"{self.model.needs_validation} needs a validation part, and there is none: choose a split that has one "
                 "(eval_args, or benchmark_filename), or give a number."
@@ -112,7 +123,14 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                     f"Nothing left to train: {self.saved_model_file} has {self.start_epoch} epochs, epochs is {self.epochs}."
                 )
                 self.eval_collector.data_collect(train_data)
+                publish(self)
                 return self.best_valid_score, self.best_valid_result
+        elif self.config["warm_start"]:
+            dataset = train_data._dataset
+            ids = list(map(str, dataset.field2id_token[dataset.iid_field]))
+            said = warm_start.begin(self.model, self.optimizer, ids, self.config["warm_start"], self.config)
+            self.logger.info(said)
+            self._of_earlier.setdefault("epochs_from_scratch", None)
         if dist.is_initialized():
             states = [torch.get_rng_state()]
             dist.broadcast_object_list(states)  # all processes draw the same random numbers for a batch
@@ -122,11 +140,25 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         except KeyboardInterrupt:
             self.logger.warning(f"Interrupted. {self._best_so_far()}")
             raise
+        publish(self)
         self._active_unknown = True
         # If an epoch was saved, it need not be the last one. It is loaded before the evaluation, which then logs this.
         if not (saved and Path(self.saved_model_file).exists()):
             self._log_active()
         return self.best_valid_score, self.best_valid_result
+
+    def _follow(self, recipe: Recipe) -> None:
+        """Prepare to repeat an earlier run without a validation part: what that decided is read from its checkpoint."""
+        self._of_earlier = {"epochs_from_scratch": recipe.epochs, "evaluations": recipe.evaluations}
+        if self.config["warm_start"]:  # it goes on from where the schedule was
+            return
+        if recipe.evaluations is not None:
+            self._replayed = list(recipe.evaluations)
+        elif self.model.needs_validation:
+            raise CheckpointError(
+                f"{self.config['refit']}: does not say when its validation part stopped getting better, as files of recbole_vae "
+                f"1.0.0 do not, and {self.model.needs_validation} depends on it. Give a number, such as --anneal_cap=0.3."
+            )
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
@@ -180,6 +212,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             )
         if self._average:
             self._average.end_epoch()
+        if self._replayed and (epoch_idx + 1) % self.eval_step == 0:
+            self.model.evaluated(self._replayed.pop(0))
         return self.loss_terms["loss"]
 
     def _batches(self, train_data: Any) -> Iterator[Any]:
@@ -265,11 +299,15 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         if better:
             self.best_valid_score, self.best_valid_result = score, result
         self.model.evaluated(better)
+        self._evaluations.append(bool(better))
         return score, result
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write a checkpoint after an epoch; see :mod:`recbole_vae.storage.checkpoint`."""
         path = kwargs.pop("saved_model_file", self.saved_model_file)
+        if not self._validates and epoch + 1 < self.epochs and time.monotonic() < self._saved_at + _SAVED_EVERY:
+            return  # the last epoch is the one that counts; each of these may take as long as an epoch
+        self._saved_at = time.monotonic()
         if self._rank() == 0:
             dataset = self._train_data._dataset
             histories = self.model.histories.to("cpu")
@@ -288,6 +326,9 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 "state_dict": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "random": {**checkpoint.random_states(), "train_data": self._train_data.generator.get_state()},
+                "evaluations": list(self._evaluations),
+                "epochs_from_scratch": epoch + 1,
+                **self._of_earlier,
             }
             if self._average:
                 state["average"] = {"count": self._average.count, "weights": self._average.others}
@@ -325,6 +366,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self.cur_step = state["cur_step"]
         self.best_valid_score = state["best_valid_score"]
         self.best_valid_result = state["best_valid_result"]
+        self._evaluations = list(state.get("evaluations") or [])
+        if "evaluations" not in state:  # from a file of 1.0.0
+            self._of_earlier["evaluations"] = None
+        if state.get("epochs_from_scratch", state["epoch"] + 1) != state["epoch"] + 1:
+            self._of_earlier["epochs_from_scratch"] = state["epochs_from_scratch"]
         self._resumed = state
         self.logger.info(f"Checkpoint {resume_file} loaded. Training goes on at epoch {self.start_epoch}.")
         for change in changes:

@@ -1,0 +1,197 @@
+"""A warm start: training begins with the parameters of an earlier model, whose data had partly other items.
+
+What belongs to an item is taken over by the item's id: rows of the encoder and the decoder, biases, pseudo-inputs, and the
+optimiser's state of each. Users have no parameters; their histories are data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_vae.data import padding
+from recbole_vae.errors import CheckpointError
+from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.storage import checkpoint
+
+_ALIKE = 50
+"""A new item begins as the mean of so many others that about as many users have."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Which items of an earlier model are still there; all numbers are columns, which have no padding.
+
+    Attributes:
+        before: column in the earlier model of each item that stays, int64, shape [kept].
+        now: its column now, int64, shape [kept].
+        new: columns of the items that the earlier model did not have, int64, shape [new].
+        alike: for each new item, places in ``now`` of items with about as many users, int64, shape [new, some].
+        n_before: number of items of the earlier model.
+        n_now: number of items now.
+    """
+
+    before: Tensor
+    now: Tensor
+    new: Tensor
+    alike: Tensor
+    n_before: int
+    n_now: int
+
+    @property
+    def same(self) -> bool:
+        """Whether the items are the same, in the same order."""
+        return self.n_before == self.n_now == int((self.before == self.now).sum())
+
+    @classmethod
+    def match(cls, before: Sequence[str], now: Sequence[str], counts: Tensor) -> Items:
+        """Match items by their ids.
+
+        Args:
+            before: ids of the earlier model's items, without padding.
+            now: ids of today's items, without padding.
+            counts: how many users have each of today's items, shape [items].
+        """
+        places = {item: place for place, item in enumerate(before)}
+        found = torch.tensor([places.get(item, -1) for item in now], dtype=torch.int64)
+        kept, new = (found >= 0).nonzero()[:, 0], (found < 0).nonzero()[:, 0]
+        counts = counts.cpu()
+        by_count = counts[kept].argsort(stable=True)
+        some = min(_ALIKE, len(kept))
+        middle = torch.searchsorted(counts[kept][by_count], counts[new])
+        first = (middle - some // 2).clamp(0, len(kept) - some)
+        alike = by_count[first[:, None] + torch.arange(some)]
+        return cls(found[kept], kept, new, alike, len(before), len(now))
+
+    def moved(self, old: Tensor, dims: Sequence[int], new: Tensor | None = None) -> Tensor:
+        """Return a tensor of the earlier model for today's items.
+
+        Args:
+            old: of the earlier model.
+            dims: its dimensions that are over items.
+            new: what entries of new items are, in the shape of the result; None for the means of items as popular.
+        """
+        for dim in dims:
+            kept = old.index_select(dim, self.before)
+            shape = [*kept.shape]
+            shape[dim] = self.n_now
+            moved = kept.new_empty(shape).index_copy_(dim, self.now, kept)
+            if new is None and len(self.new):
+                means = torch.stack([kept.index_select(dim, each).mean(dim) for each in self.alike], dim)
+                moved.index_copy_(dim, self.new, means)
+            old = moved
+        if new is not None:
+            for dim in dims:
+                old.index_copy_(dim, self.new, new.index_select(dim, self.new).to(old))
+        return old
+
+
+def steps_per_epoch(state: Mapping[str, Any]) -> int:
+    """Return in how many batches the model of a checkpoint saw all its users."""
+    users = int((state["histories"]["indptr"].diff() > 0).sum())
+    return -(-users // int(state["config"]["train_batch_size"]))
+
+
+@torch.no_grad()
+def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: str | Path, config: Any) -> str:
+    """Put the parameters of an earlier model into a model, and its optimiser's state into the optimiser.
+
+    Parameters that are not of items, such as hidden layers, are taken over as they are. The weight of the KL term goes on from
+    where it was. A new item begins as the mean of old ones that about as many users have; its moments begin at 0.
+
+    Args:
+        model: the model, whose training has not begun.
+        optimizer: its optimiser.
+        ids: ids of the items, the first being RecBole's padding.
+        path: the checkpoint of the earlier model.
+        config: RecBole's Config of this run.
+
+    Returns:
+        What was taken over, in words for the log.
+
+    Raises:
+        CheckpointError: the file cannot be read, is of another model or of one with other layers, or has none of the items.
+    """
+    state = checkpoint.load(path)
+    if state["model"] != config["model"]:
+        raise CheckpointError(
+            f"{path}: a checkpoint of {state['model']}, and warm_start needs one of {config['model']} with the same layers."
+        )
+    items = Items.match(state["items"][padding.REAL], ids[padding.REAL], model.histories.counts(model.n_real_items))
+    if not len(items.now):
+        raise CheckpointError(
+            f"{path}: has none of the data set's items ('{ids[padding.REAL][0]}', ...), but others "
+            f"('{state['items'][padding.REAL][0]}', ...), so there is nothing to begin with. Leave out warm_start."
+        )
+    dims = _dims_of_items(model)
+    before, own = (
+        {name: each for name, each in some.items() if isinstance(each, Tensor)}
+        for some in (state["state_dict"], model.state_dict())
+    )
+    for name in sorted(own.keys() | before.keys()):
+        _check(name, own.get(name), before.get(name), dims.get(name, ()), items, path)
+    for name, tensor in own.items():
+        of_items = dims.get(name, ())
+        # A weight for a pair of items is learned from 0; it has no like.
+        tensor.copy_(items.moved(before[name], of_items, tensor.cpu() if len(of_items) > 1 else None))
+    extra = state["state_dict"]["_extra_state"]
+    step = round(extra["step"] * model.steps_per_epoch / steps_per_epoch(state))
+    model.set_extra_state({**extra, "step": step})
+    alike = state["config"]["learner"] == config["learner"]
+    if alike:
+        _take_moments(optimizer, state["optimizer"], model, dims, items)
+    return (
+        f"Warm start from {path}: {len(items.now)} items stay, {len(items.new)} are new, "
+        f"{items.n_before - len(items.now)} are gone; the optimiser {'goes on' if alike else 'is another, and begins anew'}."
+    )
+
+
+def _dims_of_items(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return which dimensions of the parameters are over items, as the modules declare in ``item_dims``."""
+    return {
+        f"{prefix}.{name}".lstrip("."): dims
+        for prefix, module in model.named_modules()
+        for name, dims in getattr(module, "item_dims", {}).items()
+    }
+
+
+def _check(
+    name: str, own: Tensor | None, before: Tensor | None, dims: Sequence[int], items: Items, path: str | Path
+) -> None:
+    """Raise a CheckpointError unless a parameter fits, and is of no items where it does not declare to be."""
+    if own is not None and before is not None:
+        expected = [items.n_before if dim in dims else size for dim, size in enumerate(own.shape)]
+        of_items = not dims and items.n_now in own.shape and not items.same
+        if list(before.shape) == expected and not of_items:
+            return
+    shapes = ["none" if each is None else list(each.shape) for each in (before, own)]
+    raise CheckpointError(
+        f"{path}: parameter '{name}' has shape {shapes[0]} there and {shapes[1]} here, which does not fit. A warm start needs "
+        "the same layers (mlp_hidden_size, latent_dimension, ...), and modules that say which of their parameters are of items "
+        "(item_dims)."
+    )
+
+
+def _take_moments(
+    optimizer: Any, saved: Mapping[str, Any], model: nn.Module, dims: Mapping[str, Sequence[int]], items: Items
+) -> None:
+    """Put an optimiser's state of each parameter, such as Adam's moments, into another; that of new items is 0."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    places = chain.from_iterable(group["params"] for group in saved["param_groups"])
+    parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    state = optimizer.state_dict()
+    for place, (number, parameter) in enumerate(zip(places, parameters, strict=True)):
+        of_items, none = dims.get(names[parameter], ()), torch.zeros(parameter.shape)
+        if number in saved["state"]:
+            state["state"][place] = {
+                key: items.moved(value, of_items, none) if isinstance(value, Tensor) and value.ndim else deepcopy(value)
+                for key, value in saved["state"][number].items()
+            }
+    optimizer.load_state_dict(state)
