@@ -20,7 +20,7 @@ from recbole_vae.compare.folder import held
 from recbole_vae.compare.plan import Plan, PlanRow, digest
 from recbole_vae.compare.results import DONE, FAILED, REFUSED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
-from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.errors import DataError
 from recbole_vae.serving.batch import cores
 from recbole_vae.serving.dask_client import dask_client
 from recbole_vae.storage.files import leftovers, write_whole
