@@ -620,10 +620,10 @@ def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.C
 
 
 def test_a_failure_leaves_no_half_written_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na,i2\n")
+    Path("h.csv").write_text("user_id,item_id\na,i1\nb,i1\na\n")
     file = f"--checkpoint={run.trainer.saved_model_file}"
     assert main(["explain", file, "--histories=h.csv", "--html=e.html", "--json=e.json"]) == 1
-    assert "h.csv, line 4: user 'a' appears again" in capsys.readouterr().err
+    assert "h.csv, line 4" in capsys.readouterr().err
     assert not list(Path().glob("*e.html*")) + list(Path().glob("*e.json*"))
     assert main(["explain", file, "--user=u1", "--items=none.item"]) == 1
     assert capsys.readouterr().err.startswith("error: none.item: cannot read this file")
