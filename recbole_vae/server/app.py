@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 
 from recbole_vae.errors import RecBoleVAEError
 from recbole_vae.options.limits import LARGEST
@@ -285,11 +286,14 @@ async def _body(request: Request, most: int) -> bytes:
     pieces, size = [], int(length) if length.isdecimal() and len(length) < 20 else 0
     if size <= most:
         size = 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size > most:
-                break
-            pieces.append(piece)
+        try:
+            async for piece in request.stream():
+                size += len(piece)
+                if size > most:
+                    break
+                pieces.append(piece)
+        except ClientDisconnect:  # for the metrics; nobody reads it
+            raise RefusedError(400, "the body broke off.") from None
     if size > most:
         raise RefusedError(
             413, f"the body has more than {most} bytes, which is what this server allows. Send less at a time."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import hashlib
 import logging
@@ -129,6 +130,7 @@ class Current:
         LOG.info("version %s of %s takes the place of %s", new.version, self.settings.checkpoint, old.version)
         del old, new
         _settle()
+        await asyncio.to_thread(_give_back)
 
 
 def _settle() -> None:
@@ -136,3 +138,9 @@ def _settle() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+
+
+def _give_back() -> None:
+    """Give back to the system what reading a checkpoint took; glibc keeps it otherwise, 250 MB with 20 000 items."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries
+        ctypes.CDLL(None).malloc_trim(0)

@@ -100,12 +100,12 @@ async def reloads(
         memory, damaged = [server.memory()], 0
         for number in range(1, count + 1):
             if number % 10 == 1:
-                put(contents[number % 2][: len(contents[0]) // 2])
+                await asyncio.to_thread(put, contents[number % 2][: len(contents[0]) // 2])
                 damaged += 1
                 if ask:
                     server.process.send_signal(signal.SIGHUP)
                 await _until(lambda damaged=damaged: _equal(refused(), damaged))
-            put(contents[number % 2])
+            await asyncio.to_thread(put, contents[number % 2])
             if ask:
                 server.process.send_signal(signal.SIGHUP)
             await _until(lambda number=number: _equal(version(), versions[number % 2]))

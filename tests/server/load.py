@@ -361,8 +361,14 @@ async def malformed(options: argparse.Namespace) -> None:
             await send(server, good, 1000, tally, seed=options.seed + part + 1)
             print(f"after {sum(tally.statuses.values())}: resident {server.memory():.1f} MB", flush=True)
         print(tally)
-        for line in server.log[:20]:
-            print(f"log: {line[:200]}")
+        client = Client(server.port)
+        _, body = await client.ask(get("/metrics"))
+        client.close()
+        failed = [
+            line for line in body.decode().splitlines() if re.match(r'recbole_vae_requests_total.*status="5', line)
+        ]
+        errors = [line for line in server.log if "ERROR" in line]
+        print(f"failed by the server's own count: {failed}; errors in its log: {errors[:5]}")
 
 
 async def faults(options: argparse.Namespace) -> None:

@@ -317,7 +317,7 @@ async def _raw(port: int, request: bytes, patience: float) -> tuple[int, bytes]:
     finally:
         writer.close()
     found = re.match(rb"(?:HTTP/1\.1 100 .*\r\n\r\n)?HTTP/1\.[01] (\d{3})", answer)
-    return (int(found[1]) if found else 0), answer
+    return (int(found[1]) if found and found[1] != b"100" else 0), answer
 
 
 def _whole(answer: bytes, request: bytes) -> bool:
