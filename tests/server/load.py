@@ -260,8 +260,25 @@ async def metric(client: Client, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
+def alone(checkpoint: Path) -> str:
+    """Say how long Recommender.recommend takes in this process for one history, on one thread."""
+    import torch
+
+    from recbole_vae import Recommender
+
+    torch.set_num_threads(1)
+    recommender, seconds = Recommender.load(checkpoint), list[float]()
+    for history in histories(checkpoint, 320):
+        begun = time.monotonic()
+        recommender.recommend([history])
+        seconds.append(time.monotonic() - begun)
+    p50, p99 = (float(np.quantile(seconds[20:], q)) * 1e3 for q in (0.5, 0.99))
+    return f"Recommender.recommend of one history: p50 {p50:.2f} ms, p99 {p99:.2f} ms"
+
+
 async def latency(options: argparse.Namespace) -> None:
     """Measure the time from a request to its answer, and memory."""
+    print(alone(options.checkpoint), flush=True)
     requests = [post("/recommend", {"histories": [each]}) for each in histories(options.checkpoint, 1000)]
     with Server(options.checkpoint, workers=options.workers) as server:
         client, sent, size = Client(server.port), Sent(), min(options.seconds, 60)
@@ -275,6 +292,7 @@ async def latency(options: argparse.Namespace) -> None:
                 flush=True,
             )
         print(sent.summary())
+    print(alone(options.checkpoint))
 
 
 async def peer(options: argparse.Namespace) -> None:
