@@ -410,7 +410,8 @@ async def faults(options: argparse.Namespace) -> None:
 def nginx_conf() -> str:
     """Return nginx's configuration from the page "Deploy"."""
     page = (Path(__file__).parents[2] / "docs/pages/how-to/deploy.md").read_text(encoding="utf-8")
-    return re.findall(r'```nginx title="recommender.conf"\n(.*?)```', page, re.DOTALL)[0]
+    (found,) = re.findall(r'```nginx title="recommender.conf"\n(.*?)```', page, re.DOTALL)
+    return str(found)
 
 
 JOBS = {"latency": latency, "throughput": throughput, "peer": peer, "malformed": malformed, "faults": faults}
