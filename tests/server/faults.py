@@ -216,6 +216,8 @@ async def balanced(
             sent = Sent()
             load = asyncio.create_task(steady(client, requests, rate, 2 * seconds, sent))
             await asyncio.sleep(seconds)
+            second.process.send_signal(signal.SIGSTOP)  # so that it has requests when it dies
+            await asyncio.sleep(0.2)
             second.process.kill()
             await load
             client.close()
