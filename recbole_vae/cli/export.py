@@ -8,7 +8,7 @@ from pathlib import Path
 from recbole_vae.cli.options import Options, Parser, one_of
 from recbole_vae.errors import ConfigError
 
-SUMMARY = "Write a model as an ONNX graph, from histories to rankings, that runs without torch and RecBole."
+SUMMARY = "Write a model as an ONNX graph that ranks items without torch and RecBole."
 
 
 def parser() -> Parser:

@@ -98,8 +98,7 @@ def _help() -> str:
         lines += [f"{group}:", *(f"  {name:<14} {module(name).SUMMARY}" for name in commands)]
     return "\n".join([
         *lines, "",
-        "recbole-vae COMMAND --help   the options of a command, with their defaults",
-        "recbole-vae --version        what is installed",
+        "recbole-vae COMMAND --help shows the options of a command, --version what is installed.",
         "RECBOLE_VAE_TRACEBACK=1 in the environment shows where in the code an error arose.",
     ])  # fmt: skip
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recbole_vae.data.histories import Histories
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix  # not at run time: it makes every import slow
 
 
 @dataclass(frozen=True)

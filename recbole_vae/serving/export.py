@@ -194,7 +194,7 @@ def _checked(graph: Graph, n_items: int, *, weighted: bool) -> tuple[str, str]:
     ends = graph.add("Concat", _slice(graph, "offsets", 0, 1), _slice(graph, "offsets", -1, None), axis=0)
     right_ends = graph.add("Equal", ends, graph.add("Concat", [0], _vector(graph, size), axis=0))
     checks = (
-        (known, f"history must hold line numbers of items.txt, from 0 to {n_items - 1}"),
+        (known, f"history must hold line numbers of items.txt, from 0 to {range(n_items)[-1]}"),
         (fit, what),
         (graph.add("Equal", _vector(graph, graph.add("Size", "weights")), size), "weights must be as many as history"),
         (graph.add("Concat", rising, right_ends, axis=0), "offsets must rise from 0 to the length of history"),

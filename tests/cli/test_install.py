@@ -43,7 +43,7 @@ def test_without_a_terminal_it_says_so_in_three_lines(missing: list[str], capsys
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert "RecBole is not installed" in lines[0]
-    assert lines[2].endswith("install --no-deps 'recbole>=1.2.1,<1.3'")
+    assert lines[2].endswith('install --no-deps "recbole>=1.2.1,<1.3"')
     assert missing == []
 
 

@@ -403,7 +403,7 @@ def test_a_comparison_needs_nothing_that_windows_lacks(monkeypatch: pytest.Monke
         "--memory_limit=8",
     ]
     done = subprocess.run(
-        [*command, "--time_limit=25", *options], capture_output=True, text=True, check=False, timeout=300
+        [*command, "--time_limit=40", *options], capture_output=True, text=True, check=False, timeout=300
     )
     runs = {run.label: run for run in map(Run.load, Path("o/runs").iterdir())}
     assert {label: run.status for label, run in runs.items()} == {"Pop": DONE, "Slow": TIMED_OUT}, done.stderr

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recbole_vae import Recommender
-from recbole_vae.errors import CheckpointError
+from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model.registry import model_class, model_names
 from recbole_vae.storage import checkpoint, upgrade
 from tests.conftest import Builder, random_rows, write_inter
@@ -70,7 +70,7 @@ def test_an_older_file_scores_and_trains_on_as_it_did(name: str, build: Builder)
 def test_an_older_file_whose_objective_is_overridden_is_refused(build: Builder) -> None:
     shutil.copy(OLDER / "MultVAE.pth", "older.pth")
     with pytest.raises(
-        CheckpointError, match=r"was trained with kl_length_power=0\.0, but this run has kl_length_power=1\.0"
+        ConfigError, match=r"was trained with kl_length_power=0\.0, but this run has kl_length_power=1\.0"
     ):
         build("MultVAE", data_path=write_inter(random_rows()), dataset="tiny", resume="older.pth", kl_length_power=1.0)
 

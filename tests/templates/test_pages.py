@@ -46,7 +46,7 @@ def test_the_footer_names_the_command_and_versions(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["/usr/bin/recbole-vae", "uncertainty", HOSTILE])
     footer = uncertainty_page().partition("<footer>")[2]
     assert f"recbole_vae {recbole_vae.__version__}" in footer
-    assert "by <code>recbole-vae uncertainty &#39;--x=&lt;/script&gt;&lt;script&gt;alert(1)" in footer
+    assert "by <code>recbole-vae uncertainty --x=&#39;&lt;/script&gt;&lt;script&gt;alert(1)" in footer
     monkeypatch.setattr(sys, "argv", ["/usr/bin/jupyter"])
     assert "<code>" not in uncertainty_page().partition("<footer>")[2]
 
