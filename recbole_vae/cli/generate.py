@@ -14,7 +14,7 @@ from recbole_vae.cli.outputs import check_outputs, put
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.storage.files import written_whole
 
-SUMMARY = "Draw synthetic users, as a data set for RecBole, and measure how realistic they are."
+SUMMARY = "Draw synthetic users as a data set for RecBole, and measure how realistic they are."
 
 
 def parser() -> Parser:
