@@ -181,20 +181,23 @@ class RankingLane:
             rows.setdefault(answered.served, []).extend(found)
         for served, jobs in batches.items():
             try:
-                rankings = served.recommender.rank(
-                    rows[served],
-                    [job.answered.selection for job, count in jobs for _ in range(count)],  # type: ignore[union-attr]
-                )
-            except Exception as error:
-                for job, _ in jobs:
-                    job.error = error
-                continue
-            self.metrics.batch(len(rankings))
-            start = 0
-            for job, count in jobs:
-                assert job.answered is not None
-                job.answered.rankings += rankings[start : start + count]
-                start += count
+                self._rank(served, jobs, rows[served])
+            except Exception:  # whichever of them it is, the others get their rankings
+                start = 0
+                for job, count in jobs:
+                    try:
+                        self._rank(served, [(job, count)], rows[served][start : start + count])
+                    except Exception as error:
+                        job.error = error
+                    start += count
+
+    def _rank(self, served: Served, jobs: list[tuple[Job, int]], rows: list[Any]) -> None:
+        """Rank items for the next histories of some jobs: as many of ``rows`` as stand beside each job."""
+        answered = [each for job, count in jobs for each in [job.answered] * count if each is not None]
+        rankings = served.recommender.rank(rows, [each.selection for each in answered])
+        self.metrics.batch(len(rankings))
+        for each, ranking in zip(answered, rankings, strict=True):
+            each.rankings.append(ranking)
 
     def close(self) -> None:
         """Stop the thread."""

@@ -109,6 +109,27 @@ def test_requests_that_come_together_are_ranked_together_and_each_by_its_own_opt
     assert batches < len(asked) / 3
 
 
+def test_a_refused_request_takes_no_other_with_it(other_checkpoint: Path) -> None:
+    """A weight that is 0 in float32 shows only when the batch is made."""
+    asked = [{"histories": [{"i0": weight, "i3": 2.0}], "k": 3} for weight in (1.0, 1e-60) * 8]
+    settings = Settings(str(other_checkpoint))
+    app = create_app(settings, load(settings))
+
+    async def ask() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            return await asyncio.gather(*(client.post("/recommend", json=each) for each in asked))
+
+    answers = asyncio.run(ask())
+    assert [each.status_code for each in answers] == [200, 422] * 8
+    expected = Recommender.load(other_checkpoint).recommend(asked[0]["histories"], 3)  # type: ignore[arg-type]
+    for each in answers[::2]:
+        same(each.json(), expected)
+
+
 def test_explanations_are_those_of_explainer(client: TestClient, recommender: Recommender) -> None:
     answer = client.post("/explain", json={"history": ["i0", "i3", "x"], "k": 3}).json()
     assert len(answer.pop("version")) == 12

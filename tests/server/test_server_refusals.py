@@ -34,7 +34,7 @@ DEEP = "[" * 100_000
         (b'{"histories": [["i1"]], "k": ' + b"9" * 400 + b"}", 422, "k:"),
         (b'{"histories": [["i1"]], "k": 1e999}', 422, "k:"),
         (b'{"histories": [["i1"]], "k": 0}', 422, "k: it must be greater than or equal to 1 (it is 0)"),
-        (b'{"histories": [["i1"]], "k": "3"}', 422, "k:"),
+        (b'{"histories": [["i1"]], "k": "3"}', 422, "k: it must be an integer"),
         (b'{"histories": [["i1"]], "k": true}', 422, "k:"),
         (b'{"histories": [["i1"]], "seed": 1e3}', 422, "seed:"),
         (b'{"histories": [["i1"]], "seed": 99999999999999999999}', 422, "seed:"),
