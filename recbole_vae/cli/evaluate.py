@@ -91,6 +91,7 @@ def command(options: Options) -> int:
         histories=given,
         metrics=options.metrics,
         topk=options.topk,
+        needed={*(options.min or ()), *(options.max_drop or ())},
         show_progress=True,
     )
     exceeded = _exceeded(found, options)
@@ -105,8 +106,6 @@ def _exceeded(found: Evaluation, options: Options) -> list[str]:
     lines = []
     for option in ("min", "max_drop"):
         for name, limit in (getattr(options, option) or {}).items():
-            if found.users and name not in metrics:
-                raise ConfigError(f"{option}: {name} (command line) is not measured; there are {', '.join(metrics)}.")
             shown = f"--{option}={name}:{limit:g}"
             if not found.users:
                 lines.append(f"no user with a history has something to be found, so {shown} is not met")

@@ -138,6 +138,7 @@ def _ids(options: Options, name: str) -> list[str] | None:
         return None
     with reading(path) as file:
         try:
-            return [line.strip() for line in file if line.strip()]
+            lines = [line.removeprefix("\ufeff" * (not place)).strip() for place, line in enumerate(file)]
         except UnicodeDecodeError:
             raise ConfigError(f"--{name}={path} (command line): not text in UTF-8.") from None
+    return [line for line in lines if line]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ def evaluate(
     histories: Mapping[str, History] | None = None,
     metrics: Sequence[str] | None = None,
     topk: Sequence[int] | None = None,
+    needed: Collection[str] = (),
     show_progress: bool = False,
 ) -> Evaluation:
     """Measure how well one or two models foresaw a newer data set.
@@ -110,16 +111,21 @@ def evaluate(
         histories: histories by user, in the place of those in the checkpoints; None for none.
         metrics: names of metrics that are means over users; None for those that the first model was trained with.
         topk: their cutoffs; likewise.
+        needed: metrics, such as ``ndcg@10``, that must be among these.
         show_progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: a metric or cutoff is not allowed.
+        ConfigError: a metric or cutoff is not allowed, or one that is needed is not measured.
         CheckpointError: a file is not a checkpoint.
         DataError: the data set is missing or wrong, or nothing in it is to be found.
     """
     with read_once():
         recommenders = [Recommender.load(checkpoints[0])]
         config = _config(checkpoints[0], metrics, topk)
+    measured = [f"{name}@{k}" for name in config["metrics"] for k in config["topk"]]
+    for name in needed:
+        if name not in measured:
+            raise ConfigError(f"{name} is not measured; there are {', '.join(measured)}.")
     recommenders += [Recommender.load(path) for path in checkpoints[1:]]
     for recommender in recommenders:
         if max(config["topk"]) > padding.real(len(recommender.items)):

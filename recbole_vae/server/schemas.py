@@ -202,7 +202,8 @@ def _problem(kind: type[_Body], error: ValidationError) -> str:
         )
     value = first["input"]
     shown = f" (it is {value!r})" if isinstance(value, bool | int | float) and abs(value) < 1e300 else ""
-    message = _WORDS.get(first["type"]) or first["msg"].replace("Input should", "it must").replace("a valid integer", "an integer").replace("valid ", "")
+    said = first["msg"].replace("Input should", "it must").replace("a valid integer", "an integer")
+    message = _WORDS.get(first["type"]) or said.replace("valid ", "")
     return f"{place or 'the body'}: {message}{shown}.{more}"
 
 

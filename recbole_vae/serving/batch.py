@@ -53,7 +53,8 @@ _one_at_a_time = threading.Lock()
 def cores() -> int:
     """Return how many threads this process is to have: OMP_NUM_THREADS, or the cores it may run on."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("OMP_NUM_THREADS") or here)
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # others are for threads within threads
+    return int(asked) if asked.isdecimal() and int(asked) else here
 
 
 def batch_size(recommender: Recommender, selection: Selection) -> int:

@@ -149,7 +149,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
 
     def _follow(self, recipe: Recipe) -> None:
         """Prepare to repeat an earlier run without a validation part: what that decided is read from its checkpoint."""
-        self._of_earlier = {"epochs_from_scratch": recipe.epochs, "evaluations": recipe.evaluations}
+        from_scratch = (
+            recipe.epochs if self.config["warm_start"] else self.epochs
+        )  # perhaps another number than was best
+        self._of_earlier = {"epochs_from_scratch": from_scratch, "evaluations": recipe.evaluations}
         if self.config["warm_start"]:  # it goes on from where the schedule was
             return
         if recipe.evaluations is not None:

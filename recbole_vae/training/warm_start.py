@@ -168,7 +168,8 @@ def _check(
     """Raise a CheckpointError unless a parameter fits, and is of no items where it does not declare to be."""
     if own is not None and before is not None:
         expected = [items.n_before if dim in dims else size for dim, size in enumerate(own.shape)]
-        of_items = not dims and items.n_now in own.shape and not items.same
+        # Another number of items shows in the shape; with the same number, the order may differ.
+        of_items = not dims and items.n_now == items.n_before in own.shape and not items.same
         if list(before.shape) == expected and not of_items:
             return
     shapes = ["none" if each is None else list(each.shape) for each in (before, own)]

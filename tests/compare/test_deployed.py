@@ -158,6 +158,16 @@ def test_limits(later: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"ndcg@5 is {drop:.2%} lower than that of newer.pth" in capsys.readouterr().err
 
 
+def test_a_limit_without_its_metric_is_refused_before_the_work(
+    later: Pairs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recbole_vae.compare.deployed._measure", None)
+    words = ["evaluate", "--checkpoint=old.pth", "--dataset=later", "--data_path=data", "--against=newer.pth"]
+    for limit in ("--min=NDCG@7:0.1", "--max_drop=NDCG@7:0.1"):
+        assert main([*words, limit]) == 2
+        assert "error: ndcg@7 is not measured; there are ndcg@3, ndcg@5, recall@3" in capsys.readouterr().err
+
+
 def test_mistakes_are_named(later: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "--checkpoint=old.pth", "--data_path=data"]
     for more, status, message in (
@@ -165,7 +175,7 @@ def test_mistakes_are_named(later: Pairs, capsys: pytest.CaptureFixture[str]) ->
         (["--dataset=none"], 1, "dataset: there is no file data/none/none.inter. Set data_path"),
         (["--dataset=later", "--metrics=GiniIndex"], 2, "metrics: 'giniindex' is not allowed; it must be hit or map"),
         (["--dataset=later", "--topk=26"], 2, "topk: 26 is not allowed; the model knows 25 items."),
-        (["--dataset=later", "--min=NDCG@7:0.1"], 2, "min: ndcg@7 (command line) is not measured; there are ndcg@3"),
+        (["--dataset=later", "--min=NDCG@7:0.1"], 2, "ndcg@7 is not measured; there are ndcg@3"),
         (["--dataset=later", "--min=0.1"], 2, "min: '0.1' (command line) is not allowed; it must be a metric and"),
         (["--dataset=later", "--min=NDCG@5:x"], 2, "min: 'NDCG@5:x' (command line) is not allowed"),
         (["--dataset=later", "--max_drop=NDCG@5:1"], 2, "--max_drop (command line) needs --against"),

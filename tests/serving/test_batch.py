@@ -85,7 +85,8 @@ def test_parquet_has_what_csv_has(file: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_excluded_items_are_never_recommended(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", file, "--out=all.csv", "-k=25"]) == 0
-    Path("out.txt").write_text("i0\ni3\n\nnever heard of\n")
+    # As Excel and Notepad write it.
+    Path("out.txt").write_text("i0\ni3\n\nnever heard of\n", encoding="utf-8-sig")
     capsys.readouterr()
     assert main(["recommend", file, "--out=some.csv", "-k=25", "--exclude=out.txt"]) == 0
     assert "Left out of the excluded items: 1 times an item that is not in" in capsys.readouterr().err
@@ -94,6 +95,14 @@ def test_excluded_items_are_never_recommended(file: str, capsys: pytest.CaptureF
     assert left == [(row[0], row[2]) for row in some] != [(row[0], row[2]) for row in every]
     assert main(["recommend", file, "--exclude=-", "--candidates=-"]) == 2
     assert "--candidates and --exclude (command line) cannot both be standard input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("3", 3), ("2,1", 2), ("0", None), ("many", None), ("", None)])
+def test_threads_are_as_many_as_is_asked_for(monkeypatch: pytest.MonkeyPatch, asked: str, expected: int | None) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    here = batch.cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert batch.cores() == (expected or here)
 
 
 def test_what_is_missing_is_counted_once(file: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,16 @@ def test_a_refit_of_a_refit_is_the_same(build: Builder) -> None:
         assert saved(run)["epochs_from_scratch"] == saved(first)["epoch"] + 1
 
 
+def test_epochs_of_ones_own_stay_in_the_next_refit(build: Builder) -> None:
+    first = build(**{**LEARN, "epochs": 2})
+    first.fit()
+    longer = refit(first.trainer.saved_model_file, epochs=7)
+    assert saved(longer)["epoch"] == 6
+    assert recipe(longer.trainer.saved_model_file).epochs == 7
+    warm = refit(longer.trainer.saved_model_file, epochs=1, warm_start=longer.trainer.saved_model_file)
+    assert recipe(warm.trainer.saved_model_file).epochs == 7
+
+
 def scores_of(epochs: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluation(trainer: Any, *_: Any, **__: Any) -> tuple[float, dict[str, float]]:
         score = epochs.get(trainer.model.step // trainer.model.steps_per_epoch, 0.0)

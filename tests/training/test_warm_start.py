@@ -205,6 +205,13 @@ def test_what_does_not_fit_is_refused(build: Builder) -> None:
     assert same(state, checkpoint.load(path))
 
 
+def test_a_layer_may_be_as_wide_as_there_are_items(build: Builder) -> None:
+    path = earlier(build, "MultVAE", mlp_hidden_size=[26])
+    write_inter([*random_rows(), ("u0", "new")], "new")
+    said = begin(build("MultVAE", "new", data_path="data", **ALL, mlp_hidden_size=[26]), path)
+    assert "25 items stay, 1 are new" in said
+
+
 class WithPrices(MultDAE):
     """It does not declare that a parameter of its own is of items."""
 
