@@ -8,7 +8,7 @@ logits of the recommended items are computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -288,6 +288,7 @@ class Explainer:
         method: str = "exact",
         reasons: int = 3,
         search: bool = True,
+        check: Callable[[], object] | None = None,
     ) -> Explanation:
         """Explain the first k recommendations for a history.
 
@@ -298,6 +299,7 @@ class Explainer:
             method: see :func:`influences`.
             reasons: number of the most supporting items for which to compute the rank without them.
             search: whether to look for counterfactuals.
+            check: called before each of them; what it raises ends the work.
 
         Raises:
             ConfigError: see :func:`influences`.
@@ -315,6 +317,8 @@ class Explainer:
             found = self._reasons(row, names, items, method, reasons)
             if search:
                 for place, item in enumerate(items.tolist()):
+                    if check is not None:
+                        check()
                     positions = counterfactual(model, row, item, k)
                     missing = set() if positions is None else {names[each] for each in positions.tolist()}
                     sets[place] = [each.item_id for each in found[place] if each.item_id in missing] or None

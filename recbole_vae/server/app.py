@@ -155,7 +155,7 @@ class _Application:
             history = asked.history if asked.user is None else _of_user(served.recommender, asked.user)
             assert history is not None
             found = served.explainer.explain(
-                asked.user or "", history, asked.k, method=asked.method, search=asked.counterfactual
+                asked.user or "", history, asked.k, method=asked.method, search=asked.counterfactual, check=check
             )
             return asdict(found)
 

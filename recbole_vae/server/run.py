@@ -19,6 +19,7 @@ from uvicorn import Config, Server
 from uvicorn.supervisors import Multiprocess
 
 from recbole_vae.errors import CheckpointError, ConfigError, RecBoleVAEError
+from recbole_vae.server.protocol import Protocol
 from recbole_vae.server.settings import Settings
 
 LOG = logging.getLogger("recbole_vae.server")
@@ -85,7 +86,7 @@ def _config(settings: Settings, application: Callable[[], Any]) -> Config:
     return Config(
         application,
         factory=True,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=_LOGGING,

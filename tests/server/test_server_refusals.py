@@ -171,6 +171,22 @@ def test_time_and_queue_are_limited(serving: Serving, monkeypatch: pytest.Monkey
         assert answer.json()["detail"] == "the server is busy: 3 histories wait to be ranked; try again in a second."
 
 
+def test_an_explanation_ends_with_its_time(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would hold up all that come after it."""
+    searched = []
+
+    def counterfactual(*_: object) -> None:
+        searched.append(1)
+        time.sleep(0.3)
+
+    monkeypatch.setattr("recbole_vae.analysis.explain.counterfactual", counterfactual)
+    with serving(limits=Limits(seconds=0.5)) as client:
+        asked = {"history": ["i0", "i3"], "k": 20}
+        assert client.post("/explain", json=asked).status_code == 503
+        assert client.post("/explain", json={**asked, "counterfactual": False}).status_code == 200
+    assert len(searched) < 4
+
+
 def test_a_token(serving: Serving, checkpoint: Path) -> None:
     asked = {"histories": [["i1"]]}
     with serving(token="open-sesame") as client:
