@@ -124,7 +124,9 @@ def _check_out(config: Any) -> None:
     if out:
         path = Path(out).resolve()  # of a link, what it points to
         problem = "this is a folder; name a file" if path.is_dir() else f"there is no folder {path.parent}"
-        if path.parent.is_dir() and not path.is_dir():
+        if out == "-":
+            problem = "this cannot be standard output; name a file"
+        elif path.parent.is_dir() and not path.is_dir():
             if os.access(path.parent, os.W_OK):
                 return
             problem = f"no permission to write into {path.parent}"

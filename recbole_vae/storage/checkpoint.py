@@ -224,7 +224,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a checkpoint of recbole_vae: it holds more than tensors and plain values"
             f"{f' ({found[1]})' if found else ''}, which was not run. RecBole saves "
-            "its own models this way; only recommend and explain can read those."
+            "its own models this way; only recommend, explain, serve, evaluate, compare-lists and refit read those."
         ) from None
     except Exception as error:  # a damaged archive or pickle fails anywhere
         raise CheckpointError(f"{path}: truncated or not a checkpoint ({_first_line(error)}).") from None

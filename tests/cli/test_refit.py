@@ -149,6 +149,7 @@ def test_a_file_that_cannot_be_written_loses_nothing(
     [
         (["--out=nowhere/all.pth"], "out: nowhere/all.pth (config_dict): there is no folder "),
         (["--out=data"], "out: data (config_dict): this is a folder; name a file."),
+        (["--out=-"], "out: - (config_dict): this cannot be standard output; name a file."),
         (
             ["--out=all.pth", "--eval_args={}"],
             "--eval_args (command line): all interactions are for training; leave it out.",
