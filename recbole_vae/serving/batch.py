@@ -23,7 +23,6 @@ import torch
 
 from recbole_vae.data import padding
 from recbole_vae.errors import CheckpointError, DataError, RecBoleVAEError
-from recbole_vae.evaluation.fold_in import HistoryScorer
 from recbole_vae.model.registry import import_models
 from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.serving.ranking import Ranking
@@ -47,8 +46,6 @@ _AHEAD = 4
 _PATIENCE = 30.0
 """Seconds without any worker of the scheduler after which a result is no longer waited for."""
 
-_one_at_a_time = threading.Lock()
-
 
 def cores() -> int:
     """Return how many threads this process is to have: OMP_NUM_THREADS, or the cores it may run on."""
@@ -63,10 +60,7 @@ def batch_size(recommender: Recommender, selection: Selection) -> int:
 
 
 def _rank(recommender: Recommender, selection: Selection, rows: Rows) -> list[Ranking]:
-    # RecBole's models are given the histories in place of their own, so they can only take turns.
-    in_turn = isinstance(recommender.model, HistoryScorer)
-    with _one_at_a_time if in_turn else contextlib.nullcontext():
-        return recommender.rank(rows, [selection] * len(rows))
+    return recommender.rank(rows, [selection] * len(rows))
 
 
 def batches_of_users(recommender: Recommender, users: Sequence[str] | None, size: int) -> Iterator[Batch]:
