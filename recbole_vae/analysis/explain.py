@@ -9,7 +9,7 @@ logits of the recommended items are computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -131,7 +131,9 @@ def _gradients(model: Any, history: Histories, items: Tensor) -> Tensor:
     return changes @ slopes.t()
 
 
-def ranks(model: HistoryRecommender, history: Histories, removed: Tensor, items: Tensor) -> Tensor:
+def ranks(
+    model: HistoryRecommender, history: Histories, removed: Tensor, items: Tensor, barred: Tensor | None = None
+) -> Tensor:
     """Rank items, from 1, for copies of a history that lack some entries. Items of the whole history are not ranked.
 
     A copy that lacks all entries has the ranking of an empty history, by popularity.
@@ -141,6 +143,7 @@ def ranks(model: HistoryRecommender, history: Histories, removed: Tensor, items:
         history: a single history, on the model's device.
         removed: which entries each copy lacks, bool, shape [copies, nnz].
         items: internal ids of items that are not in the history, shape [items].
+        barred: which items are not ranked either, bool, shape [n_items], on the model's device; None for none.
 
     Returns:
         One more than the number of items that score higher, int64, shape [copies, items].
@@ -150,12 +153,19 @@ def ranks(model: HistoryRecommender, history: Histories, removed: Tensor, items:
         for part in _in_parts(model, removed):
             scores = model.ranking_scores(history.without(part))
             scores[:, history.indices.long()] = -torch.inf
+            if barred is not None:
+                scores[:, barred] = -torch.inf
             parts.append(torch.stack([(scores > scores[:, [item]]).sum(1) + 1 for item in items.tolist()], dim=1))
     return torch.cat(parts)
 
 
 def counterfactual(
-    model: HistoryRecommender, history: Histories, item: int, k: int, most: int = REMOVALS
+    model: HistoryRecommender,
+    history: Histories,
+    item: int,
+    k: int,
+    most: int = REMOVALS,
+    barred: Tensor | None = None,
 ) -> Tensor | None:
     """Look for a small set of entries without which an item is not among the first k recommendations.
 
@@ -169,6 +179,7 @@ def counterfactual(
         item: internal id, not in the history.
         k: length of the ranking.
         most: largest number of entries that may be removed.
+        barred: see :func:`ranks`; without ``item``.
 
     Returns:
         Positions in the history, int64, ascending; None if none was found.
@@ -179,6 +190,8 @@ def counterfactual(
         (scores,) = score_copies(model, history, removed)
         scores[0, history.indices.long()] = -torch.inf
         scores[0, item] = -torch.inf
+        if barred is not None:
+            scores[0, barred] = -torch.inf
         rivals = scores[0].topk(min(k + _RIVALS, int(scores.isfinite().sum()))).indices
         if len(rivals) < k:
             return None
@@ -190,13 +203,13 @@ def counterfactual(
             margins = left[:, 0] - left[:, 1:].topk(k).values[:, -1]
             removed[0, rest[margins.argmin()]] = True
             # Without its last entry the history is ranked by popularity, which the margins do not see.
-            if (margins.min() < 0 or len(rest) == 1) and ranks(model, history, removed, wanted)[0, 0] > k:
+            if (margins.min() < 0 or len(rest) == 1) and ranks(model, history, removed, wanted, barred)[0, 0] > k:
                 break
         while int(removed.sum()) > 1:
             positions = removed[0].nonzero()[:, 0]
             fewer = removed.repeat(len(positions), 1)
             fewer[torch.arange(len(positions)), positions] = False
-            suffices = ranks(model, history, fewer, wanted)[:, 0] > k
+            suffices = ranks(model, history, fewer, wanted, barred)[:, 0] > k
             if not suffices.any():
                 break
             removed = fewer[suffices][:1]
@@ -289,6 +302,7 @@ class Explainer:
         reasons: int = 3,
         search: bool = True,
         check: Callable[[], object] | None = None,
+        barred: Tensor | None = None,
     ) -> Explanation:
         """Explain the first k recommendations for a history.
 
@@ -300,26 +314,30 @@ class Explainer:
             reasons: number of the most supporting items for which to compute the rank without them.
             search: whether to look for counterfactuals.
             check: called before each of them; what it raises ends the work.
+            barred: which items are never recommended, bool, shape [n_items], as of
+                :meth:`~recbole_vae.serving.recommender.Recommender.selection`. All ranks are among the others.
 
         Raises:
             ConfigError: see :func:`influences`.
             DataError: see :meth:`~recbole_vae.serving.recommender.Recommender.recommend`.
         """
         recommender, model = self.recommender, self.recommender.model
-        row = Histories.from_lists([recommender.known(history)]).to(model.device)
+        selection = replace(recommender.selection(k), barred=barred)
+        barred = None if barred is None else barred.to(model.device)
+        known = recommender.known(history)
+        row = Histories.from_lists([known]).to(model.device)
         names = [recommender.items[item] for item in row.indices.tolist()]
-        given: History = names if row.values is None else dict(zip(names, row.values.tolist(), strict=True))
-        (ranking,) = recommender.recommend([given], k)
+        (ranking,) = recommender.rank([known], [selection])
         items = torch.tensor(list(recommender.known(item for item, _ in ranking)), device=model.device)
         found: list[list[Influence]] = [[] for _ in ranking]
         sets: list[list[str] | None] = [None for _ in ranking]
         if names and ranking:
-            found = self._reasons(row, names, items, method, reasons)
+            found = self._reasons(row, names, items, method, reasons, barred)
             if search:
                 for place, item in enumerate(items.tolist()):
                     if check is not None:
                         check()
-                    positions = counterfactual(model, row, item, k)
+                    positions = counterfactual(model, row, item, k, barred=barred)
                     missing = set() if positions is None else {names[each] for each in positions.tolist()}
                     sets[place] = [each.item_id for each in found[place] if each.item_id in missing] or None
         return Explanation(
@@ -335,7 +353,7 @@ class Explainer:
         return self.texts.get(item) or ItemText(item)
 
     def _reasons(
-        self, row: Histories, names: list[str], items: Tensor, method: str, reasons: int
+        self, row: Histories, names: list[str], items: Tensor, method: str, reasons: int, barred: Tensor | None
     ) -> list[list[Influence]]:
         model = self.recommender.model
         table = influences(model, row, items, method).t()
@@ -343,7 +361,8 @@ class Explainer:
         shown = torch.unique(orders[:, :reasons])
         removed = torch.zeros(len(shown), len(names), dtype=torch.bool, device=row.indices.device)
         removed[torch.arange(len(shown)), shown] = True
-        lower = dict(zip(shown.tolist(), ranks(model, row, removed, items).tolist(), strict=True)) if len(shown) else {}
+        places = ranks(model, row, removed, items, barred).tolist() if len(shown) else []
+        lower = dict(zip(shown.tolist(), places, strict=True))
         return [
             [
                 Influence(

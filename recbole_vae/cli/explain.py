@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from recbole_vae.cli.histories import histories, item_texts, report_unknown
+from recbole_vae.cli.histories import (
+    check_standard_input,
+    histories,
+    item_ids,
+    item_texts,
+    report_unknown,
+    report_unknown_excluded,
+)
 from recbole_vae.cli.options import Options, Parser, one_of, true_or_false
 from recbole_vae.cli.outputs import check_outputs, say_written
 from recbole_vae.errors import ConfigError
@@ -21,6 +28,7 @@ def parser() -> Parser:
     )
     parser.shared("users", "histories")
     parser.shared("k", help="recommendations to explain for each user")
+    parser.shared("candidates", "exclude")
     parser.option(
         "--method", kind=one_of("exact", "gradient"), default="exact", metavar="NAME",
         help="exact: leave out each item in turn; gradient: a faster approximation",
@@ -39,6 +47,7 @@ def command(options: Options) -> None:
     """Explain the recommendations of one user after the other."""
     if sum(each is not None for each in (options.user, options.users, options.histories)) != 1:
         raise ConfigError("explain needs one of --user=ID, --users=A,B and --histories=FILE (command line).")
+    check_standard_input(options)
     files = check_outputs(options, "json", "html")
     from tqdm import tqdm
 
@@ -47,6 +56,8 @@ def command(options: Options) -> None:
 
     model = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
     explainer = explain.Explainer(model, item_texts(model, options))
+    exclude = item_ids(options, "exclude")
+    barred = model.selection(candidates=item_ids(options, "candidates"), exclude=exclude).barred
     pairs: Iterable[tuple[str, Iterable[str]]]
     if options.histories:
         pairs = histories(options.histories, model.model)
@@ -54,9 +65,14 @@ def command(options: Options) -> None:
         pairs = [(user, model.history(user)) for user in options.users or [options.user]]
     bar = tqdm(pairs, unit=" users", ncols=100, disable=None if not options.user and options.json else True)
     found = (
-        explainer.explain(user, history, options.k, method=options.method, search=options.counterfactual)
+        explainer.explain(
+            user, history, options.k, method=options.method, search=options.counterfactual,
+            barred=barred,
+        )
         for user, history in bar
-    )
+    )  # fmt: skip
     explain_report.write(found, options.json, options.html)
     say_written(files)
     report_unknown(model.unknown)
+    report_unknown(model.unknown_candidates, "the candidates")
+    report_unknown_excluded(model.unknown_excluded, exclude)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from recbole_vae.cli.options import Options
+from recbole_vae.errors import ConfigError
 
 if TYPE_CHECKING:
     from recbole_vae.serving.recommender import Unknown
@@ -72,3 +73,35 @@ def report_unknown(unknown: Unknown, what: str = "histories") -> None:
             f"({least}{len(unknown.examples)} different, such as {example}).",
             file=sys.stderr,
         )
+
+
+def report_unknown_excluded(unknown: Unknown, excluded: Sequence[str] | None) -> None:
+    """Say on standard error how many items of ``--exclude`` are unknown, and whether that leaves nothing of it."""
+    report_unknown(unknown, "the excluded items")
+    if excluded and unknown.times == len(excluded):
+        print(
+            f"None of the {len(excluded):,} excluded items is in the training data: nothing was excluded.",
+            file=sys.stderr,
+        )
+
+
+def check_standard_input(options: Options) -> None:
+    """Raise a ConfigError if two options name standard input."""
+    read = [name for name in ("histories", "candidates", "exclude") if getattr(options, name) == "-"]
+    if len(read) > 1:
+        raise ConfigError(
+            f"--{read[0]} and --{read[1]} (command line) cannot both be standard input; name a file for one."
+        )
+
+
+def item_ids(options: Options, name: str) -> list[str] | None:
+    """Read a file of item ids, one a line; None if the option is not given."""
+    path = getattr(options, name)
+    if path is None:
+        return None
+    with reading(path) as file:
+        try:
+            lines = [line.removeprefix("\ufeff" * (not place)).strip() for place, line in enumerate(file)]
+        except UnicodeDecodeError:
+            raise ConfigError(f"--{name}={path} (command line): not text in UTF-8.") from None
+    return [line for line in lines if line]

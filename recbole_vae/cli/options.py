@@ -279,6 +279,8 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "histories of any users: CSV with the columns user_id,item_id, or a RecBole .inter file; - is standard "
         "input, where the lines of each user must be consecutive",
     },
+    "candidates": {"metavar": "FILE", "help": "recommend only the items in this file, one id per line"},
+    "exclude": {"metavar": "FILE", "help": "never recommend the items in this file, one id per line"},
     "k": {"kind": whole(1), "default": 10, "metavar": "N", "help": "length of each list"},
     "popularity_correction": {
         "kind": number(), "metavar": "X",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from recbole_vae.cli.histories import histories, reading, report_unknown
+from recbole_vae.cli.histories import check_standard_input, histories, item_ids, report_unknown, report_unknown_excluded
 from recbole_vae.cli.options import Options, Parser, number, true_or_false, whole
 from recbole_vae.cli.outputs import check_outputs
 from recbole_vae.errors import ConfigError
@@ -18,8 +18,7 @@ def parser() -> Parser:
     """Declare the options."""
     parser = Parser("recommend", SUMMARY, "--checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]")
     parser.shared("checkpoint", "users", "histories", "k")
-    parser.option("--candidates", metavar="FILE", help="recommend only the items in this file, one id per line")
-    parser.option("--exclude", metavar="FILE", help="never recommend the items in this file, one id per line")
+    parser.shared("candidates", "exclude")
     parser.option(
         "--keep_seen",
         kind=true_or_false,
@@ -57,11 +56,7 @@ def command(options: Options) -> None:
     """Write the rankings, and say what was left out of them."""
     if options.users and options.histories:
         raise ConfigError("--users and --histories (command line) cannot be given together.")
-    read = [name for name in ("histories", "candidates", "exclude") if getattr(options, name) == "-"]
-    if len(read) > 1:
-        raise ConfigError(
-            f"--{read[0]} and --{read[1]} (command line) cannot both be standard input; name a file for one."
-        )
+    check_standard_input(options)
     if options.workers and options.scheduler:
         raise ConfigError("--workers and --scheduler (command line) cannot be given together.")
     out = check_outputs(options, "out", stdout="out").get("out")
@@ -80,7 +75,7 @@ def command(options: Options) -> None:
         pyarrow()  # what would fail at the end fails here
     sampling = Sampling(options.samples, options.diversify, options.seed)
     model = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
-    candidates, exclude = _ids(options, "candidates"), _ids(options, "exclude")
+    candidates, exclude = item_ids(options, "candidates"), item_ids(options, "exclude")
     selection = model.selection(options.k, not options.keep_seen, candidates, exclude, None, sampling)
     size = batch.batch_size(model, selection)
     total: int | None = None
@@ -117,7 +112,7 @@ def command(options: Options) -> None:
         )
     report_unknown(model.unknown)
     report_unknown(model.unknown_candidates, "the candidates")
-    report_unknown(model.unknown_excluded, "the excluded items")
+    report_unknown_excluded(model.unknown_excluded, exclude)
     if model.without_known:
         print(
             f"Users with no item in the training data: {model.without_known:,}; they got the most popular items.",
@@ -129,16 +124,3 @@ def command(options: Options) -> None:
             "recommended (--keep_seen=True recommends these, too).",
             file=sys.stderr,
         )
-
-
-def _ids(options: Options, name: str) -> list[str] | None:
-    """Read a file of item ids, one a line; None if the option is not given."""
-    path = getattr(options, name)
-    if path is None:
-        return None
-    with reading(path) as file:
-        try:
-            lines = [line.removeprefix("\ufeff" * (not place)).strip() for place, line in enumerate(file)]
-        except UnicodeDecodeError:
-            raise ConfigError(f"--{name}={path} (command line): not text in UTF-8.") from None
-    return [line for line in lines if line]

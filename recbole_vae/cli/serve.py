@@ -34,18 +34,18 @@ def parser() -> Parser:
     parser.option("--token_file", metavar="FILE", help="file whose first line is the token that callers must send")
     parser.shared("popularity_correction", "items")
     for name, what in (
-        ("body", "bytes of a request"),
-        ("histories", "histories or users of a request"),
-        ("items", "items of a history"),
-        ("k", "length of a ranking"),
-        ("queue", "histories that wait, before requests are refused"),
+        ("body", "most bytes of a request"),
+        ("histories", "most histories or users of a request"),
+        ("items", "most items of a history"),
+        ("k", "longest ranking"),
+        ("queue", "most histories that wait, before requests are refused"),
     ):
         parser.option(
             f"--max_{name}",
             kind=whole(1),
             default=getattr(_DEFAULT, name),
             metavar="N",
-            help=f"largest number of {what}",
+            help=what,
         )
     parser.option(
         "--max_seconds",

@@ -99,6 +99,7 @@ class _Application:
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.current.ask)
         self.ready = True
+        LOG.info("ready")
         yield
         self.ready = False
         for task in tasks:
@@ -111,6 +112,7 @@ class _Application:
         asked = schemas.read(schemas.RecommendRequest, await _body(request, self.limits.body))
         schemas.one_of("histories", asked.histories, "users", asked.users)
         _check(asked, self.limits)
+        asked = asked.model_copy(update={"k": _at_most("k", asked.k, self.limits.k, "k" in asked.model_fields_set)})
         if asked.samples or asked.diversify:
             answered = await self.long.run(lambda check: self._one_by_one(asked, check))
         else:
@@ -127,6 +129,7 @@ class _Application:
             ],
             "unknown_items": answered.unknown,
             "unknown_candidates": answered.selection.unknown_candidates,
+            "unknown_excluded": answered.selection.unknown_excluded,
             "version": answered.served.version,
         })  # fmt: skip
 
@@ -138,7 +141,7 @@ class _Application:
             check()
             row = recommender.known(history)
             answered.rankings += recommender.rank([row], [answered.selection])
-            answered.known.append(len(row))
+            answered.known.append(len(set(row)))
             answered.unknown += len(history) - len(row)
         return answered
 
@@ -148,29 +151,37 @@ class _Application:
         schemas.one_of("history", asked.history, "user", asked.user)
         if asked.history is not None and len(asked.history) > self.limits.items:
             raise _too_many("history", "items", len(asked.history), self.limits.items)
-        _at_most("k", asked.k, self.limits.k)
+        k = _at_most("k", asked.k, self.limits.k, "k" in asked.model_fields_set)
         served = self.current.served
 
         def explain(check: Callable[[], None]) -> Any:
             history = asked.history if asked.user is None else _of_user(served.recommender, asked.user)
             assert history is not None
+            selection = served.recommender.selection(k, candidates=asked.candidates, exclude=asked.exclude)
             found = served.explainer.explain(
-                asked.user or "", history, asked.k, method=asked.method, search=asked.counterfactual, check=check
-            )
-            return asdict(found)
+                asked.user or "", history, k, method=asked.method, search=asked.counterfactual, check=check,
+                barred=selection.barred,
+            )  # fmt: skip
+            return {
+                **asdict(found),
+                "unknown_items": sum(not served.recommender.knows(item) for item in history),
+                "unknown_candidates": selection.unknown_candidates,
+                "unknown_excluded": selection.unknown_excluded,
+            }
 
         return _json({**await self.long.run(explain), "version": served.version})
 
     async def similar(
         self,
+        request: Request,
         item: Annotated[str, Path(description="Id of an item.")],
-        k: Annotated[int, Query(ge=1, description="Length of the list.")] = 10,
+        k: Annotated[int, Query(ge=1, description="Length of the list; less where the server allows less.")] = 10,
         popularity_correction: Annotated[
             float | None, Query(ge=-LARGEST, le=LARGEST, description="Above 0 favours rare items.")
         ] = None,
     ) -> Response:
         """List the items that go with an item: what somebody gets whose only item it is."""
-        _at_most("k", k, self.limits.k)
+        length = _at_most("k", k, self.limits.k, "k" in request.query_params)
 
         def histories(served: Served) -> list[Any]:
             if not served.recommender.knows(item):
@@ -179,8 +190,8 @@ class _Application:
 
         answered = await self.ranking.rank(
             Job(
-                histories, 1, lambda served: served.recommender.selection(k, popularity_correction=popularity_correction),
-                (k, True, popularity_correction),
+                histories, 1, lambda served: served.recommender.selection(length, popularity_correction=popularity_correction),
+                (length, True, popularity_correction),
             )
         )  # fmt: skip
         (ranking,) = answered.rankings
@@ -227,12 +238,13 @@ def _check(asked: schemas.RecommendRequest, limits: Limits) -> None:
     for place, history in enumerate(asked.histories or ()):
         if len(history) > limits.items:
             raise _too_many(f"histories[{place}]", "items", len(history), limits.items)
-    _at_most("k", asked.k, limits.k)
 
 
-def _at_most(name: str, value: int, most: int) -> None:
-    if value > most:
+def _at_most(name: str, value: int, most: int, given: bool) -> int:
+    """Return a number that is allowed: a default gives way to the limit, what was given is refused beyond it."""
+    if value > most and given:
         raise RefusedError(422, f"{name}: {value} is more than this server allows; it must be at most {most}.")
+    return min(value, most)
 
 
 def _too_many(name: str, what: str, number: int, most: int) -> RefusedError:

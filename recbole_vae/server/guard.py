@@ -37,7 +37,7 @@ class Guard:
 
     def __init__(self, app: Any, settings: Settings, metrics: Metrics) -> None:
         self.app, self.metrics, self.seconds = app, metrics, settings.limits.seconds
-        self.token = None if settings.token is None else f"Bearer {settings.token}".encode()
+        self.token = None if settings.token is None else settings.token.encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -66,7 +66,8 @@ class Guard:
     def _has_token(self, headers: list[tuple[bytes, bytes]]) -> bool:
         assert self.token is not None
         given = next((value for name, value in headers if name == b"authorization"), b"")
-        return hmac.compare_digest(given, self.token)
+        scheme, _, token = given.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self.token)
 
 
 async def refuse(send: Any, status: int, detail: str) -> None:

@@ -62,7 +62,7 @@ class Answered:
         served: the model.
         selection: what was asked of it.
         rankings: one for each history.
-        known: number of known items of each history.
+        known: number of different known items of each history.
         unknown: number of unknown items of all histories.
     """
 
@@ -174,9 +174,8 @@ class RankingLane:
             except Exception as error:  # of this job alone
                 job.error = error
                 continue
-            known = [len(row) for row in found]
-            answered.known += known
-            answered.unknown += sum(len(history) for history in given) - sum(known)
+            answered.known += [len(set(row)) for row in found]
+            answered.unknown += sum(map(len, given)) - sum(map(len, found))
             batches.setdefault(answered.served, []).append((job, len(found)))
             rows.setdefault(answered.served, []).extend(found)
         for served, jobs in batches.items():

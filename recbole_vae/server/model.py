@@ -89,13 +89,13 @@ class Current:
     def __init__(self, settings: Settings, served: Served) -> None:
         self.settings, self.served = settings, served
         self.reloads = self.refused = 0
-        self._refused_file: _File | None = None
+        self._refused = set[_File | None]()
         self._asked = asyncio.Event()
         _settle()
 
     def ask(self) -> None:
         """Look at the file now, also at one that was refused before."""
-        self._refused_file = None
+        self._refused.clear()
         self._asked.set()
 
     async def watch(self) -> None:
@@ -108,10 +108,12 @@ class Current:
                 self._asked.clear()
                 asked = True
             found = _file(Path(self.settings.checkpoint))
-            if found in (None, self.served.file, self._refused_file):
+            if found == self.served.file or found in self._refused:
+                if found is not None:
+                    self._refused.discard(None)  # it is there again; should it go once more, that is said once more
                 if asked:
                     LOG.info("%s: no other file than the one that is served", self.settings.checkpoint)
-            elif found == seen or asked:  # it has not changed for a while: nobody is writing it
+            elif found == seen or asked:  # it has not changed for a while: nobody is writing it, or it is missing
                 await self._replace(found)
             seen = found
 
@@ -121,7 +123,7 @@ class Current:
             new = await asyncio.to_thread(load, self.settings)
         except Exception as error:  # whatever it is, the old model goes on
             self.refused += 1
-            self._refused_file = found
+            self._refused = {found}
             reason = str(error) if isinstance(error, RecBoleVAEError) else type(error).__name__
             LOG.error("not taken up, version %s goes on: %s", old.version, reason)
             return

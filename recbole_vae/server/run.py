@@ -12,11 +12,13 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn import Config, Server
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from recbole_vae.errors import CheckpointError, ConfigError, RecBoleVAEError
 from recbole_vae.server.protocol import Protocol
@@ -25,7 +27,9 @@ from recbole_vae.server.settings import Settings
 LOG = logging.getLogger("recbole_vae.server")
 
 _STARTUP_FAILED = 3
-"""The status with which a worker tells the watching process that another would fail, too."""
+"""The status with which a worker tells the watching process that it cannot load the model."""
+_PAUSE = 10.0
+"""Seconds before another worker is started in the place of one that could not load the model."""
 
 _LOGGING: dict[str, Any] = {
     "version": 1,
@@ -34,7 +38,8 @@ _LOGGING: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "loggers": {
         "recbole_vae.server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        # At WARNING it has a line for every request that is not HTTP.
+        "uvicorn": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
     },
 }
 
@@ -59,10 +64,13 @@ def run(settings: Settings) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="recbole_vae_metrics_") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the workers inherit it
-        LOG.info("%d workers listen on %s, its API is at %s/docs", settings.workers, address, address)
         supervisor = _Supervisor(_config(settings, functools.partial(_worker, settings)), [listening])
+        LOG.info("starting %d workers on %s, its API is at %s/docs", settings.workers, address, address)
         supervisor.run()
-    if any(process.exitcode == _STARTUP_FAILED for process in supervisor.processes):
+        LOG.info("ended")
+    if supervisor.interrupted:
+        raise KeyboardInterrupt
+    if supervisor.failed:
         raise CheckpointError(f"{settings.checkpoint}: no worker could start; the reason stands above.")
 
 
@@ -142,19 +150,49 @@ def _worker(settings: Settings) -> Any:
         threading.Thread(target=follow, daemon=True).start()
     try:
         return _application(settings)
-    except RecBoleVAEError as error:
-        LOG.error("%s", " ".join(str(error).split()))
+    except Exception as error:  # whatever it is, the other workers go on
+        known = isinstance(error, RecBoleVAEError)
+        LOG.error("%s", " ".join(str(error).split()) or type(error).__name__, exc_info=not known)
         sys.exit(_STARTUP_FAILED)
 
 
 class _Supervisor(Multiprocess):
-    """Starts workers, and others in the place of those that die. SIGHUP is passed on to them."""
+    """Starts workers, and others in the place of those that die. SIGHUP is passed on to them.
+
+    Attributes:
+        failed: whether it ended because no worker could load the model.
+        interrupted: whether it ended because of Ctrl-C.
+    """
+
+    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self.failed = self.interrupted = False
+        self._due: dict[int | None, float] = {}
 
     def keep_subprocess_alive(self) -> None:
-        for process in self.processes:
+        """Replace the workers that died. One that could not load the model is replaced later, while others answer."""
+        for place, process in enumerate(self.processes):
             # The worker has its own. Through this one a worker that dies while it is asked would still seem to be there.
             process.child_conn.close()
-        super().keep_subprocess_alive()
+            if process.is_alive(timeout=self.config.timeout_worker_healthcheck):
+                continue
+            process.kill()  # it hangs, if it has not ended
+            process.join()
+            if process.exitcode == _STARTUP_FAILED:
+                if not any(other.is_ready() for other in self.processes if other is not process):
+                    self.failed = True
+                    self.should_exit.set()
+                    return
+                if time.monotonic() < self._due.setdefault(process.pid, time.monotonic() + _PAUSE):
+                    continue
+                del self._due[process.pid]
+            LOG.warning("worker %s ended; another takes its place", process.pid)
+            self.processes[place] = Process(self.config, self.sockets)
+            self.processes[place].start()
+
+    def handle_int(self) -> None:
+        self.interrupted = True
+        super().handle_int()
 
     def handle_hup(self) -> None:
         for process in self.processes:

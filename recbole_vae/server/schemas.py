@@ -45,10 +45,12 @@ class RecommendRequest(_Body):
     users: list[str] | None = Field(
         None, min_length=1, description="Ids of users in the training data, instead of histories."
     )
-    k: int = Field(10, ge=1, le=_LARGEST_K, strict=True, description="Length of each ranking.")
+    k: int = Field(
+        10, ge=1, le=_LARGEST_K, strict=True, description="Length of each ranking; less where the server allows less."
+    )
     exclude_seen: bool = Field(True, strict=True, description="Leave out the items of the history.")
     candidates: list[str] | None = Field(None, description="Rank only these items.")
-    exclude: list[str] | None = Field(None, description="Never recommend these items. Unknown ids are ignored.")
+    exclude: list[str] | None = Field(None, description="Never recommend these items.")
     popularity_correction: float | None = Field(
         None, ge=-LARGEST, le=LARGEST, description="Above 0 favours rare items, below 0 popular ones."
     )
@@ -64,7 +66,12 @@ class ExplainRequest(_Body):
 
     history: History | None = Field(None, description="The items of a person, as in `/recommend`.")
     user: str | None = Field(None, description="Id of a user in the training data.")
-    k: int = Field(10, ge=1, le=MOST_EXPLAINED, strict=True, description="Number of recommendations to explain.")
+    k: int = Field(
+        10, ge=1, le=MOST_EXPLAINED, strict=True,
+        description="Number of recommendations to explain; less where the server allows less.",
+    )  # fmt: skip
+    candidates: list[str] | None = Field(None, description="Explain the ranking of only these items.")
+    exclude: list[str] | None = Field(None, description="Never recommend these items.")
     method: Literal["exact", "gradient"] = Field(
         "exact", description="`exact` leaves out each item in turn; `gradient` approximates that in less time."
     )
@@ -78,7 +85,9 @@ class RankingAnswer(BaseModel):
 
     items: list[str] = Field(description="Ids of the items.")
     scores: list[float] = Field(description="Their scores; shares of the training users if no item was known.")
-    known_items: int = Field(description="Known items of the history. With 0 the ranking is of the most popular items.")
+    known_items: int = Field(
+        description="Different known items of the history. With 0 the ranking is of the most popular items."
+    )
     rank_low: list[int] | None = Field(None, description="With `samples`: lower end of each rank's 90 % interval.")
     rank_high: list[int] | None = Field(None, description="With `samples`: its upper end.")
     stability: float | None = Field(None, description="With `samples`: similarity of the samples' rankings, 0 to 1.")
@@ -91,6 +100,7 @@ class RecommendAnswer(BaseModel):
     rankings: list[RankingAnswer]
     unknown_items: int = Field(description="Ids in the histories that the model does not know; they were skipped.")
     unknown_candidates: int = Field(description="Ids among the candidates that the model does not know.")
+    unknown_excluded: int = Field(description="Ids in `exclude` that the model does not know.")
     version: str = Field(description="Version of the model that answered; see `/model`.")
 
 
@@ -126,6 +136,9 @@ class ExplainAnswer(BaseModel):
     searched: bool
     history: list[str] = Field(description="Ids of the history that the model knows.")
     recommendations: list[ExplainedAnswer]
+    unknown_items: int = Field(description="Ids in the history that the model does not know; they were skipped.")
+    unknown_candidates: int = Field(description="Ids among the candidates that the model does not know.")
+    unknown_excluded: int = Field(description="Ids in `exclude` that the model does not know.")
     version: str
 
 

@@ -65,7 +65,7 @@ class Selection:
         barred: which items are never recommended, bool, shape [n_items]; None for none.
         popularity_correction: instead of the model's own; None for that.
         sampling: of the posterior.
-        unknown_candidates: number of candidates that the model does not know.
+        unknown_candidates: number of candidates that the model does not know; ``unknown_excluded``: of excluded items.
     """
 
     k: int
@@ -74,6 +74,7 @@ class Selection:
     popularity_correction: float | None
     sampling: Sampling
     unknown_candidates: int = 0
+    unknown_excluded: int = 0
 
 
 class Recommender:
@@ -292,8 +293,8 @@ class Recommender:
         sampling.check(self.model)
         if popularity_correction is not None:
             self._check_correction(popularity_correction)
-        barred, unknown = self._barred(candidates, exclude)
-        return Selection(min(k, len(self.items)), exclude_seen, barred, popularity_correction, sampling, unknown)
+        barred, *unknown = self._barred(candidates, exclude)
+        return Selection(min(k, len(self.items)), exclude_seen, barred, popularity_correction, sampling, *unknown)
 
     def _check_correction(self, strength: float) -> None:
         if not isinstance(self.model, HistoryRecommender):
@@ -305,11 +306,13 @@ class Recommender:
                 f"popularity_correction: {strength!r} is not allowed; it must be a number >= {-LARGEST:g} and <= {LARGEST:g}."
             )
 
-    def _barred(self, candidates: Iterable[str] | None, exclude: Iterable[str] | None) -> tuple[Tensor | None, int]:
-        """Return which items must not be recommended, bool, shape [n_items]; and the number of unknown candidates."""
+    def _barred(
+        self, candidates: Iterable[str] | None, exclude: Iterable[str] | None
+    ) -> tuple[Tensor | None, int, int]:
+        """Return which items must not be recommended, bool, shape [n_items]; and how many ids of either are unknown."""
         if candidates is None and exclude is None:
-            return None, 0
-        unknown, barred = 0, torch.zeros(len(self.items), dtype=torch.bool)
+            return None, 0, 0
+        unknown, unknown_excluded, barred = 0, 0, torch.zeros(len(self.items), dtype=torch.bool)
         if candidates is not None:
             names, known = self._numbers("candidates", candidates, self.unknown_candidates)
             if not names:
@@ -321,9 +324,10 @@ class Recommender:
             unknown = names - len(known)
             barred.fill_(True).index_fill_(0, torch.tensor(known), False)
         if exclude is not None:
-            _, known = self._numbers("exclude", exclude, self.unknown_excluded)
+            names, known = self._numbers("exclude", exclude, self.unknown_excluded)
+            unknown_excluded = names - len(known)
             barred[known] = True
-        return barred, unknown
+        return barred, unknown, unknown_excluded
 
     def _numbers(self, name: str, items: Iterable[str], unknown: Unknown) -> tuple[int, list[int]]:
         """Return how many ids there are, and the internal ids of those that the model knows; count the others."""

@@ -152,6 +152,19 @@ def test_ranks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks(run.model, history_of(items), removed, torch.tensor(wanted)).tolist() == expected
     monkeypatch.setattr("recbole_vae.nn.chunks.SCORES_PER_CHUNK", 1)
     assert ranks(run.model, history_of(items), removed, torch.tensor(wanted)).tolist() == expected
+    barred = torch.zeros(run.model.n_items, dtype=torch.bool)
+    barred[[5, 6, 8, 12, 21]] = True
+    few = [
+        [
+            position(
+                run.model, [i for i, gone in zip(items, row, strict=True) if not gone], each, [*items, 5, 6, 8, 12, 21]
+            )
+            for each in wanted
+        ]
+        for row in removed.tolist()
+    ]
+    assert ranks(run.model, history_of(items), removed, torch.tensor(wanted), barred).tolist() == few
+    assert few != expected
 
 
 @settings(max_examples=15, deadline=None)
@@ -159,20 +172,24 @@ def test_ranks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_counterfactual_suffices_and_each_part_of_it_is_needed(trained: Any, data: st.DataObject) -> None:
     items = sorted(data.draw(st.sets(st.integers(1, 25), min_size=1, max_size=12)))
     k = data.draw(st.integers(1, 5))
+    out = sorted(data.draw(st.sets(st.integers(1, 25), max_size=5)))
+    barred = torch.zeros(trained.n_items, dtype=torch.bool)
+    barred[out] = True
+    never = sorted({*items, *out})
     with torch.no_grad():
         scores = trained.score(history_of(items))[0]
-    scores[items] = -torch.inf
+    scores[never] = -torch.inf
     for item in scores.topk(k).indices.tolist():
-        found = counterfactual(trained, history_of(items), item, k)
-        single = [gone for gone in items if position(trained, [i for i in items if i != gone], item, items) > k]
+        found = counterfactual(trained, history_of(items), item, k, barred=barred)
+        single = [gone for gone in items if position(trained, [i for i in items if i != gone], item, never) > k]
         if found is None:
             assert not single
             continue
         missing = [items[place] for place in found.tolist()]
-        assert position(trained, [i for i in items if i not in missing], item, items) > k
+        assert position(trained, [i for i in items if i not in missing], item, never) > k
         for back in missing:
             rest = [i for i in items if i not in missing or i == back]
-            assert len(missing) == 1 or position(trained, rest, item, items) <= k
+            assert len(missing) == 1 or position(trained, rest, item, never) <= k
         if single:
             assert missing[0] in single
             assert len(missing) == 1

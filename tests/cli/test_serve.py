@@ -68,6 +68,22 @@ def test_workers_that_cannot_start() -> None:
     assert done.stderr.splitlines()[-1] == "error: bad.pth: no worker could start; the reason stands above."
 
 
+@posix_only
+def test_ctrl_c_ends_workers_with_130(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "recbole_vae", "serve", "--port=0", f"--checkpoint={checkpoint}", "--workers=2"]
+    with Path("serve.log").open("wb") as file:
+        process = subprocess.Popen(command, stderr=file)
+    try:
+        wait(lambda: "starting 2 workers on http" in Path("serve.log").read_text())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    *_, ended, interrupted = Path("serve.log").read_text().splitlines()
+    assert ended.endswith("] ended")
+    assert interrupted == "interrupted"
+
+
 def test_without_its_libraries(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_vae.cli.serve._NEEDED", ("fastapi", "no_such_library"))
     assert fails(capfd, "--checkpoint=x") == (
@@ -177,20 +193,29 @@ def test_one_process_under_load(checkpoint: Path, other_checkpoint: Path) -> Non
                 wait(lambda number=number: server.log.read_text().count("takes the place of") == number + 1)  # type: ignore[misc]
             wait(lambda: len(load.versions) == 2)
         assert not load.failed
+        with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+            connection.sendall(b"\x16\x03\x01 no HTTP\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
         server.process.terminate()
         assert server.process.wait(60) == 0
-        assert "i0" not in server.log.read_text()
+        log = server.log.read_text()
+        assert "i0" not in log
+        assert "Invalid HTTP" not in log
+        assert log.count("] ready\n") == 1
+        assert log.endswith("] ended\n")
 
 
 @posix_only
 def test_workers_are_replaced_and_end_with_their_parent(checkpoint: Path) -> None:
-    with running(f"--checkpoint={checkpoint}", "--workers=2") as server:
-        wait(lambda: server.log.read_text().count("version") == 2)  # both are there
+    file = Path("model.pth")
+    put(checkpoint, file)
+    with running(f"--checkpoint={file}", "--workers=2") as server:
+        wait(lambda: server.log.read_text().count("] ready") == 2)  # both are there
         first = server.workers()
         assert len(first) == 2
         with Load(lambda: server.ask("/recommend", {"histories": [["i0"]] * 3})) as load:
             os.kill(first[0], signal.SIGKILL)
-            wait(lambda: server.log.read_text().count("version") == 3)
+            wait(lambda: server.log.read_text().count("] ready") == 3)
         assert len(load.failed) <= 3, load.failed  # those that it was about to answer
         assert sum(load.versions.values()) > 3
         workers = server.workers()
@@ -207,6 +232,12 @@ def test_workers_are_replaced_and_end_with_their_parent(checkpoint: Path) -> Non
         )
         assert counted is not None
         assert float(counted[1]) >= sum(load.versions.values())  # of both, and of the one that is gone
+        file.unlink()  # another worker cannot load it, and the one that is left goes on
+        wait(lambda: server.log.read_text().count("not taken up") == 2)
+        os.kill(first[1], signal.SIGKILL)
+        wait(lambda: f"] {file}: there is no such checkpoint." in server.log.read_text())
+        assert server.ask("/recommend", {"histories": [["i0"]]})[0] == 200
+        workers = server.workers()
         server.process.kill()
         server.process.wait()
         wait(lambda: not any(psutil.pid_exists(each) for each in workers))

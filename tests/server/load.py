@@ -49,7 +49,7 @@ class Server:
         self.log.extend(line.rstrip() for line in self.process.stderr)
 
     def __enter__(self) -> Server:
-        self.wait(lambda: self.begun() >= self.workers and any("listen" in line for line in self.log))
+        self.wait(lambda: self.begun() >= self.workers and any("on http" in line for line in self.log))
         (address,) = re.findall(r"on http://127\.0\.0\.1:(\d+)", "\n".join(self.log))
         self.port = int(address)
         return self

@@ -58,9 +58,10 @@ def test_lists_are_those_of_recommender(client: TestClient, recommender: Recomme
     assert answer.status_code == 200, answer.text
     found, expected = answer.json(), recommender.recommend(HISTORIES, **options)
     same(found, expected)
-    assert [each["known_items"] for each in found["rankings"]] == [3, 1, 0, 2]
+    assert [each["known_items"] for each in found["rankings"]] == [3, 1, 0, 1]
     assert found["unknown_items"] == 1
     assert found["unknown_candidates"] == ("never heard of" in options.get("candidates", ()))
+    assert found["unknown_excluded"] == ("never heard of" in options.get("exclude", ()))
     for each, ranking in zip(found["rankings"], expected, strict=True):
         if ranking.intervals is None:
             assert "rank_low" not in each
@@ -133,6 +134,8 @@ def test_a_refused_request_takes_no_other_with_it(other_checkpoint: Path) -> Non
 def test_explanations_are_those_of_explainer(client: TestClient, recommender: Recommender) -> None:
     answer = client.post("/explain", json={"history": ["i0", "i3", "x"], "k": 3}).json()
     assert len(answer.pop("version")) == 12
+    unknown = [answer.pop(f"unknown_{what}") for what in ("items", "candidates", "excluded")]
+    assert unknown == [1, 0, 0]
     assert answer == json.loads(json.dumps(asdict(Explainer(recommender).explain("", ["i0", "i3", "x"], 3))))
     of_user = client.post("/explain", json={"user": "u3", "k": 2, "method": "gradient", "counterfactual": False}).json()
     expected = Explainer(recommender).explain("u3", recommender.history("u3"), 2, method="gradient", search=False)
@@ -141,6 +144,15 @@ def test_explanations_are_those_of_explainer(client: TestClient, recommender: Re
     ]
     assert (of_user["user"], of_user["method"], of_user["searched"]) == ("u3", "gradient", False)
     assert client.post("/explain", json={"user": "nobody"}).status_code == 404
+
+
+def test_what_recommend_shows_under_a_restriction_can_be_explained(client: TestClient) -> None:
+    given = {"candidates": ["i1", "i5", "i9", "i12", "x", "y"], "exclude": ["i5", "z"], "k": 2}
+    (shown,) = client.post("/recommend", json={"histories": [["i0", "i3"]], **given}).json()["rankings"]
+    answer = client.post("/explain", json={"history": ["i0", "i3"], **given}).json()
+    assert [each["item_id"] for each in answer["recommendations"]] == shown["items"]
+    assert (answer["unknown_items"], answer["unknown_candidates"], answer["unknown_excluded"]) == (0, 2, 1)
+    assert client.post("/explain", json={"history": ["i0"], "candidates": ["x"]}).status_code == 422
 
 
 def test_similar_items_are_what_somebody_with_that_item_gets(client: TestClient, recommender: Recommender) -> None:

@@ -135,6 +135,10 @@ def test_limits(serving: Serving) -> None:
         refused(422, "users: has 3 users; this server allows 2. Send fewer.", users=["u1"] * 3)
         refused(422, "histories[1]: has 4 items; this server allows 3. Send fewer.", histories=[[], ["i1"] * 4])
         refused(422, "k: 6 is more than this server allows; it must be at most 5.", histories=[[]], k=6)
+        for asked in ({"path": "/recommend", "histories": [[]]}, {"path": "/explain", "history": ["i1"]}):
+            answer = client.post(str(asked.pop("path")), json=asked).json()
+            assert len(answer["rankings"][0]["items"] if "rankings" in answer else answer["recommendations"]) == 5
+        assert len(client.get("/items/i1/similar").json()["items"]) == 5
         refused(422, "history: has 4 items; this server allows 3. Send fewer.", "/explain", history=["i1"] * 4)
         refused(422, "k: 6 is more than this server allows; it must be at most 5.", "/explain", history=["i1"], k=6)
         assert client.get("/items/i1/similar?k=6").status_code == 422
@@ -194,6 +198,7 @@ def test_a_token(serving: Serving, checkpoint: Path) -> None:
             {},
             {"authorization": "Bearer open-sesam"},
             {"authorization": "open-sesame"},
+            {"authorization": "Basic open-sesame"},
             {"authorization": "Bearer \xff"},
         ):
             raw = {name: value.encode("latin-1") for name, value in headers.items()}
@@ -202,7 +207,9 @@ def test_a_token(serving: Serving, checkpoint: Path) -> None:
             assert answer.headers["www-authenticate"] == "Bearer"
             assert answer.json()["detail"] == "a token is needed: send the header Authorization: Bearer TOKEN."
         right = {"authorization": "Bearer open-sesame"}
-        assert client.post("/recommend", json=asked, headers=right).status_code == 200
+        for scheme in ("Bearer", "bearer", "BEARER "):
+            headers = {"authorization": f"{scheme} open-sesame"}
+            assert client.post("/recommend", json=asked, headers=headers).status_code == 200
         for path in ("/model", "/metrics", "/items/i1/similar"):
             assert client.get(path).status_code == 401
             assert client.get(path, headers=right).status_code == 200

@@ -56,9 +56,17 @@ def test_a_new_file_is_taken_up_and_a_damaged_one_is_not(
             wait(lambda number=number: reloads(client, "refused") == number)  # type: ignore[misc]
             assert client.post("/recommend", json=asked).json() == second
         file.unlink()
+        wait(lambda: reloads(client, "refused") == 5)
         time.sleep(0.1)
         assert client.post("/recommend", json=asked).json() == second
         put(checkpoint, file)
         wait(lambda: reloads(client, "taken_up") == 2)
         assert client.post("/recommend", json=asked).json() == first
-        assert reloads(client, "refused") == 4
+        assert reloads(client, "refused") == 5  # it is said once that a file is missing
+        file.rename(tmp_path / "away.pth")
+        wait(lambda: reloads(client, "refused") == 6)
+        (tmp_path / "away.pth").rename(file)
+        time.sleep(0.1)
+        file.unlink()
+        wait(lambda: reloads(client, "refused") == 7)
+        assert reloads(client, "taken_up") == 2

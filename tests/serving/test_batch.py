@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import signal
 import subprocess
@@ -95,6 +96,32 @@ def test_excluded_items_are_never_recommended(file: str, capsys: pytest.CaptureF
     assert left == [(row[0], row[2]) for row in some] != [(row[0], row[2]) for row in every]
     assert main(["recommend", file, "--exclude=-", "--candidates=-"]) == 2
     assert "--candidates and --exclude (command line) cannot both be standard input" in capsys.readouterr().err
+    Path("none.txt").write_text("x\ny\n")
+    capsys.readouterr()
+    assert main(["recommend", file, "--users=u0", "--exclude=none.txt"]) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "None of the 2 excluded items is in the training data: nothing was excluded."
+
+
+def test_explanations_are_of_the_same_lists(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.txt").write_text("i1\ni3\ni5\ni7\ni9\nnever heard of\n")
+    Path("out.txt").write_text("i3\nx\ny\n")
+    given = [file, "--users=u0,u1", "--candidates=in.txt", "--exclude=out.txt", "-k=3"]
+    assert main(["recommend", *given, "--out=lists.csv"]) == 0
+    _, *shown = csv.reader(Path("lists.csv").read_text().splitlines())
+    capsys.readouterr()
+    assert main(["explain", *given, "--json=-"]) == 0
+    out, err = capsys.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [[one["user"], each["item_id"]] for one in found for each in one["recommendations"]] == [
+        [user, item] for user, _, item, _ in shown
+    ]
+    for one in found:  # ranks are those among the candidates
+        assert all(each["influences"][0]["rank_without"] <= 4 for each in one["recommendations"])
+    assert "Left out of the candidates: 1 times" in err
+    assert "Left out of the excluded items: 2 times" in err  # not once for each user
+    assert main(["explain", file, "--histories=-", "--exclude=-"]) == 2
+    assert "--histories and --exclude (command line) cannot both be standard input" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("3", 3), ("2,1", 2), ("0", None), ("many", None), ("", None)])
