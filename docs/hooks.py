@@ -1,6 +1,7 @@
 """What the build of the documentation adds to the pages: generated parts, and equations as MathML.
 
-``<!-- generated: NAME ARGUMENT -->`` in a page stands for what the function NAME of ``GENERATED`` returns as Markdown, and
+``<!-- generated: NAME ARGUMENT -->`` in a page stands for what the function NAME of ``GENERATED`` returns as Markdown. It takes
+the place of the line that follows, too, if that begins with ``_On the site,``: it is for readers of the source. And
 ``<!-- chart: KIND -->`` for a chart of the table that follows.
 """
 
@@ -18,7 +19,11 @@ from latex2mathml.converter import convert
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Write the generated parts and the charts of a page."""
     return with_charts(
-        re.sub(r"<!-- generated: (\w+) ?(.*?) -->", lambda found: GENERATED[found[1]](found[2]), markdown)
+        re.sub(
+            r"<!-- generated: (\w+) ?(.*?) -->(?:\n_On the site,.*)?",
+            lambda found: GENERATED[found[1]](found[2]),
+            markdown,
+        )
     )
 
 

@@ -126,6 +126,8 @@ def place(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regis
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(path, target)  # files are replaced here, never changed
     (tmp_path / "run_recbole_vae.py").symlink_to(ROOT / "run_recbole_vae.py")
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv/bin").symlink_to(Path(sys.executable).parent)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(process, "execute", in_this_process)
     return tmp_path
@@ -237,6 +239,43 @@ def test_the_blocks_of_a_page_run(page: str, place: Path, monkeypatch: pytest.Mo
             assert status[-1] != 0 if block.mark == "fails" else not any(status), (status, code)
         else:
             assert block.language == "yaml", f"{page}: no test knows what to do with a block in '{block.language}'"
+
+
+STUB = """#!/bin/sh
+echo "$1" >> calls
+for word; do case $word in --out=*) echo "$1" > "${word#--out=}";; esac; done
+[ "$1" != evaluate ] || exit $(cat status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("orders", "status", "ends", "steps"),
+    [
+        ("", 0, 0, ["prepare", "refit", "recommend", "compare-lists"]),
+        ("C1,SKU-4", 0, 0, ["prepare", "evaluate", "prepare", "refit", "recommend", "compare-lists"]),
+        ("C1,SKU-4\n", 3, 0, ["prepare", "evaluate", "prepare", "refit", "recommend", "compare-lists"]),
+        ("C1,SKU-4\n", 1, 1, ["prepare", "evaluate"]),
+    ],
+)
+def test_the_nightly_script_goes_on_where_it_should(
+    orders: str, status: int, ends: int, steps: list[str], tmp_path: Path
+) -> None:
+    (script,) = (block for block in blocks("docs/pages/how-to/production.md") if block.title == "nightly.sh")
+    for folder in ("venv/bin", "log", "log_tensorboard"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, text in (
+        ("nightly.sh", script.code), ("venv/bin/recbole-vae", STUB), ("today.csv", f"customer,sku\n{orders}"),
+        ("status", str(status)), ("live.pth", "old"), ("log/old", ""), ("log/new", ""),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    os.utime(tmp_path / "log/old", (0, 0))
+    done = subprocess.run([tmp_path / "nightly.sh"], env={"PATH": "/usr/bin:/bin"}, check=False)
+    assert done.returncode == ends
+    assert (tmp_path / "calls").read_text().split() == steps
+    assert (tmp_path / "live.pth").read_text() == ("old" if ends else "refit\n")
+    assert (tmp_path / "log/old").exists() == bool(ends)
+    assert (tmp_path / "log/new").exists()
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:

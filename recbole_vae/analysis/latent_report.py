@@ -14,6 +14,8 @@ _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 _WIDE = 900
 _LINE = 15.0
 """The height that a name needs on the map."""
+_GAP = 9.0
+"""Between the middle of an item and its name: a name that touches its dot reads as another one."""
 _KINDS = {"principal": "principal directions", "latents": "latent variables"}
 
 
@@ -83,28 +85,30 @@ def _map(found: Described) -> dict[str, Any]:
         "dots": dots,
         "own": place(found.user_place.x, found.user_place.y) if found.user_place else None,
         "names": _names(found, place),
-        "key": [*colour_of.items(), *([("other", "var(--other)")] if top else []), ("user", "var(--user)")],
+        "key": [*colour_of.items(), ("other" if top else "item", "var(--other)"), ("user", "var(--user)")],
     }
 
 
-def _names(found: Described, place: Callable[[float, float], tuple[float, float]]) -> list[tuple[float, float, str]]:
+def _names(
+    found: Described, place: Callable[[float, float], tuple[float, float]]
+) -> list[tuple[float, float, str, str]]:
     """Name the items farthest from the middle, as long as their names lie neither on each other nor on items."""
     dots = [place(item.x, item.y) for item in found.items]
-    taken = [(x - 4.5, x + 4.5, y) for x, y in dots]
+    taken = [(x - _GAP + 0.5, x + _GAP - 0.5, y) for x, y in dots]
     if found.user_place:
         x, y = place(found.user_place.x, found.user_place.y)
         width = 19.0 + 7 * len(f"user {found.user}")
         taken.append((x - width, x + 7, y) if x > _WIDE / 2 else (x - 7, x + width, y))
-    marks: list[tuple[float, float, str]] = []
+    marks: list[tuple[float, float, str, str]] = []
     for item in sorted(found.items, key=lambda each: -(each.x**2 + each.y**2)):
         x, y = place(item.x, item.y)
         name = item.name if len(item.name) <= 28 else f"{item.name[:27]}…"
         width = 6.2 * len(name)
-        for left in (x + 7, x - 7 - width):
+        for left, edge, anchor in ((x + _GAP, x + _GAP, "start"), (x - _GAP - width, x - _GAP, "end")):
             free = all(abs(y - other) >= _LINE or left >= end or start >= left + width for start, end, other in taken)
             if free and left >= 0 and left + width <= _WIDE:
                 taken.append((left, left + width, y))
-                marks.append((left, y + 4, name))
+                marks.append((edge, y + 4, anchor, name))
                 break
         if len(marks) == 24:
             break

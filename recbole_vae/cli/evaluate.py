@@ -96,6 +96,10 @@ def command(options: Options) -> int:
     )
     exceeded = _exceeded(found, options)
     put(files, _text(found), json=lambda: json.dumps({**asdict(found), "exceeded": exceeded}, indent=1))
+    if not found.targets:
+        unchecked = [f"--{name}" for name in ("min", "max_drop") if getattr(options, name)]
+        limits = f"; {' and '.join(unchecked)} could not be checked" * bool(unchecked)
+        print(f"nothing to measure: {found.dataset} has nothing that is to be found{limits}", file=sys.stderr)
     for line in exceeded:
         print(f"limit exceeded: {line}", file=sys.stderr)
     return EXCEEDED if exceeded else 0
@@ -103,7 +107,9 @@ def command(options: Options) -> int:
 
 def _exceeded(found: Evaluation, options: Options) -> list[str]:
     metrics = found.metrics.get(options.checkpoint, {})
-    lines = []
+    lines: list[str] = []
+    if not found.targets:
+        return lines
     for option in ("min", "max_drop"):
         for name, limit in (getattr(options, option) or {}).items():
             shown = f"--{option}={name}:{limit:g}"
@@ -121,10 +127,21 @@ def _exceeded(found: Evaluation, options: Options) -> list[str]:
 def _text(found: Evaluation) -> str:
     from tabulate import tabulate
 
+    parts = [
+        ("interactions", found.interactions),
+        ("in a history already", found.in_history),
+        ("of items that no model here knows", found.unknown_items),
+        ("different items of that kind", found.different_unknown_items),
+        ("to be found", found.targets),
+    ]
     lines = [
-        f"{found.dataset}: {found.interactions:,} interactions, of which {found.in_history:,} are in a history already, "
-        f"{found.unknown_items:,} are of {found.different_unknown_items:,} items that no model here knows, "
-        f"and {found.targets:,} are to be found."
+        found.dataset,
+        tabulate(
+            [(name, f"{number:,}") for name, number in parts],
+            tablefmt="plain",
+            disable_numparse=True,
+            colalign=("left", "right"),
+        ),
     ]
     groups = [("Users with a history", found.users, found.metrics)]
     if found.new_users:

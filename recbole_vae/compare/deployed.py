@@ -117,7 +117,7 @@ def evaluate(
     Raises:
         ConfigError: a metric or cutoff is not allowed, or one that is needed is not measured.
         CheckpointError: a file is not a checkpoint.
-        DataError: the data set is missing or wrong, or nothing in it is to be found.
+        DataError: the data set is missing or wrong, or has only items that no model knows.
     """
     with read_once():
         recommenders = [Recommender.load(checkpoints[0])]
@@ -139,7 +139,7 @@ def evaluate(
     in_history = np.any([model.has(of_user, of_item) for model in models], axis=0)
     unknown = ~in_history & ~np.any([model.numbers[of_item] > 0 for model in models], axis=0)
     kept = ~in_history & ~unknown
-    if not kept.any():
+    if not kept.any() and not in_history.any():  # else the ids are the models', and the data are no news
         raise DataError(
             f"dataset: nothing in '{dataset}' is to be found: of {len(pairs):,} interactions, {in_history.sum():,} are in the "
             f"users' histories, and {unknown.sum():,} are of items that the model does not know."
@@ -149,8 +149,8 @@ def evaluate(
     some = np.all([model.histories.lengths().numpy()[chosen] > 0 for model in models], axis=0)
     bar = tqdm(total=len(chosen) * len(models), unit=" users", ncols=100, disable=None if show_progress else True)
     with bar:
-        found = [_measure(model, config, chosen, of_user, of_item, bar) for model in models]
-    of_models = dict(zip(map(str, checkpoints), found, strict=True))
+        found = [_measure(model, config, chosen, of_user, of_item, bar) for model in models if len(chosen)]
+    of_models = dict(zip(map(str, checkpoints), found, strict=bool(len(chosen))))
     return Evaluation(
         dataset,
         interactions=len(pairs),

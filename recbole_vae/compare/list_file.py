@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_vae.errors import DataError
+from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.serving.parquet import pyarrow
 
 _COLUMNS = ["user_id", "rank", "item_id"]
@@ -140,7 +140,7 @@ def _chunks(path: Path) -> Iterator[Any]:
                     if not number:
                         _check_columns(path, list(chunk))
                     yield chunk[_COLUMNS].fillna("")
-    except DataError:
+    except (ConfigError, DataError):
         raise
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: the file is empty.") from None

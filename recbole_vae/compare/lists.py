@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recbole_vae.compare.list_file import Lists, read_lists
 from recbole_vae.data import padding
+from recbole_vae.errors import ConfigError
 from recbole_vae.evaluation.metrics import gini
 from recbole_vae.serving.recommender import Recommender
 
@@ -97,6 +98,7 @@ def compare_lists(old: Path, new: Path, k: int | None = None, checkpoint: Path |
         checkpoint: gives the catalogue, and the items' popularity.
 
     Raises:
+        ConfigError: ``k`` is larger than the longest list of a file.
         DataError: see :func:`~recbole_vae.compare.list_file.read_lists`.
         CheckpointError: the checkpoint cannot be read.
     """
@@ -110,7 +112,11 @@ def compare_lists(old: Path, new: Path, k: int | None = None, checkpoint: Path |
     if checkpoint is not None:
         popularity = np.zeros(len(numbers))
         popularity[:catalogue] = recommender.model.histories.counts(catalogue).numpy()
-    k = k or min(int(each.lengths().max()) for each in lists)
+    longest = [int(each.lengths().max()) for each in lists]
+    if k is not None and k > min(longest):
+        path = (old, new)[int(np.argmin(longest))]
+        raise ConfigError(f"k: {k} is not allowed; the lists in {path} have {min(longest)} places at most.")
+    k = k or min(longest)
     before, after = (each.top(k) for each in lists)
     counts = [np.bincount(each.items, minlength=len(numbers)) for each in (before, after)]
     pairs = [(row, after.users[user]) for user, row in before.users.items() if user in after.users]

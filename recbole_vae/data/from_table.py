@@ -156,7 +156,7 @@ class _Entries:
         as_dates: bool | None = None
         rows = read_rows(self.path, self.named, encoding)
         progress: dict[str, Any] = {"desc": "Reading", "unit": " lines", "unit_scale": True, "leave": False}
-        with tqdm(rows, **progress, disable=not show_progress) as bar:
+        with tqdm(rows, **progress, disable=None if show_progress else True) as bar:
             for number, cells in bar:
                 if cells == header:
                     headers += 1

@@ -9,14 +9,14 @@ import numpy as np
 from recbole_vae.data import padding
 
 
-def _without(parts: list[Any], field: str, what: str) -> list[str]:
+def _without(parts: list[Any], field: str, what: str, lacked: str) -> list[str]:
     """Say how many validation and test users (or items) are not in training, for each part that has such."""
     train, *others = (np.unique(part.inter_feat[field].numpy()) for part in parts)
     found = []
     for name, ids in zip(("validation", "test"), others, strict=False):
         new = len(np.setdiff1d(ids, train))
         if new:
-            found.append(f"{new} of {len(ids)} {name} {what}")
+            found.append(f"{new} of {len(ids)} {name} {what} {'has' if new == 1 else 'have'} no training {lacked}")
     return found
 
 
@@ -27,13 +27,13 @@ def find(dataset: Any, parts: list[Any]) -> list[str]:
         for name, part in zip(("training", "validation", "test"), parts, strict=False)
         if not len(part)
     ]
-    users = _without(parts, dataset.uid_field, "users have no training history")
-    items = _without(parts, dataset.iid_field, "items have no training interaction")
+    users = _without(parts, dataset.uid_field, "users", "history")
+    items = _without(parts, dataset.iid_field, "items", "interaction")
     total = padding.real(dataset.item_num)
     unknown = total - len(np.unique(parts[0].inter_feat[dataset.iid_field].numpy()))
     if empty or users:
         dataset.logger.warning(f"Split: {'; '.join([*empty, *users])}.")
     if unknown:
-        said = [f"{unknown} of {total} items have no training interaction", *items]
+        said = [f"{unknown} of {total} items {'has' if unknown == 1 else 'have'} no training interaction", *items]
         dataset.logger.info(f"Split: {'; '.join(said)}.")
     return users + items

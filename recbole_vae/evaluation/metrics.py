@@ -17,6 +17,7 @@ from recbole.evaluator import Evaluator, metrics
 from recbole.evaluator.base_metric import TopkMetric
 
 from recbole_vae.data.padding import PADDING, REAL, real
+from recbole_vae.errors import ConfigError
 
 Table = NDArray[Any]
 """One row for each user, one column for each rank."""
@@ -239,5 +240,13 @@ class FastEvaluator(Evaluator):  # type: ignore[misc]
         """Compute all metrics from the collected lists."""
         self._per_user = {}
         result = Result(super().evaluate(dataobject))
+        for name, metric in self.metric_class.items():
+            found = [key for key in result if key.partition("@")[0] not in self.metric_class]
+            if found and not any(key.partition("@")[0] == name for key in result):
+                kind = type(metric)
+                raise ConfigError(
+                    f"metrics: {kind.__name__} ({kind.__module__}) calls its result {found[0]!r}; the name before the @ must be "
+                    f"'{name}', that of the class in lower case, as in self.topk_result('{name}', ...)."
+                )
         result.per_user = self._per_user
         return result

@@ -95,7 +95,7 @@ def check_names(
             continue
         raise ConfigError(
             f"{name}{place and f' ({place})'}: neither {model_name} nor RecBole has this option."
-            f"{f' Did you mean {meant}?' if meant else f' See properties/model/{model_name}.yaml for those that there are.'}"
+            f"{f' Did you mean {meant}?' if meant else f' The repository has all of them in properties/model/{model_name}.yaml.'}"
         )
     return ignored
 
@@ -126,7 +126,8 @@ def place_of(config: Config, config_files: Iterable[str]) -> Where:
         if key in config.cmd_config_dict:
             return "command line"
         if key in config.variable_config_dict:
-            return "config_dict"
+            # recbole-vae refit passes on what was typed
+            return "command line" if "refit" in config.variable_config_dict else "config_dict"
         if key in config.file_config_dict:
             for file in reversed(list(config_files)):
                 lines = Path(file).read_text(encoding="utf-8").splitlines()

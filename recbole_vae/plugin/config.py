@@ -182,6 +182,10 @@ def _load_defaults(config: Any, model: str, kind: Any, dataset: str) -> None:
     resumed = _resumed_options(config, model, dataset)
     internal.update(resumed)
     _check_options(config, model, kind)
+    if given.get("warm_start"):  # here, and not after the data are read
+        from recbole_vae.training import warm_start
+
+        warm_start.load(given["warm_start"], model)
     if resumed:  # what is known already; the trainer checks the rest
         now = {name: given[name] for name in kind.config_class.names() if name in given}
         checkpoint.check_options(resumed, {**resumed, **now}, given["resume"], now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -51,7 +52,12 @@ def _fit(original: Any) -> Any:
             self.config["training_data"] = data_hash(train_data._dataset)
         # Models such as EASE have one epoch, whatever `epochs` is; RecBole would evaluate and save nothing.
         self.eval_step = min(self.eval_step, self.epochs)
-        result = original(self, train_data, *args, **kwargs)
+        try:
+            result = original(self, train_data, *args, **kwargs)
+        except BaseException:
+            if self.config["refit"]:  # which begins anew, and takes no --resume
+                Path(self.saved_model_file).unlink(missing_ok=True)
+            raise
         if not is_history_model(type(self.model)):  # whose trainer does this itself
             publish(self)
         return result

@@ -138,7 +138,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         try:
             super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
         except KeyboardInterrupt:
-            self.logger.warning(f"Interrupted. {self._best_so_far()}")
+            advice = "Give the same command again." if self.config["refit"] else self._best_so_far()
+            self.logger.warning(f"Interrupted. {advice}")
             raise
         publish(self)
         self._active_unknown = True
@@ -268,7 +269,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         advice = f"Train anew with a lower learning_rate (now {self.learning_rate:g}), such as {changed}"
         if not self.clip_grad_norm and not getattr(self.model.options, "n_negatives", 0):  # which excludes it
             advice += ", and if that is not enough with --clip_grad_norm=\"{'max_norm': 1.0}\""
-        if not Path(self.saved_model_file).exists():
+        if self.config["refit"] or not Path(self.saved_model_file).exists():
             return f"{advice}."
         best = checkpoint.load(self.saved_model_file)
         if not all(each.isfinite().all() for each in best["state_dict"].values() if isinstance(each, Tensor)):

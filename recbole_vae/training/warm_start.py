@@ -99,6 +99,20 @@ def steps_per_epoch(state: Mapping[str, Any]) -> int:
     return -(-users // int(state["config"]["train_batch_size"]))
 
 
+def load(path: str | Path, model: str) -> dict[str, Any]:
+    """Read the checkpoint with which a model is to begin.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of another model.
+    """
+    state = checkpoint.load(path)
+    if state["model"] != model:
+        raise CheckpointError(
+            f"{path}: a checkpoint of {state['model']}, and warm_start needs one of {model} with the same layers."
+        )
+    return state
+
+
 @torch.no_grad()
 def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: str | Path, config: Any) -> str:
     """Put the parameters of an earlier model into a model, and its optimiser's state into the optimiser.
@@ -119,11 +133,7 @@ def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: s
     Raises:
         CheckpointError: the file cannot be read, is of another model or of one with other layers, or has none of the items.
     """
-    state = checkpoint.load(path)
-    if state["model"] != config["model"]:
-        raise CheckpointError(
-            f"{path}: a checkpoint of {state['model']}, and warm_start needs one of {config['model']} with the same layers."
-        )
+    state = load(path, config["model"])
     items = Items.match(state["items"][padding.REAL], ids[padding.REAL], model.histories.counts(model.n_real_items))
     if not len(items.now):
         raise CheckpointError(

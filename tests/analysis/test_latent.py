@@ -417,14 +417,14 @@ def test_names_on_the_map_lie_on_no_item_and_no_other_name(recommender: Recommen
     found = dataclasses.replace(latent.describe(recommender, user="u1"), items=items)
     page = latent_report.html(found)
     dots = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="4.5"', page)]
-    names = [
-        (float(x), float(y) - 4, name) for x, y, name in re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(.*?)<', page)
-    ]
+    found_names = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"( text-anchor="end")?>(.*?)<', page)
+    assert {bool(end) for _, _, end, _ in found_names} == {True, False}
+    names = [(float(x) - 6 * len(name) * bool(end), float(y) - 4, name) for x, y, end, name in found_names]
     assert len(dots) == 120
     assert len(names) > 5
     for left, y, name in names:
         right = left + 6 * len(name)
-        assert not [dot for dot in dots if left < dot[0] < right and abs(dot[1] - y) < 9]
+        assert not [dot for dot in dots if left - 8.4 < dot[0] < right + 8.4 and abs(dot[1] - y) < 9]
         assert not [other for x, there, other in names if other != name and left <= x < right and abs(there - y) < 9]
 
 

@@ -122,8 +122,8 @@ def test_after_an_interruption_the_old_file_is_as_it_was(
     monkeypatch.setattr(HistoryTrainer, "_train_epoch", stop)
     assert refit("--epochs=3") == 130
     assert Path("all.pth").read_bytes() == b"of last night"
-    (left,) = Path("saved").glob("*.pth")
-    assert f"go on from it with --resume={left}" in caplog.text
+    assert "Interrupted. Give the same command again." in caplog.text
+    assert not list(Path("saved").glob("*.pth"))
     monkeypatch.undo()
 
 
@@ -147,9 +147,9 @@ def test_a_file_that_cannot_be_written_loses_nothing(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out=nowhere/all.pth"], "out: nowhere/all.pth (config_dict): there is no folder "),
-        (["--out=data"], "out: data (config_dict): this is a folder; name a file."),
-        (["--out=-"], "out: - (config_dict): this cannot be standard output; name a file."),
+        (["--out=nowhere/all.pth"], "out: nowhere/all.pth (command line): there is no folder "),
+        (["--out=data"], "out: data (command line): this is a folder; name a file."),
+        (["--out=-"], "out: - (command line): this cannot be standard output; name a file."),
         (
             ["--out=all.pth", "--eval_args={}"],
             "--eval_args (command line): all interactions are for training; leave it out.",
@@ -160,6 +160,10 @@ def test_a_file_that_cannot_be_written_loses_nothing(
         ),
         (["--out=all.pth", "--dropout=0.3"], "dropout (command line): neither MultVAE nor RecBole has this option."),
         (["--out=all.pth", "--warm_start=nowhere.pth"], "nowhere.pth: there is no such checkpoint."),
+        (
+            ["--out=all.pth", "--warm_start=nowhere.pth", "--data_path=nowhere"],
+            "nowhere.pth: there is no such checkpoint.",
+        ),
         ([], "--out (command line) is missing: the checkpoint to write."),
     ],
     ids=str,
@@ -168,6 +172,29 @@ def test_mistakes_are_said_before_the_training(words: list[str], said: str, caps
     assert main(["refit", "--checkpoint=model.pth", *words]) in (1, 2)
     assert said in capsys.readouterr().err
     assert not Path("all.pth").exists()
+    assert not list(Path("saved").glob("*.pth"))
+
+
+def test_a_warm_start_from_another_model_is_refused_before_the_data_are_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "--dataset=tiny", "--model=MultDAE", "--warm_start=model.pth", "--data_path=nowhere"]) == 1
+    assert "model.pth: a checkpoint of MultVAE, and warm_start needs one of MultDAE" in capsys.readouterr().err
+
+
+def test_a_refit_of_recboles_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.trainer import Trainer
+
+    assert main(["run", "--model=BPR", *DATA, "--embedding_size=8", "--epochs=2", "--out=theirs.pth"]) == 0
+    original = Trainer._save_checkpoint
+
+    def save(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        assert list(Path("saved").glob("*.pth"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", save)
+    assert main(["refit", "--checkpoint=theirs.pth", "--out=all.pth"]) == 130
     assert not list(Path("saved").glob("*.pth"))
 
 

@@ -192,6 +192,27 @@ def test_mistakes_are_named(later: Pairs, capsys: pytest.CaptureFixture[str]) ->
         evaluate(["newer.pth", "old.pth"], "later", data_path="data", topk=[26])
 
 
+def test_a_day_without_news_is_no_failure(later: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    known = next((user, item) for user in Recommender.load("old.pth").users[1:] for item in _items("old.pth", user))
+    write_inter([known, ("u1", "unknown")], "quiet")
+    words = ["evaluate", "--checkpoint=old.pth", "--dataset=quiet", "--data_path=data"]
+    assert main([*words, "--min=NDCG@5:0.99", "--json=quiet.json"]) == 0
+    captured = capsys.readouterr()
+    assert "in a history already               1\n" in captured.out
+    assert "Users with a history: 0\n" in captured.out
+    said = "nothing to measure: quiet has nothing that is to be found; --min could not be checked\n"
+    assert captured.err.endswith(said)
+    content = json.loads(Path("quiet.json").read_text())
+    assert (content["interactions"], content["unknown_items"], content["targets"]) == (2, 1, 0)
+    assert content["exceeded"] == []
+    assert main([*words, "--against=newer.pth"]) == 0
+    assert capsys.readouterr().err.endswith("quiet has nothing that is to be found\n")
+
+
+def _items(path: str, user: str) -> list[str]:
+    return list(Recommender.load(path).history(user))
+
+
 def test_only_new_users_do_not_meet_a_limit(later: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
     write_inter([("stranger", "i1"), ("other", "i2")], "strangers")
     words = ["evaluate", "--checkpoint=old.pth", "--dataset=strangers", "--data_path=data"]

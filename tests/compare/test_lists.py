@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -117,6 +118,26 @@ def test_by_default_as_many_places_count_as_both_files_have() -> None:
     new = {"a": ["2", "1"]}
     found = compare_lists(write("old.csv", old), write("new.csv", new))
     assert (found.k, found.overlap, found.spearman) == (2, 1.0, -1.0)
+
+
+def test_more_places_than_the_lists_have_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write("old.csv", {"a": ["1", "2", "3"], "b": ["1"]})
+    write("new.csv", {"a": ["1", "2"], "b": ["1", "2"]})
+    assert main(["compare-lists", "old.csv", "new.csv", "-k", "3"]) == 2
+    assert "error: k: 3 is not allowed; the lists in new.csv have 2 places at most." in capsys.readouterr().err
+    assert main(["compare-lists", "old.csv", "new.csv", "-k", "2"]) == 0
+    assert "overlap@2" in capsys.readouterr().out
+
+
+def test_parquet_without_its_library_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    Path("old.parquet").touch()
+    assert main(["compare-lists", "old.parquet", "old.parquet"]) == 2
+    assert capsys.readouterr().err == (
+        "error: to read or write Parquet, pip install 'recbole_vae[parquet]' first, or name a .csv file.\n"
+    )
 
 
 class _Model:

@@ -46,6 +46,14 @@ def test_a_metric_is_measured_and_chooses_the_epoch(build: Builder) -> None:
     assert definition("nosuch") == ""
 
 
+def test_a_result_of_another_name_is_refused(build: Builder) -> None:
+    renamed = type("F2", (Halved,), {})
+    recbole_vae.register_metric(renamed)
+    run = build(metrics=["Precision", "F2"], topk=[4], epochs=1)
+    with pytest.raises(ConfigError, match=r"^metrics: F2 \(.*\) calls its result 'halved@4'; .* must be 'f2', that"):
+        run.fit()
+
+
 def test_children_of_a_run_import_its_module() -> None:
     recbole_vae.register_metric(Halved)
     _, (modules, _) = quick_start._RunRecboles(print).__reduce__()

@@ -346,7 +346,9 @@ def test_hyper_tuning_refuses_to_vary_what_has_no_effect(algo: str, model: str, 
     for given in ({"params_dict": {"choice": {name: [8, 16]}}}, {"params_file": "space.hyper"}):
         Path("space.hyper").write_text(f"{name} choice [8,16]\n")
         tuning = HyperTuning(objective_function, fixed_config_file_list=["fixed.yaml"], algo=algo, max_evals=2, **given)
-        said = f" Did you mean {meant}?" if meant else f" See properties/model/{model}.yaml for those that there are."
+        said = (
+            f" Did you mean {meant}?" if meant else f" The repository has all of them in properties/model/{model}.yaml."
+        )
         with pytest.raises(ConfigError) as error:
             tuning.run()
         assert str(error.value) == f"{name} (params_dict): neither {model} nor RecBole has this option.{said}"
