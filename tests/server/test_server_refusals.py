@@ -179,7 +179,7 @@ def test_an_explanation_ends_with_its_time(serving: Serving, monkeypatch: pytest
     """Otherwise it would hold up all that come after it."""
     searched = []
 
-    def counterfactual(*_: object) -> None:
+    def counterfactual(*_: object, **__: object) -> None:
         searched.append(1)
         time.sleep(0.3)
 
