@@ -48,6 +48,7 @@ def clean_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
             logger.removeHandler(handler)
             handler.close()
     logger.setLevel(level)
+    torch.autograd.set_detect_anomaly(False)  # importing RecBole's SINE turns it on for the whole process
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -79,7 +79,11 @@ def _evaluate(original: Any) -> Any:
             _collect_training(self, eval_data)
             if load_best_model:
                 if dist.is_available() and dist.is_initialized():
-                    dist.barrier()  # the first process may still be writing what the others load
+                    # The first process may still be writing what the others load. Each process of RecBole's has named the
+                    # file by its own clock, and only the first one writes.
+                    names = [self.saved_model_file]
+                    dist.broadcast_object_list(names)
+                    self.saved_model_file = names[0]
                 check_saved(model_file or self.saved_model_file)
         with evaluated_on(self.model, getattr(eval_data, "fold_in", None)):
             result = original(self, eval_data, load_best_model, model_file, show_progress)
