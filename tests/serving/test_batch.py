@@ -19,6 +19,7 @@ from recbole_vae.cli.main import main
 from recbole_vae.errors import CheckpointError, RecBoleVAEError
 from recbole_vae.serving import batch
 from tests.conftest import OPTIONS, random_rows, write_inter
+from tests.serving.interrupted import interrupted
 
 
 @pytest.fixture(scope="module")
@@ -171,19 +172,7 @@ def test_lines_in_any_order_are_histories_of_a_file_but_not_of_standard_input(
 
 
 def test_ctrl_c_leaves_no_parquet_file(file: str) -> None:
-    script = f"""
-import os, signal, sys
-from recbole_vae.serving import batch
-from recbole_vae.cli.main import main
-original = batch.rank
-def rank(*args):
-    for number, each in enumerate(original(*args)):
-        if number == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        yield each
-batch.rank = rank
-sys.exit(main(["recommend", "{file}", "--out=o.parquet"]))
-"""
+    script = interrupted(f"{file}", "o.parquet")
     Path("o.parquet").write_bytes(b"of yesterday")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + signal.SIGINT, done.stderr

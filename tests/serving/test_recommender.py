@@ -27,6 +27,7 @@ from recbole_vae.serving.history_file import read_histories
 from recbole_vae.serving.ranking import Ranking, write_rankings
 from recbole_vae.serving.recommender import Recommender, Unknown
 from tests.conftest import Builder, Run, random_rows, write_inter
+from tests.serving.interrupted import interrupted
 
 
 @pytest.fixture
@@ -278,19 +279,7 @@ def test_a_failure_leaves_no_half_written_file(build: Builder, capsys: pytest.Ca
 def test_ctrl_c_keeps_what_there_was(build: Builder) -> None:
     run = build()
     run.fit()
-    script = f"""
-import os, signal, sys
-from recbole_vae.serving import batch
-from recbole_vae.cli.main import main as cli
-original = batch.rank
-def rank(*args):
-    for number, each in enumerate(original(*args)):
-        if number == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        yield each
-batch.rank = rank
-sys.exit(cli(["recommend", "--checkpoint={run.trainer.saved_model_file}", "--out=o.csv"]))
-"""
+    script = interrupted(f"--checkpoint={run.trainer.saved_model_file}", "o.csv")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + signal.SIGINT
     assert "o.csv.partial: what was written until then" in done.stderr
