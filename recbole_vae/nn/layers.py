@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -170,14 +167,6 @@ _COLUMNS = 1024
 """Outputs that a CPU computes at once. A result that stays in its cache takes a third less time."""
 
 
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
-
-
-_one_at_a_time = threading.Lock()
-
-
 def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Apply a linear layer with many outputs; without a gradient.
 
@@ -191,13 +180,7 @@ def wide_linear(features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dty
         ``features @ weight.T + bias``, shape [batch, n_items].
     """
     features = features.to(dtype or features.dtype)
-    if len(features) == 1 and features.is_cpu and weight.dtype == features.dtype == torch.float32:
-        # For the product of a matrix and a vector, NumPy's OpenBLAS takes at most half the time of torch with MKL. One thread:
-        # it waits for memory, and more would compete with torch's.
-        with _one_at_a_time, _blas().limit(limits=1):  # two that restore each other's limit would leave the wrong one
-            product = weight.detach().numpy() @ features[0].detach().numpy()
-        return torch.from_numpy(product).add_(bias)[None]
-    if features.is_cuda:
+    if features.is_cuda or len(features) == 1:
         return torch.addmm(bias.to(features.dtype), features, weight.to(features.dtype).t())
     result = features.new_empty(len(features), len(weight))
     for part, of_weight, of_bias in zip(

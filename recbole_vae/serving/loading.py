@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from recbole_vae.data.histories import Histories
+from recbole_vae.nn.decoder import Decoder
 
 
 @dataclass
@@ -60,6 +61,9 @@ def model_of(state: dict[str, Any], kind: Any, device: str | torch.device, popul
     model.load_state_dict(state["state_dict"])
     if len(rows) != len(state["users"]) or not all(map(_finite, model.parameters())):
         raise RuntimeError("its parameters are not finite numbers, or its histories are not those of its users")
+    for module in model.modules():
+        if isinstance(module, Decoder):
+            module.lay_out_for_few()
     return model.to(device)
 
 

@@ -211,6 +211,27 @@ def test_a_wide_layer_equals_torchs_for_one_row_and_many(
     torch.testing.assert_close(found.to(expected.dtype), expected, rtol=0, atol=precision)
 
 
+def test_an_output_layer_laid_out_by_columns_has_the_same_weights() -> None:
+    decoder = MLPDecoder(5, [4], 30, "tanh")
+    latent, before = torch.randn(3, 5), {name: value.clone() for name, value in decoder.state_dict().items()}
+    expected = decoder(latent)
+    decoder.lay_out_for_few()
+    weight = decoder.layers[-1].weight
+    assert weight.t().is_contiguous()
+    assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(latent), expected)
+        torch.testing.assert_close(decoder(latent[:1]), expected[:1])
+        torch.testing.assert_close(decoder.logits_of(latent, torch.tensor([7, 2])), expected[:, [7, 2]])
+
+
+def test_weights_that_the_encoder_shares_stay_by_rows() -> None:
+    encoder, decoder = MLPEncoder(30, [4], 6, "tanh", activate_last=False), MLPDecoder(3, [4], 30, "tanh")
+    decoder.tie(encoder)
+    decoder.lay_out_for_few()
+    assert encoder.input.weight.is_contiguous()
+
+
 def test_precision() -> None:
     cpu = torch.device("cpu")
     assert training_dtype("float32", cpu) is None

@@ -169,17 +169,19 @@ async def steady(
     sent: Sent | None = None,
     check: Callable[[int, bytes], str] | None = None,
     until: asyncio.Event | None = None,
+    evenly: bool = False,
 ) -> Sent:
-    """Send requests at random times, one after the other of those given, again and again.
+    """Send requests at random or even times, one after the other of those given, again and again.
 
     Args:
         client: sends them.
         requests: as they go over the line.
-        rate: requests a second on average; they come as those of people do who know nothing of each other.
+        rate: requests a second on average; unless ``evenly``, they come as those of people do who know nothing of each other.
         seconds: for how long at most.
         sent: to be added to; whoever holds it can look on.
         check: tells from the number of the request and the answer's body what is wrong with it; "" for nothing.
         until: when it is set, no more requests are sent.
+        evenly: whether the time between two requests is always the same.
     """
     sent = sent or Sent()
     due, rng = time.monotonic(), random.Random(0)
@@ -203,7 +205,7 @@ async def steady(
 
     tasks = set()
     for number in range(max(1, round(rate * seconds))):
-        due += rng.expovariate(rate)
+        due += 1 / rate if evenly else rng.expovariate(rate)
         if (ahead := due - time.monotonic()) > 0:
             await asyncio.sleep(ahead)
         if until is not None and until.is_set():
@@ -283,10 +285,10 @@ async def latency(options: argparse.Namespace) -> None:
     with Server(options.checkpoint, workers=options.workers) as server:
         client, sent, size = Client(server.port), Sent(), min(options.seconds, 60)
         print(f"resident after the start: {server.memory():.0f} MB", flush=True)
-        await steady(client, requests, options.rate, 2)
+        await steady(client, requests, options.rate, 2, evenly=options.evenly)
         print(f"resident after 2 s: {server.memory():.0f} MB", flush=True)
         for turn in range(max(1, round(options.seconds / size))):
-            await steady(client, requests, options.rate, size, sent)
+            await steady(client, requests, options.rate, size, sent, evenly=options.evenly)
             print(
                 f"resident after {(turn + 1) * size:.0f} s more: {server.memory():.1f} MB, {len(sent.failed)} failed",
                 flush=True,
@@ -422,6 +424,7 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS, help="; ".join(f"{name}: {job.__doc__}" for name, job in JOBS.items()))
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--rate", type=float, default=100, help="requests a second")
+    parser.add_argument("--evenly", action="store_true", help="requests at even times, not at random ones (latency)")
     parser.add_argument("--seconds", type=float, default=60, help="of load")
     parser.add_argument(
         "--slice", type=float, default=5, help="seconds of each turn, where two sides are measured in turns"
