@@ -48,7 +48,8 @@ def parser() -> Parser:
     parser.option(
         "--against",
         metavar="FILE",
-        help="a second checkpoint, measured on the same users and items, with a paired test",
+        help="a second checkpoint, measured on the same users and items, with a paired test. No list of either has what is "
+        "in a history of the other",
     )
     parser.shared(
         "histories",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,8 @@ def evaluate(
     """Measure how well one or two models foresaw a newer data set.
 
     A user's history is what the checkpoint knows. The targets are the user's items in the data set that are in no history
-    here, and that at least one of the models knows. An item that only the other model knows is a miss.
+    here, and that at least one of the models knows. An item that only the other model knows is a miss. What is in a history
+    of either model is in no list of both: else the model that was trained on less would lose places to it.
 
     Args:
         checkpoints: one or two files; with two, both are measured on the same targets.
@@ -149,7 +150,11 @@ def evaluate(
     some = np.all([model.histories.lengths().numpy()[chosen] > 0 for model in models], axis=0)
     bar = tqdm(total=len(chosen) * len(models), unit=" users", ncols=100, disable=None if show_progress else True)
     with bar:
-        found = [_measure(model, config, chosen, of_user, of_item, bar) for model in models if len(chosen)]
+        found = [
+            _measure(model, model.seen_by(models), config, chosen, of_user, of_item, bar)
+            for model in models
+            if len(chosen)
+        ]
     of_models = dict(zip(map(str, checkpoints), found, strict=bool(len(chosen))))
     return Evaluation(
         dataset,
@@ -205,9 +210,8 @@ class _Known:
     def __init__(
         self, recommender: Recommender, users: NDArray[Any], items: NDArray[Any], given: Mapping[str, History]
     ) -> None:
-        self.model, self.n_items = recommender.model, len(recommender.items)
-        ids = {item: number for number, item in enumerate(recommender.items) if number != padding.PADDING}
-        self.numbers = np.array([ids.get(item, padding.PADDING) for item in items], np.int64)
+        self.model, self.items, self.n_items = recommender.model, recommender.items, len(recommender.items)
+        self.numbers = self._numbers(items)
         rows = {user: row for row, user in enumerate(recommender.users) if row != padding.PADDING}
         if not given:  # the row of the padding user is empty
             table = recommender.model.histories.to("cpu")
@@ -218,6 +222,17 @@ class _Known:
         ]
         self.histories = Histories.from_lists([recommender.known(history) for history in found])
 
+    def _numbers(self, items: Iterable[Any]) -> NDArray[np.int64]:
+        ids = {item: number for number, item in enumerate(self.items) if number != padding.PADDING}
+        return np.array([ids.get(item, padding.PADDING) for item in items], np.int64)
+
+    def seen_by(self, models: Sequence[_Known]) -> Histories:
+        """Return each user's items in a history of any of some models, as far as this model knows them."""
+        numbers = [torch.from_numpy(self._numbers(each.items))[each.histories.indices.long()] for each in models]
+        rows, items = torch.cat([each.histories.rows() for each in models]), torch.cat(numbers)
+        known = items != padding.PADDING
+        return Histories.from_interactions(rows[known], items[known], None, len(self.histories))
+
     def has(self, of_user: NDArray[Any], of_item: NDArray[Any]) -> NDArray[np.bool_]:
         """Tell which pairs of places of users and items are in the histories, shape [pairs]."""
         keys = self.histories.rows() * self.n_items + self.histories.indices
@@ -227,12 +242,19 @@ class _Known:
 
 @torch.inference_mode()
 def _measure(
-    known: _Known, config: Any, chosen: NDArray[Any], of_user: NDArray[Any], of_item: NDArray[Any], bar: Any
+    known: _Known,
+    seen: Histories,
+    config: Any,
+    chosen: NDArray[Any],
+    of_user: NDArray[Any],
+    of_item: NDArray[Any],
+    bar: Any,
 ) -> dict[str, Floats]:
     """Return the values of each metric, shape [chosen users].
 
     Args:
         known: the model, and its histories of all users.
+        seen: the items that are in no list of each user.
         config: RecBole's; it has ``metrics`` and ``topk``.
         chosen: places of users, ascending.
         of_user: the user of each target, one of ``chosen``.
@@ -249,7 +271,8 @@ def _measure(
     for part in torch.from_numpy(chosen).split(rows_per_chunk(known.n_items)):
         batch = known.histories[part].to(known.model.device)
         scores = known.model.ranking_scores(batch)
-        scores[batch.rows(), batch.indices] = -torch.inf
+        left_out = seen[part].to(known.model.device)
+        scores[left_out.rows(), left_out.indices] = -torch.inf
         best = scores.topk(max(config["topk"]))
         wanted = part[:, None] * known.n_items + best.indices.cpu()
         parts.append(torch.isin(wanted, keys) & (best.values.cpu() > -torch.inf))

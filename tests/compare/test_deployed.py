@@ -89,20 +89,24 @@ def test_the_numbers_of_one_model_are_those_of_a_plain_computation(later: Pairs)
     assert set(found.metrics["old.pth"]) == {"ndcg@5", "recall@5"}  # the Gini index is no mean over users
 
 
-def test_two_models_have_the_same_targets_and_a_paired_test(later: Pairs) -> None:
+def test_two_models_have_the_same_targets_and_candidates_and_a_paired_test(later: Pairs) -> None:
     found = evaluate(["newer.pth", "old.pth"], "later", data_path="data", metrics=["NDCG"], topk=[3, 5])
     models = [Recommender.load(f"{name}.pth") for name in ("newer", "old")]
     items = {item for model in models for item in model.items[1:]}
     assert "i99" in items - set(models[1].items)
     values: list[list[float]] = [[], []]
+    apart: list[list[float]] = [[], []]  # where each leaves out its own history only
     for user in sorted({user for user, _ in later}):
         histories = [set(model.history(user)) if user in model.users[1:] else set() for model in models]
         wanted = {i for u, i in later if u == user and i in items and not any(i in each for each in histories)}
         if wanted and all(histories):
-            for model, history, of_model in zip(models, histories, values, strict=True):
-                (ranked,) = model.recommend([list(history)], k=5)
+            for model, history, of_model, alone in zip(models, histories, values, apart, strict=True):
+                (ranked,) = model.recommend([list(history)], k=5, exclude=set.union(*histories))
                 of_model.append(ndcg([item for item, _ in ranked], wanted))
+                (ranked,) = model.recommend([list(history)], k=5)
+                alone.append(ndcg([item for item, _ in ranked], wanted))
     assert found.users == len(values[0])
+    assert all(np.mean(together) > np.mean(alone) for together, alone in zip(values, apart, strict=True))
     assert "u41" in {user for user, _ in later}
     assert found.metrics["newer.pth"]["ndcg@5"].mean == pytest.approx(np.mean(values[0]))
     assert found.metrics["old.pth"]["ndcg@5"].mean == pytest.approx(np.mean(values[1]))
