@@ -87,6 +87,7 @@ def _text(found: Comparison) -> str:
     if old.coverage is not None and new.coverage is not None:
         sides.append(("coverage of the catalogue", f"{old.coverage:.2%}", f"{new.coverage:.2%}"))
         sides.append(("mean popularity (users)", f"{old.popularity:.1f}", f"{new.popularity:.1f}"))
+        sides.append(("places of unknown items", f"{old.unknown:.2%}", f"{new.unknown:.2%}"))
     sides.append(("Gini index", f"{old.gini:.4f}", f"{new.gini:.4f}"))
     both = [
         ("users in both", found.both),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,8 @@ def read_lists(path: Path, items: dict[str, int]) -> Lists:
 
     Raises:
         ConfigError: the file is Parquet, and pyarrow is missing.
-        DataError: the file cannot be read, is damaged, lacks a column or all lines, has an empty id or a wrong rank, or a user
-            has an item or a rank twice.
+        DataError: the file cannot be read, is damaged, lacks a column or all lines, has a line of too many cells, an empty id
+            or a wrong rank, or a user has an item or a rank twice.
     """
     users: dict[str, int] = {}
     parts: list[tuple[NDArray[np.int32], ...]] = []
@@ -133,12 +134,14 @@ def _chunks(path: Path) -> Iterator[Any]:
                 yield batch.to_pandas().fillna("").astype(str)
         else:
             with path.open(encoding="utf-8", newline="") as file:
-                chunks = pd.read_csv(
-                    file, dtype=str, na_filter=False, chunksize=_CHUNK, index_col=False, skip_blank_lines=False
-                )
+                chunks = pd.read_csv(file, dtype=str, na_filter=False, chunksize=_CHUNK, skip_blank_lines=False)
                 for number, chunk in enumerate(chunks):
                     if not number:
                         _check_columns(path, list(chunk))
+                        # What the first line has more than the header would be an index of all lines.
+                        if not isinstance(chunk.index, pd.RangeIndex):
+                            columns = len(chunk.columns)
+                            raise _too_many(path, 2, columns + chunk.index.nlevels, columns)
                     yield chunk[_COLUMNS].fillna("")
     except (ConfigError, DataError):
         raise
@@ -147,7 +150,16 @@ def _chunks(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise DataError(f"{path}: cannot read this file: {error.strerror or error}.") from None
     except (ValueError, RuntimeError) as error:  # of pandas and of Arrow, all of them
+        if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error)):
+            columns, line, cells = map(int, found.groups())
+            raise _too_many(path, line, cells, columns) from None
         raise DataError(f"{path}: cannot read this file: {' '.join(str(error).split())[:300]}.") from None
+
+
+def _too_many(path: Path, line: int, cells: int, columns: int) -> DataError:
+    return DataError(
+        f"{path}, line {line}: {cells} cells instead of {columns}; an id with a comma must stand in quotation marks."
+    )
 
 
 def _check_columns(path: Path, found: list[str]) -> None:

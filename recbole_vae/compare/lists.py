@@ -32,7 +32,9 @@ class Side:
         items: number of different items in the lists.
         gini: Gini index of the numbers of times that items are shown.
         coverage: share of the catalogue's items that are in a list; None without a checkpoint.
-        popularity: mean number of training users who have a shown item; None without a checkpoint.
+        popularity: mean number of training users who have a shown item, 0 if the checkpoint does not know it; None without a
+            checkpoint.
+        unknown: share of all places that have an item that the checkpoint does not know; None without a checkpoint.
     """
 
     users: int
@@ -40,6 +42,7 @@ class Side:
     gini: float
     coverage: float | None
     popularity: float | None
+    unknown: float | None
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,15 @@ def compare_lists(old: Path, new: Path, k: int | None = None, checkpoint: Path |
 def _side(users: int, counts: NDArray[np.int64], catalogue: int, popularity: Floats | None) -> Side:
     shown = counts[counts > 0]
     if popularity is None:
-        return Side(users, len(shown), gini(shown, len(counts)), None, None)
-    covered = int(np.count_nonzero(counts[:catalogue]))
+        return Side(users, len(shown), gini(shown, len(counts)), None, None, None)
+    covered, places = int(np.count_nonzero(counts[:catalogue])), counts.sum()
     return Side(
-        users, len(shown), gini(shown, len(counts)), covered / catalogue, float(counts @ popularity / counts.sum())
+        users,
+        len(shown),
+        gini(shown, len(counts)),
+        covered / catalogue,
+        float(counts @ popularity / places),
+        float(counts[catalogue:].sum() / places),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_all_numbers_are_those_of_a_plain_computation() -> None:
     for side, share in zip((found.old, found.new), shares, strict=True):
         differences = np.abs(share[:, None] - share[None]).sum()
         assert side.gini == pytest.approx(differences / (2 * len(share)))
-        assert (side.coverage, side.popularity) == (None, None)
+        assert (side.coverage, side.popularity, side.unknown) == (None, None, None)
     assert found.coverage_drop == pytest.approx(1 - len(counts[1]) / len(counts[0]))
 
 
@@ -165,8 +166,11 @@ def test_a_checkpoint_says_what_is_popular(checkpoint: str, capsys: pytest.Captu
     found = json.loads(Path("r.json").read_text())
     assert (found["old"]["coverage"], found["new"]["coverage"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert (found["old"]["popularity"], found["new"]["popularity"]) == (0.75, 2.0)
+    assert (found["old"]["unknown"], found["new"]["unknown"]) == (0.25, 0.0)
     assert found["popularity_rise"] == pytest.approx(2 / 0.75 - 1)
-    assert "coverage of the catalogue" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "coverage of the catalogue" in out
+    assert re.search("places of unknown items +25.00% +0.00%\n", out)
     assert main([*words, "--max_popularity_rise=1.6"]) == 3
     assert "limit exceeded: popularity_rise is 1.667, above --max_popularity_rise=1.6" in capsys.readouterr().err
     assert main([*words, "--max_popularity_rise=1.7"]) == 0
@@ -208,7 +212,9 @@ def test_without_a_common_user_a_limit_is_not_met(capsys: pytest.CaptureFixture[
         ("user_id,rank,item_id\na,1,x\na,1,y\n", "new.csv: user 'a' has the rank '1' twice"),
         ("user_id,rank,item_id\na,1,x\na,2,x\n", "new.csv: user 'a' has the item 'x' twice"),
         ('user_id,rank,item_id\na,1,"x\n', "new.csv: cannot read this file:"),
-        ("user_id,rank,item_id\na,1,x\na,2,y,z,z\n", "new.csv: cannot read this file:"),
+        ("user_id,rank,item_id\na,1,x\na,2,y,z,z\n", "new.csv, line 3: 5 cells instead of 3; an id with a comma must"),
+        ("user_id,rank,item_id,score\na,1,x,y,0.5\na,2,z,0.4\n", "new.csv, line 2: 5 cells instead of 4; an id with"),
+        ("user_id,rank,item_id\na,1,x,y,z\na,2,z\n", "new.csv, line 2: 5 cells instead of 3; an id with a comma must"),
     ],
 )
 def test_a_file_that_is_not_whole_is_named(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
