@@ -37,7 +37,8 @@ class Recipe:
             the training part.
         epochs: how many the model needs from scratch; None where that is not known, because the earlier run began with a warm
             start.
-        evaluations: of each evaluation of the earlier run, up to the best, whether it was the best so far; None if unknown.
+        evaluations: of each evaluation of the earlier run, up to the best, whether it was the best so far; None if unknown, or
+            if that run began with a warm start, so that its epochs are others than those from scratch.
         score: of the earlier run on its validation part, in words; "" if it had none.
         changed: an option that was put in other words, and why; "" if there is none.
     """
@@ -70,7 +71,8 @@ def recipe(path: str | Path) -> Recipe:
     chosen = state.get("epochs_from_scratch", state["epoch"] + 1)
     options["epochs"] = state["epoch"] + 1 if chosen is None else chosen
     score = f"{options['valid_metric']} {state['best_valid_score']:.4f}" if state["best_valid_result"] else ""
-    return Recipe(state["model"], state["dataset"], options, chosen, state.get("evaluations"), score, changed)
+    evaluations = None if chosen is None else state.get("evaluations")
+    return Recipe(state["model"], state["dataset"], options, chosen, evaluations, score, changed)
 
 
 def in_one_stage(config: Any) -> bool:

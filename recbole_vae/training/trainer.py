@@ -102,6 +102,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._train_data, self._validates = train_data, bool(valid_data) and self.eval_step > 0
         if self.config["refit"]:
             self._follow(recipe(self.config["refit"]))
+        elif self.model.needs_validation and not valid_data and self._resumed is not None:
+            raise CheckpointError(
+                f"{self.saved_model_file}: of a refit that did not end, and {self.model.needs_validation} cannot go on without "
+                "the checkpoint that it repeated. Give the same refit command again."
+            )
         elif self.model.needs_validation and not valid_data:
             raise ConfigError(
                 f"{self.model.needs_validation} needs a validation part, and there is none: choose a split that has one "
@@ -161,7 +166,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         elif self.model.needs_validation:
             raise CheckpointError(
                 f"{self.config['refit']}: does not say when its validation part stopped getting better, as files of recbole_vae "
-                f"1.0.0 do not, and {self.model.needs_validation} depends on it. Give a number, such as --anneal_cap=0.3."
+                f"1.0.0 and of runs with a warm start do not, and {self.model.needs_validation} depends on it. Give a number, "
+                "such as --anneal_cap=0.3."
             )
 
     def _train_epoch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,51 @@ def test_a_file_of_1_0_0_does_not_say_when_the_cap_fell(build: Builder) -> None:
     second.trainer.resume_checkpoint("old.pth")
     second.fit()  # its evaluations before the stop stay unknown
     assert saved(second)["evaluations"] is None
+
+
+def test_the_epochs_of_a_run_with_a_warm_start_do_not_say_when_the_cap_falls_from_scratch(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores_of({2: 0.2, 6: 0.5, 15: 0.6}, monkeypatch)
+    options = {**LEARN, "stopping_step": 8, "epochs": 14, "anneal_cap": "auto", "anneal_epochs": 1}
+    first = build(**options)
+    first.fit()
+    path = first.trainer.saved_model_file
+    second = build(**options, warm_start=path)  # it goes on from epoch 6
+    second.fit()
+    assert saved(second)["evaluations"]
+    warm = second.trainer.saved_model_file
+    with pytest.raises(CheckpointError, match="as files of recbole_vae 1.0.0 and of runs with a warm start do not"):
+        refit(warm, epochs=12)
+    again = refit(warm, epochs=3, anneal_cap=0.3)
+    assert recipe(again.trainer.saved_model_file).epochs == 3
+    with pytest.raises(CheckpointError, match="of runs with a warm start do not"):
+        refit(again.trainer.saved_model_file, anneal_cap="auto")
+    refit(warm, epochs=1, warm_start=warm)
+
+
+def test_a_refit_that_chose_its_cap_is_not_resumed(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole_vae.training.trainer import HistoryTrainer
+
+    scores_of({2: 0.2, 12: 0.5}, monkeypatch)
+    monkeypatch.setattr("recbole_vae.training.trainer._SAVED_EVERY", 0.0)
+    first = build(**{**LEARN, "stopping_step": 12, "epochs": 14}, anneal_cap="auto")
+    first.fit()
+    original = HistoryTrainer._train_epoch
+
+    def stop(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> float:
+        if epoch_idx == 4:
+            shutil.copy(self.saved_model_file, "stopped.pth")
+            raise KeyboardInterrupt
+        return original(self, train_data, epoch_idx, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(HistoryTrainer, "_train_epoch", stop)
+        refit(first.trainer.saved_model_file)
+    second = build(dataset="tiny", resume="stopped.pth")
+    assert second.trainer.start_epoch == 4
+    with pytest.raises(CheckpointError, match="^stopped.pth: of a refit that did not end, .* the same refit command"):
+        second.fit()
 
 
 @pytest.mark.parametrize("cap", [0.2, "auto"])
