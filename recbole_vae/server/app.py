@@ -63,7 +63,8 @@ class _Application:
             status: {"model": schemas.Problem, "description": text}
             for status, text in {
                 400: "The body is not JSON.", 401: "The token is missing or wrong.", 404: "An id is not known.",
-                413: "The body is too large.", 422: "A value is not allowed.", 503: "Busy, or out of time.",
+                413: "The body is too large.", 415: "The content type is not application/json.",
+                422: "A value is not allowed.", 503: "Busy, or out of time.",
             }.items()
         }  # fmt: skip
         posts: tuple[tuple[str, Any, Any, Any], ...] = (
@@ -292,8 +293,10 @@ def _ranking(ranking: Any, known: int) -> dict[str, Any]:
 async def _body(request: Request, most: int) -> bytes:
     """Read the body of a request, but no more than is allowed."""
     length = request.headers.get("content-length", "")
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if (
+        kind != "application/json"
+    ):  # pages of other sites, which a browser lets send any other without asking the server
         raise RefusedError(415, f"content-type: {kind[:60]!r} is not allowed; it must be application/json.")
     pieces, size = [], int(length) if length.isdecimal() and len(length) < 20 else 0
     if size <= most:

@@ -1,6 +1,12 @@
-"""HTTP as uvicorn speaks it, with an end to headers: it would keep whatever a caller sends, before any token is checked."""
+"""HTTP as uvicorn speaks it, with an end to headers and to waiting: it would keep whatever a caller sends, however slowly.
+
+Both limits hold before any token is checked.
+"""
 
 from __future__ import annotations
+
+import asyncio
+from typing import Any
 
 from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -10,9 +16,37 @@ MOST = 64 * 1024
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection. One that sends more headers than is allowed gets the status 431, and is closed."""
+    """A connection. One that sends more headers than is allowed gets the status 431, and is closed.
+
+    One whose request is not there in time is closed, too. It has as long as a request may take when the server ends, which is
+    more than the application gives a body: that is answered first.
+    """
 
     _unread = 0
+    _late: asyncio.TimerHandle | None = None
+
+    def _wait(self) -> None:
+        self._end_wait()
+        self._late = self.loop.call_later(self.config.timeout_graceful_shutdown or 0, self.timeout_keep_alive_handler)
+
+    def _end_wait(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._end_wait()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Wait for the rest of a request."""
+        self._wait()
+        super().on_message_begin()
 
     def data_received(self, data: bytes) -> None:
         """Read what has come."""
@@ -38,5 +72,6 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
+        self._end_wait()
         self._unread = 0
         super().on_message_complete()

@@ -1,4 +1,4 @@
-"""What the server does with headers that have no end."""
+"""What the server does with headers that have no end, and with requests that do not come."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"body of %d" % size})
 
 
-async def answers(*pieces: bytes) -> bytes:
-    config = Config(application, log_config=None, lifespan="off")
+async def answers(*pieces: bytes, pause: float = 0.01, wait: int = 60) -> bytes:
+    config = Config(application, log_config=None, lifespan="off", timeout_graceful_shutdown=wait)
     config.load()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Protocol(config, ServerState(), {}), "127.0.0.1", 0)
@@ -33,7 +33,7 @@ async def answers(*pieces: bytes) -> bytes:
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(pause)
             return await asyncio.wait_for(reader.read(-1), 20)
         except ConnectionError:  # it was closed while this was sending
             return b""
@@ -67,3 +67,27 @@ def test_bodies_and_one_request_after_the_other_are_not_headers() -> None:
     found = asyncio.run(answers(post, body, START + LARGE + b"\r\n", START + LARGE + b"\r\n", last))
     assert found.count(b"HTTP/1.1 200 OK") == 4
     assert found.count(b"body of %d" % len(body)) == 1
+
+
+HEAD = b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answered"),
+    [
+        ((), 0),
+        ((START,), 0),
+        ((START, *[b"a"] * 15), 0),
+        ((HEAD, *[b"b"] * 8), 0),
+        ((HEAD + b"b" * 9, START), 1),
+    ],
+    ids=["nothing", "part of the headers", "byte by byte", "part of a body", "part of a second request"],
+)
+def test_a_connection_whose_request_does_not_come_is_closed(pieces: tuple[bytes, ...], answered: int) -> None:
+    assert asyncio.run(answers(*pieces, pause=0.1, wait=1)).count(b"HTTP/1.1 200 OK") == answered
+
+
+def test_an_answer_and_what_comes_after_it_may_take_longer() -> None:
+    whole = START + b"\r\n"
+    last = START + b"Connection: close\r\n\r\n"
+    assert asyncio.run(answers(whole, last, pause=1.5, wait=1)).count(b"HTTP/1.1 200 OK") == 2

@@ -67,7 +67,11 @@ def test_malformed_bodies(client: TestClient, body: bytes, status: int, said: st
 
 def test_other_faults_of_a_request(client: TestClient) -> None:
     assert client.post("/recommend", data={"k": "3"}).status_code == 415
-    assert client.post("/recommend", content="{}", headers={"content-type": "text/plain; x=1"}).status_code == 415
+    for content_type in ({}, {"content-type": ""}, {"content-type": "text/plain; x=1"}):
+        for path in ("/recommend", "/explain"):
+            answer = client.post(path, content='{"histories": [["i1"]]}', headers=content_type)
+            assert answer.status_code == 415
+            assert answer.json()["detail"].endswith(" is not allowed; it must be application/json.")
     assert client.get("/recommend").status_code == 405
     assert client.get("/nothing").status_code == 404
     for query in (
