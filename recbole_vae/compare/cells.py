@@ -129,8 +129,10 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
             over_seeds = row.over_seeds(metric)
             if over_seeds is not None:
                 means[metric][row.label] = over_seeds
-    # Equal means share their rank; metrics without a better direction have none.
+    # Equal means share their rank; metrics without a better direction have none. Several that share
+    # the last place are no second, as where all but one have no hit.
     ranks = {m: sorted({mean for mean, _ in means[m].values()}, reverse=higher_is_better(m) is True) for m in metrics}
+    shared = {m: [mean for mean, _ in means[m].values()].count(ranks[m][-1]) > 1 for m in metrics if ranks[m]}
     # One number of decimals for a column, that of its largest number.
     largest = {m: max((abs(mean) for mean, _ in means[m].values()), default=0.0) for m in metrics}
     rows = []
@@ -143,6 +145,8 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
             mean, deviation = means[metric][row.label]
             ranked = higher_is_better(metric) is not None and len(ranks[metric]) > 1
             place = ranks[metric].index(mean) + 1 if ranked else 0
+            if place == len(ranks[metric]) and shared[metric]:
+                place = 0
             cells.append(
                 Cell(
                     number(mean, largest[metric]),

@@ -119,6 +119,11 @@ def test_where_all_are_equal_none_is_best(small: Comparison) -> None:
     part = parts(analyse(replace(small, runs=runs))[0])[1]
     place = part.headers.index("Tail recall")
     assert not any(cells[place].rank for _, cells in part.rows)
+    runs = [
+        replace(run, test={**run.test, "tailrecall@10": 0.1 * (run.label == "EASE")}) for run in small.runs
+    ]  # those that share the last place are no second
+    part = parts(analyse(replace(small, runs=runs))[0])[1]
+    assert {label: cells[place].rank for label, cells in part.rows if cells[place].rank} == {"EASE": 1}
 
 
 def test_no_direction_no_bold(found: list[Table]) -> None:
