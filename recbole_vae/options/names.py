@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from recbole_vae.errors import ConfigError
+from recbole_vae.options.recbole import properties_folder, recbole_folder
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -59,6 +60,13 @@ def near(name: str, names: Iterable[str], alike: float = 0.75) -> str | None:
     return by_lower[found[0]] if found else None
 
 
+def _all_of(model_name: str) -> str:
+    """Say which file has all options of a model; nothing for a model that comes from elsewhere."""
+    folders = (properties_folder(), recbole_folder() / "properties")
+    found = (folder / "model" / f"{model_name}.yaml" for folder in folders)
+    return next((f" The model's options are in {file}." for file in found if file.is_file()), "")
+
+
 def check_names(
     given: Collection[str],
     known: Collection[str],
@@ -95,7 +103,7 @@ def check_names(
             continue
         raise ConfigError(
             f"{name}{place and f' ({place})'}: neither {model_name} nor RecBole has this option."
-            f"{f' Did you mean {meant}?' if meant else f' The repository has all of them in properties/model/{model_name}.yaml.'}"
+            f"{f' Did you mean {meant}?' if meant else _all_of(model_name)}"
         )
     return ignored
 

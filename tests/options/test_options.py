@@ -155,7 +155,8 @@ def test_an_option_that_nobody_has_on_the_command_line_is_a_mistake(
     with (
         command_line.ours(),
         pytest.raises(
-            ConfigError, match=r"^qqq \(command line\): neither MultVAE nor RecBole has this option. The repository has"
+            ConfigError,
+            match=r"^qqq \(command line\): neither MultVAE nor RecBole has this option. The model's options are in",
         ),
     ):
         build(dataset="not-there")
@@ -207,7 +208,8 @@ def test_what_others_call_an_option_is_refused_everywhere(
 @pytest.mark.parametrize("model", ["MultVAE", "BPR", "EASE", "Pop"])
 def test_an_option_that_nobody_has_is_refused(build: Builder, model: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"^qqq \(config_dict\): neither {model} nor RecBole has this option. The repository has"
+        ConfigError,
+        match=rf"^qqq \(config_dict\): neither {model} nor RecBole has this option. The model's options are in",
     ):
         build(model, dataset="not-there", qqq=0.1)
 

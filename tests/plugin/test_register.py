@@ -341,13 +341,17 @@ def test_hyper_tuning_refuses_to_vary_what_has_no_effect(algo: str, model: str, 
     from recbole.quick_start import objective_function
     from recbole.trainer import HyperTuning
 
+    from recbole_vae.options.recbole import properties_folder
+
     write_inter(random_rows())
     Path("fixed.yaml").write_text(f"model: {model}\ndataset: tiny\ndata_path: data\nepochs: 1\n")
     for given in ({"params_dict": {"choice": {name: [8, 16]}}}, {"params_file": "space.hyper"}):
         Path("space.hyper").write_text(f"{name} choice [8,16]\n")
         tuning = HyperTuning(objective_function, fixed_config_file_list=["fixed.yaml"], algo=algo, max_evals=2, **given)
         said = (
-            f" Did you mean {meant}?" if meant else f" The repository has all of them in properties/model/{model}.yaml."
+            f" Did you mean {meant}?"
+            if meant
+            else f" The model's options are in {properties_folder()}/model/{model}.yaml."
         )
         with pytest.raises(ConfigError) as error:
             tuning.run()
