@@ -29,8 +29,12 @@ OPTIONS = {
 LACKING = dict.fromkeys(("CompositeVAE", "VampVAE", "VASP"), ("mlp_hidden_size", "total_anneal_steps", "n_negatives"))
 """Options of the tests that are for other models than these."""
 
-OWN = {
+OWN: dict[str, dict[str, Any]] = {
     "CompositeVAE": {"hidden_size": 12}, "VampVAE": {"hidden_size": 12, "n_pseudo_inputs": 5}, "VASP": {"hidden_size": 12},
+    "HybridVAE": {
+        "linear_share": 0.5, "linear_l2": 3.0, "linear_item_power": 0.15, "linear_neighbours": 0,
+        "kernel_share": 0.0, "kernel_l2": 20.0, "spectral_share": 0.0,
+    },
 }  # fmt: skip
 """Options of a fast run that are for these alone."""
 

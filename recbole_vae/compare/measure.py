@@ -209,6 +209,9 @@ def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int
 
     trainer._train_epoch, trainer._valid_epoch, trainer._save_checkpoint = timed_epoch, kept_valid, noted_save
     trainer.fit(train, valid, saved=True, show_progress=False, callback_fn=callback)
+    run.training_seconds += getattr(trainer, "mixing_seconds", 0.0)
+    if getattr(trainer.model, "chosen", None):
+        run.notes.append(f"{run.model} chose on the validation part: {trainer.model.described()}.")
     run.epochs = len(run.curve)
     if run.best_epoch is None:
         raise DataError("no epoch was saved, because no validation score was a number.")

@@ -13,6 +13,26 @@ from torch import Tensor
 from recbole_vae.data.padding import PADDING
 
 
+def hits(items: Tensor, positive_u: Tensor, positive_i: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
+    """Mark the relevant ones among the items of lists.
+
+    Args:
+        items: internal ids, int64, shape [batch, places].
+        positive_u: row of each relevant item, int64, shape [positives].
+        positive_i: the item, int64, shape [positives].
+        n_items: number of items with RecBole's padding.
+
+    Returns:
+        Whether the item at each place is relevant, bool, shape [batch, places]; and each row's number of relevant items, int64,
+        shape [batch].
+    """
+    device = items.device
+    keys = torch.unique(positive_u.to(device) * n_items + positive_i.to(device))
+    wanted = items + n_items * torch.arange(len(items), device=device).unsqueeze(1)
+    places = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return keys[places] == wanted, torch.bincount(keys // n_items, minlength=len(items))
+
+
 class _Parts(DataStruct):  # type: ignore[misc]
     """RecBole's ``DataStruct``, but it collects a tensor's parts in a list instead of copying the whole for each part."""
 
@@ -51,20 +71,15 @@ class FastCollector(Collector):  # type: ignore[misc]
             positive_i: the item, int64, shape [positives].
         """
         if self.register.need("rec.items") or self.register.need("rec.topk"):
-            rows, width = scores_tensor.shape
+            width = scores_tensor.shape[1]
             ranked = torch.topk(scores_tensor, max(self.topk), dim=-1)
             best = ranked.indices
             if self.register.need("rec.items"):
                 shown = best.where(ranked.values > -torch.inf, PADDING) if self._exact else best
                 self.data_struct.update_tensor("rec.items", shown)
             if self.register.need("rec.topk"):
-                device = best.device
-                keys = torch.unique(positive_u.to(device) * width + positive_i.to(device))
-                wanted = best + width * torch.arange(rows, device=device).unsqueeze(1)
-                places = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-                counts = torch.bincount(keys // width, minlength=rows)
-                hits = (keys[places] == wanted).long()
-                self.data_struct.update_tensor("rec.topk", torch.cat((hits, counts.unsqueeze(1)), dim=1))
+                found, counts = hits(best, positive_u, positive_i, width)
+                self.data_struct.update_tensor("rec.topk", torch.cat((found.long(), counts.unsqueeze(1)), dim=1))
         register, self.register = self.register, self._others
         try:
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)

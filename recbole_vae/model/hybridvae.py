@@ -1,15 +1,17 @@
-"""Mult-VAE mixed with two closed-form models: an item-item model and a kernel over users.
+"""Mult-VAE mixed with closed-form models: an item-item model, a kernel over users, and a filter of the spectrum.
 
-References: see :mod:`recbole_vae.model.multvae`, :mod:`recbole_vae.nn.linear` and :mod:`recbole_vae.nn.kernel`.
+References: see :mod:`recbole_vae.model.multvae`, :mod:`recbole_vae.nn.linear`, :mod:`recbole_vae.nn.kernel` and
+:mod:`recbole_vae.nn.spectral`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from recbole_vae.data.histories import Histories
@@ -18,48 +20,84 @@ from recbole_vae.model.capabilities import SparseLayer
 from recbole_vae.model.multvae import MultVAE, MultVAEConfig
 from recbole_vae.nn.kernel import UserKernel
 from recbole_vae.nn.linear import ItemItem, LocalItemItem, Ridge, standardise, standardised
+from recbole_vae.nn.spectral import SpectralFilter
 from recbole_vae.options.fields import ModelConfig
 
 _ROUNDING = 1e-9
 """Of sums of shares."""
+_MANY_ITEMS, _MANY_USERS = 10_000, 15_000
+"""With more, ``auto`` solves no table of all pairs of items, or no kernel over all users."""
+
+_Share = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
+_Positive = PositiveFloat | Literal["auto"]
+_Power = NonNegativeFloat | Literal["auto"]
+
+WITHOUT_VALIDATION: dict[str, float] = {
+    "linear_share": 0.5, "kernel_share": 0.0, "spectral_share": 0.0,
+    "linear_l2": 10.0, "linear_item_power": 0.15, "linear_neighbours": 0, "kernel_l2": 10.0,
+    "spectral_item_power": 0.4, "spectral_flatness": 1.5,
+}  # fmt: skip
+"""What ``auto`` means where there is no validation part, and where the search for a strength begins; see
+:meth:`HybridVAE.without_validation`."""
+
+STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
+    "vae": {},
+    "linear": {
+        "linear_l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+        "linear_item_power": (0.0, 0.15, 0.3, 0.45, 0.6),
+        "linear_neighbours": (0, 100),
+    },
+    "kernel": {"kernel_l2": (1.0, 3.0, 10.0, 30.0, 100.0)},
+    "spectral": {"spectral_item_power": (0.0, 0.2, 0.4, 0.6, 0.8), "spectral_flatness": (1.0, 1.5, 2.0, 3.0)},
+}
+"""The options of each path that ``auto`` chooses, and the values to choose from, in order."""
 
 
 class HybridVAEConfig(MultVAEConfig):
-    """Options of HybridVAE: those of MultVAE, with its defaults (the paper's in brackets), and of the paths beside it."""
+    """Options of HybridVAE: those of MultVAE, with its defaults (the paper's in brackets), and of the paths beside it.
 
-    linear_share: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Share of the linear path in the scores; 0: without it, 1: the linear path alone (then --epochs=1).",
+    ``auto`` is chosen on the validation part after training.
+    """
+
+    linear_share: _Share = Field(
+        "auto",
+        description="Share of the linear path in the scores; 0: without it, 1: the linear path alone (then --epochs=1); "
+        "auto: chosen on the validation part, as all that is auto here.",
     )
-    linear_l2: PositiveFloat = Field(3.0, description="Its ridge, in units of the mean of the Gram matrix's diagonal.")
+    linear_l2: _Positive = Field("auto", description="Its ridge, in units of the mean of the Gram matrix's diagonal.")
     linear_dropout: float = Field(
         0.5, ge=0, lt=1, description="Its ridge, as if this share of the input's items were dropped."
     )
     linear_user_power: NonNegativeFloat = Field(
         0.25, description="A user of n items counts n ** -(2 * linear_user_power) times in each item pair."
     )
-    linear_item_power: NonNegativeFloat = Field(
-        0.15,
+    linear_item_power: _Power = Field(
+        "auto",
         description="An item of n users is scaled by n ** -linear_item_power. 0 (and 0 for the two above): EASE.",
     )
-    linear_neighbours: NonNegativeInt = Field(
-        0,
+    linear_neighbours: NonNegativeInt | Literal["auto"] = Field(
+        "auto",
         description="The linear path predicts each item from this many most similar ones, for large or sparse catalogues; "
         "0: from all.",
     )
-    kernel_share: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of the path through similar users, for some 20 000 users at most; "
-        "what both shares leave of 1 is the VAE's.",
+    kernel_share: _Share = Field(
+        "auto", description="Share of the path through similar users; auto: none beyond 15 000 users."
     )
-    kernel_l2: PositiveFloat = Field(20.0, description="Its ridge.")
+    kernel_l2: _Positive = Field("auto", description="Its ridge.")
     kernel_user_power: NonNegativeFloat = Field(
         0.0,
         description="A user of n items (with value_field: of weights of sum n) counts n ** -kernel_user_power times there.",
+    )
+    spectral_share: _Share = Field(
+        "auto",
+        description="Share of the path by the spectrum of the interactions, for catalogues of any size; "
+        "what the shares leave of 1 is the VAE's.",
+    )
+    spectral_item_power: _Power = Field(
+        "auto", description="An item of n users counts n ** -spectral_item_power times in the history there."
+    )
+    spectral_flatness: _Positive = Field(
+        "auto", description="Above 1, its filter is flatter at both ends of the spectrum."
     )
 
     @property
@@ -70,21 +108,28 @@ class HybridVAEConfig(MultVAEConfig):
     @model_validator(mode="after")
     def _shares_of_a_whole(self) -> Self:
         """Raise a ConfigError if the shares sum to more than 1."""
-        if self.linear_share + self.kernel_share > 1 + _ROUNDING:
-            raise ConfigError(
-                f"linear_share: {self.linear_share:g} and kernel_share: {self.kernel_share:g} sum to more than 1; what they "
-                "leave of 1 is the VAE's share."
-            )
+        given = {name: getattr(self, f"{name}_share") for name in ("linear", "kernel", "spectral")}
+        given = {name: share for name, share in given.items() if share != "auto" and share}
+        if sum(given.values()) > 1 + _ROUNDING:
+            shares = " and ".join(f"{name}_share: {share:g}" for name, share in given.items())
+            raise ConfigError(f"{shares} sum to more than 1; what they leave of 1 is the VAE's share.")
         return self
 
 
 class HybridVAE(MultVAE):
-    """Mult-VAE mixed with closed-form paths: ``(1 - v - w) s(logits) + v s(x W) + w s(k(x, X) A)``.
+    """Mult-VAE mixed with closed-form paths: ``u s(logits) + v s(x W) + w s(k(x, X) A) + t s(f(x))``.
 
-    ``logits`` are the VAE's, ``v`` is ``linear_share`` and ``w`` is ``kernel_share``. ``s`` standardises each user's scores over
-    the unseen items; without it the shares would mean something else for each user. The VAE is trained as if it were alone.
-    ``W`` and ``A`` are solved from the training histories when the model is made. Checkpoints hold the histories, not ``W``
-    and ``A``, which are solved again when one is loaded.
+    ``logits`` are the VAE's, ``v``, ``w`` and ``t`` are ``linear_share``, ``kernel_share`` and ``spectral_share``, and ``u`` is
+    what they leave of 1. ``s`` standardises each user's scores over the unseen items; without it the shares would mean something
+    else for each user. The VAE is trained as if it were alone. The other paths are solved from the training histories.
+
+    Training and its early stopping see the VAE and the shares that are numbers. Then, where a share or a strength is ``auto``,
+    :mod:`recbole_vae.training.mixture` chooses on the validation part. Checkpoints hold the histories and what was chosen, but
+    not the solutions, which are solved again when one is loaded.
+
+    Attributes:
+        auto: names of the options that are ``auto``.
+        settings: the value of each option of ``auto``, as given or chosen; shares that are not chosen yet are 0.
     """
 
     config_class: ClassVar[type[ModelConfig]] = HybridVAEConfig
@@ -94,54 +139,194 @@ class HybridVAE(MultVAE):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        options, items = self.options, self.n_real_items
-        self.scores_by_latent = 1 - options.linear_share - options.kernel_share > _ROUNDING
-        self.linear = self._linear() if options.linear_share else None
-        self.kernel = (
-            UserKernel(self.histories, items, options.kernel_l2, options.kernel_user_power)
-            if options.kernel_share
-            else None
-        )
+        self.auto = {name for name in WITHOUT_VALIDATION if getattr(self.options, name) == "auto"}
+        self.chosen: dict[str, float] | None = None
+        self._alone: str | None = None
+        self._settings_of: dict[str, tuple[Any, ...]] = {}
+        for name in ("linear", "kernel", "spectral"):
+            self.register_module(name, None)
+        self.forget()
 
-    def _linear(self) -> ItemItem | LocalItemItem:
-        options, items = self.options, self.n_real_items
-        ridge = Ridge(options.linear_l2, options.linear_dropout, options.linear_user_power, options.linear_item_power)
-        if options.linear_neighbours:
-            return LocalItemItem(
-                self.histories, items, ridge, options.linear_neighbours, progress=options.show_progress
-            )
-        return ItemItem(self.histories, items, ridge)
+    @property
+    def chooses(self) -> bool:
+        """Whether something is ``auto`` that a path of a positive share depends on, or a share itself."""
+        return any(option in self.auto for path in self.mixed() for option in (f"{path}_share", *STRENGTHS[path]))
+
+    def forget(self) -> None:
+        """Score as before anything was chosen: by the VAE alone, if a share is to be chosen."""
+        self.chosen = None
+        self.settings = {
+            name: value if name in self.auto else getattr(self.options, name)
+            for name, value in self.without_validation().items()
+        }
+        for name in self.auto:
+            if name.endswith("_share"):
+                self.settings[name] = 0.0
+        self._solve()  # now: RecBole's count of operations knows no module that a first score would add
+
+    def without_validation(self) -> dict[str, float]:
+        """Return what ``auto`` means where there is no validation part; shares are those of what the given ones leave."""
+        found = dict(WITHOUT_VALIDATION)
+        for path in ("linear", "kernel", "spectral"):
+            found[f"{path}_share"] *= self._rest
+            for name, values in self.strengths(path).items():  # where items are many, one number of neighbours is left
+                found[name] = found[name] if found[name] in values else values[0]
+        return found
+
+    @property
+    def _rest(self) -> float:
+        """What the shares that are numbers leave of 1."""
+        given = (getattr(self.options, f"{name}_share") for name in ("linear", "kernel", "spectral"))
+        return max(0.0, 1 - sum(float(share) for share in given if share != "auto"))
+
+    def choose(self, chosen: Mapping[str, float]) -> None:
+        """Set what was ``auto``, and solve the paths that have a share.
+
+        Args:
+            chosen: a value for each option that is ``auto``. If the shares exceed what the given ones leave, as in a refit that
+                replaces one, they are made smaller in proportion.
+        """
+        self.chosen = {name: float(chosen[name]) for name in WITHOUT_VALIDATION if name in self.auto}
+        shares = [name for name in self.chosen if name.endswith("_share")]
+        total = sum(self.chosen[name] for name in shares)
+        if total > self._rest + _ROUNDING:
+            self.chosen.update({name: self.chosen[name] * self._rest / total for name in shares})
+        self.settings.update(self.chosen)
+        self._solve()
+
+    def mixed(self) -> list[str]:
+        """Return the paths that have a share, or may get one: of ``vae``, ``linear``, ``kernel`` and ``spectral``."""
+        given = {name: getattr(self.options, f"{name}_share") for name in ("linear", "kernel", "spectral")}
+        rest = self._rest > _ROUNDING
+        found = ["vae"] if rest else []
+        for name, share in given.items():
+            too_large = name == "kernel" and len(self.histories) > _MANY_USERS
+            if (rest and not too_large) if share == "auto" else share:
+                found.append(name)
+        return found
+
+    def strengths(self, path: str) -> dict[str, tuple[float, ...]]:
+        """Return the options of a path that are ``auto``, each with the values to choose from."""
+        found = {name: values for name, values in STRENGTHS[path].items() if name in self.auto}
+        if path == "linear" and self.n_real_items > _MANY_ITEMS:  # each solution takes minutes
+            return {"linear_neighbours": (100,)} if "linear_neighbours" in found else {}
+        return found
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each path that has one."""
+        settings = self.settings
+        shares = {name: float(settings[f"{name}_share"]) for name in ("linear", "kernel", "spectral")}
+        shares = {"vae": 1 - sum(shares.values()), **shares}
+        return {name: share for name, share in shares.items() if share > _ROUNDING}
+
+    @property
+    def scores_by_latent(self) -> bool:  # type: ignore[override]
+        """See Capabilities."""
+        return "vae" in self.shares
+
+    def _solve(self) -> None:
+        for name in ("linear", "kernel", "spectral"):
+            if name in self.shares:
+                self.path(name)
+            else:
+                self._settings_of.pop(name, None)
+                self.register_module(name, None)
+
+    def path(self, name: str) -> nn.Module:
+        """Return a closed-form path by the present settings; it is solved unless it was already."""
+        options, settings, items = self.options, self.settings, self.n_real_items
+        mine = tuple(settings[option] for option in STRENGTHS[name])
+        module: Any = getattr(self, name)
+        if name == "spectral" and module is not None:  # what takes time depends on no setting
+            module.item_power, module.flatness = mine
+        elif self._settings_of.get(name) != mine:
+            self.register_module(name, None)  # its memory is free before the next is solved
+            self._settings_of.pop(name, None)  # which may fail
+            if name == "linear":
+                l2, item_power, neighbours = mine
+                ridge = Ridge(l2, options.linear_dropout, options.linear_user_power, item_power)
+                module = (
+                    LocalItemItem(self.histories, items, ridge, int(neighbours), progress=options.show_progress)
+                    if neighbours
+                    else ItemItem(self.histories, items, ridge)
+                )
+            elif name == "kernel":
+                module = UserKernel(self.histories, items, mine[0], options.kernel_user_power)
+            else:
+                module = SpectralFilter(self.histories, items, *mine)
+            self.register_module(name, module)
+        self._settings_of[name] = mine
+        solved: nn.Module = module
+        return solved
+
+    @contextmanager
+    def alone(self, path: str) -> Iterator[None]:
+        """Score by one path alone in this block, standardised as in the mixture and not corrected for popularity."""
+        self._alone = path
+        try:
+            with self.corrected_by(0.0):
+                yield
+        finally:
+            self._alone = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what ``state_dict`` holds besides the parameters: also what was chosen."""
+        state = super().get_extra_state()
+        return state if self.chosen is None else state | {"chosen": dict(self.chosen)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` returned."""
+        super().set_extra_state(state)
+        if "chosen" in state:
+            self.choose(state["chosen"])
+        else:
+            self.forget()
+
+    def found(self) -> str:
+        """See the base class."""
+        texts = [super().found()] if super().found() else []
+        if self.chosen is not None:
+            texts.append(f"the mixture is {self.described()}")
+        return ", and ".join(texts)
+
+    def described(self) -> str:
+        """Return the shares, and the strengths of their paths, in words."""
+        parts = []
+        for path, share in self.shares.items():
+            strengths = ", ".join(f"{name} {self.settings[name]:g}" for name in STRENGTHS[path])
+            parts.append(f"{path} {share:.2g}{f' ({strengths})' * bool(strengths)}")
+        return ", ".join(parts)
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
         """Score all items by the mixture; ``latent`` affects the VAE's part alone; see Autoencoder."""
-        options = self.options
-        rest = 1 - options.linear_share - options.kernel_share
-        paths = (
-            (self.decoder, latent, rest if self.scores_by_latent else 0.0),
-            (self.linear, histories, options.linear_share),
-            (self.kernel, histories, options.kernel_share),
-        )
-        parts = [(standardise(path(given), histories), share) for path, given, share in paths if path and share]
-        scores, share = parts[0]
-        scores.mul_(share)
-        for part, share in parts[1:]:
-            scores.add_(part, alpha=share)
+        shares = {self._alone: 1.0} if self._alone else self.shares
+        scores: Tensor | None = None
+        for name, share in shares.items():
+            part = standardise(self.decoder(latent) if name == "vae" else self.path(name)(histories), histories)
+            scores = part.mul_(share) if scores is None else scores.add_(part, alpha=share)
+        assert scores is not None
         return self.with_padding(scores)
 
     def sparse_layers(self) -> list[SparseLayer]:
         """See Capabilities: the encoder's first layer, and the linear path."""
-        if self.kernel is not None:
-            raise ConfigError(
-                f"kernel_share: {self.options.kernel_share:g} has no form in a graph, for it compares a history with those "
-                "of all users; train with kernel_share: 0 to export."
-            )
-        layers = super().sparse_layers() if self.scores_by_latent else []
-        return layers if self.linear is None else [*layers, SparseLayer(self.linear.weight)]
+        shares = self.shares
+        for name, reason in (
+            ("kernel", "it compares a history with those of all users"),
+            ("spectral", "it goes through the interactions of all users"),
+        ):
+            if name in shares:
+                raise ConfigError(
+                    f"{name}_share: {shares[name]:.3g} has no form in a graph, for {reason}; train with kernel_share: 0 and "
+                    "spectral_share: 0 to export."
+                )
+        layers = super().sparse_layers() if "vae" in shares else []
+        return [*layers, SparseLayer(self.path("linear").weight)] if "linear" in shares else layers
 
     def logits_of_sums(self, sums: Sequence[Tensor], unseen: Tensor) -> Tensor:
         """See Capabilities: :meth:`score_latent` by operations on whole tables."""
-        share = self.options.linear_share
-        parts = [] if self.linear is None else [standardised(sums[-1], unseen) * share]
-        if self.scores_by_latent:
-            parts.append(standardised(super().logits_of_sums(sums, unseen), unseen) * (1 - share))
+        shares = self.shares
+        parts = [standardised(sums[-1], unseen) * shares["linear"]] if "linear" in shares else []
+        if "vae" in shares:
+            parts.append(standardised(super().logits_of_sums(sums, unseen), unseen) * shares["vae"])
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]

@@ -6,7 +6,7 @@ Filtering. WWW 2018.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -19,7 +19,7 @@ from recbole_vae.model.base import LossTerms, MLPConfig
 from recbole_vae.model.vae import VAE
 from recbole_vae.nn.annealing import PlateauCap, linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
-from recbole_vae.nn.encoder import MLPEncoder, dropout_mask
+from recbole_vae.nn.encoder import MLPEncoder, dropout_for, dropout_mask
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise
 from recbole_vae.nn.sampling import NegativeSampler
@@ -29,7 +29,8 @@ from recbole_vae.options.fields import ModelConfig
 class MultVAEConfig(MLPConfig):
     """Options of MultVAE.
 
-    Tuned on the validation parts of MovieLens-100K and -1M; the paper's values (Liang et al., WWW 2018) stand in brackets.
+    Tuned on the validation parts of MovieLens-100K and -1M, ``dropout_prob: auto`` on sparser sets; the paper's values (Liang et
+    al., WWW 2018) stand in brackets.
     """
 
     # After adding an option: run python -m recbole_vae.model.yaml_files, and add a line to storage/upgrade.py with the value
@@ -41,6 +42,11 @@ class MultVAEConfig(MLPConfig):
     )
     latent_dimension: PositiveInt = Field(
         400, description="Latent variables. (RecBole's MultiVAE makes half as many of the same number.) [200]"
+    )
+    dropout_prob: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(  # type: ignore[assignment]
+        "auto",
+        description="Probability of dropping an item of the input history; "
+        "auto: from how many users an item has, and how many items a user; 0.5 for dense data, more for sparse. [0.5]",
     )
     anneal_cap: NonNegativeFloat | Literal["auto"] = Field(
         0.3,
@@ -91,11 +97,15 @@ class MultVAE(VAE):
     ``q(z | x) = N(mu, diag sigma^2)`` from an MLP on the normalised, dropped-out history; ``p(x | z)`` multinomial with the
     softmax of an MLP; trained to maximise ``E_q[log p(x | z)] - beta KL(q || N(0, I))`` (equation 6), where ``beta`` is
     annealed. Items are ranked by ``log p(x | mu)``. The option ``likelihood`` replaces the multinomial by another. With
-    ``anneal_cap: auto`` beta has two caps, one after the other (:class:`~recbole_vae.nn.annealing.PlateauCap`).
+    ``anneal_cap: auto`` beta has two caps, one after the other (:class:`~recbole_vae.nn.annealing.PlateauCap`). With
+    ``dropout_prob: auto`` the probability follows from the histories (:func:`~recbole_vae.nn.encoder.dropout_for`).
 
     With ``kl_length_power: p`` a user's ``beta`` is proportional to ``|x| ** p``, where ``|x|`` is the sum of the history's
     weights; its mean over users is that of the schedule. The log-likelihood is a sum over the history, so with ``p = 1``
     (RecVAE: Shenbin et al., WSDM 2020, equation 8) its ratio to the KL term does not depend on the length.
+
+    Attributes:
+        dropout: probability of dropping an item of the input.
     """
 
     config_class: ClassVar[type[ModelConfig]] = MultVAEConfig
@@ -115,6 +125,8 @@ class MultVAE(VAE):
         )  # fmt: skip
         if options.tied_weights:
             self.decoder.tie(self.encoder)
+        auto = options.dropout_prob == "auto"
+        self.dropout = dropout_for(self.histories, items) if auto else float(options.dropout_prob)
         totals = self.histories.totals()[self.histories.lengths() > 0]
         self._mean_power = float(totals.double().pow(options.kl_length_power).mean())
         self.by_softmax, self.by_sigmoid = options.by_softmax, options.by_sigmoid
@@ -147,14 +159,17 @@ class MultVAE(VAE):
 
     def found(self) -> str:
         """See the base class."""
-        if self._plateau is None:
-            return ""
-        fallen = "" if self._plateau.fallen else " (its cap had not fallen by their epoch)"
-        return f"anneal_cap: auto has come to beta {self.beta():.3g}{fallen}"
+        parts = [f"dropout_prob: auto is {self.dropout:.3g}"] if self.options.dropout_prob == "auto" else []
+        if self._plateau is not None:
+            fallen = "" if self._plateau.fallen else " (its cap had not fallen by their epoch)"
+            parts.append(f"anneal_cap: auto has come to beta {self.beta():.3g}{fallen}")
+        return ", and ".join(parts)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what ``state_dict`` holds besides the parameters: the step and, with ``anneal_cap: auto``, the cap."""
+        """Return what ``state_dict`` holds besides the parameters: the step, and what stands for options set to ``auto``."""
         state: dict[str, Any] = super().get_extra_state()
+        if self.options.dropout_prob == "auto":
+            state["dropout"] = self.dropout
         # Checkpoints are written after a best evaluation, so ``waited`` is 0. ``stopping_step``, which decides
         # ``patience``, may change before a resume.
         return (
@@ -164,6 +179,8 @@ class MultVAE(VAE):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned."""
         super().set_extra_state(state)
+        if self.options.dropout_prob == "auto":
+            self.dropout = state.get("dropout", self.dropout)
         if self._plateau is not None and "cap" in state:
             self._plateau.cap, self._plateau.patience, self._plateau.waited = state["cap"], state["patience"], 0
 
@@ -175,7 +192,7 @@ class MultVAE(VAE):
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the two terms of equation 6 with one sample of ``z`` for each user; arguments: see the base class."""
         like = self.encoder.input.weight
-        mask = dropout_mask(len(histories.indices), self.options.dropout_prob, like)
+        mask = dropout_mask(len(histories.indices), self.dropout, like)
         noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
         first, last = histories.span(start, stop)
         share = histories.slice(start, stop)

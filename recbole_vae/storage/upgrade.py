@@ -41,6 +41,12 @@ From format 3 to 4:
 all                         exact_metrics           False: the metrics of recommended items were RecBole's
 ==========================  ======================  ==========================================================================
 
+From format 4 to 5:
+
+==========================  ======================  ==========================================================================
+with linear_share           spectral_share          0; ``spectral_item_power`` and ``spectral_flatness`` are without effect
+==========================  ======================  ==========================================================================
+
 Two options changed their meaning within format 1:
 
 * Where both ``anneal_epochs`` and ``total_anneal_steps`` are set, the steps count today. In files without
@@ -105,6 +111,7 @@ _STEPS: tuple[Step, ...] = (
     _from_1,
     _adding("train_batch_size", exact_time=False, exact_ids=False, repeats="keep"),
     _adding("train_batch_size", exact_metrics=False),
+    _adding("linear_share", spectral_share=0.0, spectral_item_power=0.4, spectral_flatness=1.5),
 )
 """From format 1 to 2, from 2 to 3, ..."""
 FORMAT_VERSION = 1 + len(_STEPS)

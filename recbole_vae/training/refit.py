@@ -40,6 +40,7 @@ class Recipe:
         evaluations: of each evaluation of the earlier run, up to the best, whether it was the best so far; None if unknown, or
             if that run began with a warm start, so that its epochs are others than those from scratch.
         score: of the earlier run on its validation part, in words; "" if it had none.
+        chosen: what the earlier run chose for the options ``auto`` of a mixture; None if there are none.
         changed: an option that was put in other words, and why; "" if there is none.
     """
 
@@ -49,6 +50,7 @@ class Recipe:
     epochs: int | None
     evaluations: list[bool] | None
     score: str
+    chosen: dict[str, float] | None = None
     changed: str = ""
 
 
@@ -70,9 +72,12 @@ def recipe(path: str | Path) -> Recipe:
     changed = _by_epochs(options, state)
     chosen = state.get("epochs_from_scratch", state["epoch"] + 1)
     options["epochs"] = state["epoch"] + 1 if chosen is None else chosen
-    score = f"{options['valid_metric']} {state['best_valid_score']:.4f}" if state["best_valid_result"] else ""
+    # best_valid_score is that of a mixture's VAE alone.
+    best = (state["best_valid_result"] or {}).get(str(options["valid_metric"]).lower(), state["best_valid_score"])
+    score = f"{options['valid_metric']} {best:.4f}" if state["best_valid_result"] else ""
     evaluations = None if chosen is None else state.get("evaluations")
-    return Recipe(state["model"], state["dataset"], options, chosen, evaluations, score, changed)
+    mixture = state["state_dict"].get("_extra_state", {}).get("chosen")
+    return Recipe(state["model"], state["dataset"], options, chosen, evaluations, score, mixture, changed)
 
 
 def in_one_stage(config: Any) -> bool:

@@ -21,10 +21,12 @@ from tqdm import tqdm
 from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
 from recbole_vae.evaluation.gather import GatheringEvaluator
 from recbole_vae.model.base import HistoryRecommender
+from recbole_vae.model.hybridvae import HybridVAE
 from recbole_vae.nn.prior import ACTIVE, active
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import warm_start
 from recbole_vae.training.averaging import WeightAverage
+from recbole_vae.training.mixture import mix
 from recbole_vae.training.optimizer import LazyAdam
 from recbole_vae.training.publish import publish
 from recbole_vae.training.refit import Recipe, recipe
@@ -61,6 +63,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._of_earlier: dict[str, Any] = {}
         self._replayed: list[bool] = []
         self._saved_at = -math.inf
+        self.mixing_seconds = 0.0
         epochs = model.options.weight_averaging
         self._average = WeightAverage(model.parameters(), epochs) if epochs else None
         if dist.is_initialized():
@@ -128,6 +131,9 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                     f"Nothing left to train: {self.saved_model_file} has {self.start_epoch} epochs, epochs is {self.epochs}."
                 )
                 self.eval_collector.data_collect(train_data)
+                self._mix(valid_data, saved)
+                if isinstance(self.model, HybridVAE) and self.model.chosen is not None and self.best_valid_result:
+                    self.best_valid_score = self.best_valid_result[self.valid_metric]
                 publish(self)
                 return self.best_valid_score, self.best_valid_result
         elif self.config["warm_start"]:
@@ -140,8 +146,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             states = [torch.get_rng_state()]
             dist.broadcast_object_list(states)  # all processes draw the same random numbers for a batch
             torch.set_rng_state(states[0])
+        if isinstance(self.model, HybridVAE) and self.model.chooses and not self.config["refit"]:
+            self.model.forget()  # it is chosen anew, for other parameters
         try:
             super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            self._mix(valid_data, saved)
         except KeyboardInterrupt:
             advice = "Give the same command again." if self.config["refit"] else self._best_so_far()
             self.logger.warning(f"Interrupted. {advice}")
@@ -153,12 +162,41 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self._log_active()
         return self.best_valid_score, self.best_valid_result
 
+    def _mix(self, valid_data: Any, saved: bool) -> None:
+        """Choose what is ``auto`` in a mixture for the best epoch, and write it into its checkpoint."""
+        model = self.model
+        if not isinstance(model, HybridVAE) or not model.chooses or model.chosen is not None:
+            return
+        started, path = time.perf_counter(), Path(self.saved_model_file)
+        state = checkpoint.load(path) if saved and path.exists() else None
+        if state is not None:
+            self._load_parameters(state, path)
+        mix(self, valid_data)
+        self.mixing_seconds = time.perf_counter() - started
+        if valid_data:
+            self.best_valid_result = self.evaluate(valid_data, load_best_model=False)
+            self.best_valid_score = self.best_valid_result[self.valid_metric]
+        if state is not None and self._rank() == 0:
+            # best_valid_score stays the VAE's: by that, a resume tells which epoch is the best.
+            mixed = {"state_dict": model.state_dict(), "best_valid_result": checkpoint.plain(self.best_valid_result)}
+            checkpoint.save({**state, **mixed}, path)
+        if dist.is_initialized():
+            dist.barrier()
+
     def _follow(self, recipe: Recipe) -> None:
         """Prepare to repeat an earlier run without a validation part: what that decided is read from its checkpoint."""
         from_scratch = (
             recipe.epochs if self.config["warm_start"] else self.epochs
         )  # perhaps another number than was best
         self._of_earlier = {"epochs_from_scratch": from_scratch, "evaluations": recipe.evaluations}
+        if isinstance(self.model, HybridVAE) and self.model.chooses:
+            missing = self.model.auto - (recipe.chosen or {}).keys()
+            if missing:
+                raise CheckpointError(
+                    f"{self.config['refit']}: does not say what was chosen for {', '.join(sorted(missing))}: auto. If its "
+                    "training did not end, resume it first; if these were numbers there, leave them so."
+                )
+            self.model.choose(recipe.chosen or {})
         if self.config["warm_start"]:  # it goes on from where the schedule was
             return
         if recipe.evaluations is not None:

@@ -23,6 +23,8 @@ from recbole_vae.storage import checkpoint
 
 _ALIKE = 50
 """A new item begins as the mean of so many others that about as many users have."""
+_OF_DATA = ("chosen", "dropout")
+"""What models keep beside their parameters that follows from the data of a run, and is not taken over."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: s
         tensor.copy_(items.moved(before[name], of_items, tensor.cpu() if len(of_items) > 1 else None))
     extra = state["state_dict"]["_extra_state"]
     step = round(extra["step"] * model.steps_per_epoch / steps_per_epoch(state))
-    model.set_extra_state({**extra, "step": step})
+    taken = {name: value for name, value in extra.items() if name not in _OF_DATA}
+    of_data = {name: value for name, value in model.get_extra_state().items() if name in _OF_DATA}
+    model.set_extra_state({**taken, **of_data, "step": step})
     alike = state["config"]["learner"] == config["learner"]
     if alike:
         _take_moments(optimizer, state["optimizer"], model, dims, items)

@@ -186,7 +186,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "value": (
         [*FAST, "--dropout_prob=1.5"],
         2,
-        "dropout_prob: 1.5 (command line) is not allowed; it must be a number >= 0 and < 1.",
+        "dropout_prob: 1.5 (command line) is not allowed; it must be a number >= 0 and < 1, or auto.",
     ),
     "name": (
         [*FAST, "--dropuot_prob=0.5"],
@@ -240,7 +240,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "other value": (
         ["--resume=ours.pth", "--dropout_prob=0.1"],
         2,
-        "ours.pth: was trained with dropout_prob=0.5, but this run",
+        "ours.pth: was trained with dropout_prob='auto', but this run",
     ),
     "other model": (
         ["--resume=ours.pth", "--model=MultDAE"],

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
+from recbole_vae.nn.encoder import dropout_for, dropout_mask
 from recbole_vae.nn.likelihood import multinomial_log_likelihood
 from recbole_vae.serving.recommender import Recommender
 from tests.conftest import Builder, Run, random_rows, write_inter
@@ -395,7 +396,7 @@ def test_a_chosen_beta_rises_first_and_falls_then(
 
 @pytest.mark.parametrize("rise", [{"anneal_epochs": 100}, {"total_anneal_steps": 600}], ids=str)
 def test_a_beta_that_rises_in_vain_rises_no_further_than_the_second_cap(build: Builder, rise: dict[str, Any]) -> None:
-    model = build("MultVAE", anneal_cap="auto", **rise).model
+    model = build("MultVAE", anneal_cap="auto", dropout_prob=0.5, **rise).model
     seen: list[float] = []
     for _ in range(40):
         before = model.beta()
@@ -557,3 +558,26 @@ def test_tied_weights_stay_tied_in_a_checkpoint(build: Builder) -> None:
 def test_without_a_hidden_layer_there_is_nothing_to_tie_in_multvae(build: Builder) -> None:
     with pytest.raises(ConfigError, match="tied_weights: True needs a hidden layer here"):
         build("MultVAE", tied_weights=True, mlp_hidden_size=[])
+
+
+def test_the_dropout_of_auto_is_that_of_the_data_and_of_the_checkpoint(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("MultVAE").model
+    assert model.dropout == dropout_for(model.histories, model.n_real_items) > 0.5
+    assert model.found() == f"dropout_prob: auto is {model.dropout:.3g}"
+    probabilities: list[float] = []
+
+    def noted(entries: int, probability: float, like: torch.Tensor) -> torch.Tensor:
+        probabilities.append(probability)
+        return dropout_mask(entries, probability, like)
+
+    monkeypatch.setattr(model_module("multvae"), "dropout_mask", noted)
+    model.train().calculate_loss(Interaction({"user_id": torch.tensor([1, 2])}))
+    assert probabilities == [model.dropout]
+    state = model.state_dict()
+    state["_extra_state"]["dropout"] = 0.7  # by another version's rule
+    model.load_state_dict(state)
+    assert model.dropout == 0.7
+    plain = build("MultVAE", dropout_prob=0.3).model
+    assert (plain.dropout, plain.found(), plain.get_extra_state()) == (0.3, "", {"step": 0})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recbole_vae.data.histories import Histories
 from recbole_vae.nn.annealing import PlateauCap, linear_beta
 from recbole_vae.nn.decoder import MLPDecoder
-from recbole_vae.nn.encoder import MLPEncoder, dropout_mask, normalise
+from recbole_vae.nn.encoder import MLPEncoder, dropout_for, dropout_mask, normalise
 from recbole_vae.nn.layers import ACTIVATIONS, SparseLinear, mlp, wide_linear
 from recbole_vae.nn.likelihood import linear_multinomial_log_likelihood, multinomial_log_likelihood
 from recbole_vae.nn.precision import has_fast_bfloat16, training_dtype
@@ -216,8 +216,7 @@ def test_an_output_layer_laid_out_by_columns_has_the_same_weights() -> None:
     latent, before = torch.randn(3, 5), {name: value.clone() for name, value in decoder.state_dict().items()}
     expected = decoder(latent)
     decoder.lay_out_for_few()
-    weight = decoder.layers[-1].weight
-    assert weight.t().is_contiguous()
+    assert decoder.get_parameter("layers.2.weight").t().is_contiguous()
     assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
     with torch.no_grad():
         torch.testing.assert_close(decoder(latent), expected)
@@ -354,6 +353,30 @@ def test_dropout_keeps_the_mean() -> None:
     assert mask.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert mask.mean().item() == pytest.approx(1.0, abs=0.01)
     assert dropout_mask(100, 0.0, torch.ones(())).eq(1.0).all()
+
+
+def numpy_dropout(lengths: Any, users_of_items: Any) -> float:
+    """The largest probability, to three places, that keeps to both bounds of dropout_for."""
+    grid = np.arange(0, 1000) / 1000
+    few_empty = (grid[:, None] ** np.asarray(lengths)).mean(1) <= 0.4
+    return float(grid[few_empty & (grid / (1 - grid) <= 1 + (5 / np.mean(users_of_items)) ** 1.5)].max())
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "length", "expected"),
+    [
+        (400, 40, 20, 0.501),  # 200 users an item: dense
+        (400, 1000, 5, 0.832),  # 2 users an item
+        (300, 150, 1, 0.4),  # histories of one item: more would leave most inputs empty
+        (300, 300, 2, 0.632),
+    ],
+)
+def test_dropout_suits_the_data(users: int, items: int, length: int, expected: float) -> None:
+    rows = [[(user * length + place) % items + 1 for place in range(length)] for user in range(users)]
+    histories = Histories.from_lists([[], *rows])  # row 0 is RecBole's padding
+    found = dropout_for(histories, items + 50)  # 50 items without users
+    assert found == pytest.approx(numpy_dropout([length] * users, [users * length / items]), abs=0.0011)
+    assert found == pytest.approx(expected, abs=0.0011)
 
 
 @pytest.mark.parametrize("hidden", [[], [5], [6, 5]])

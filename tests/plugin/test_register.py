@@ -147,7 +147,7 @@ def test_nothing_is_written_into_recboles_folder(build: Builder) -> None:
 def test_defaults_lie_between_recboles_and_the_users(build: Builder) -> None:
     config = build(learning_rate=0.5).config
     assert config["learning_rate"] == 0.5  # the user's
-    assert config["dropout_prob"] == 0.5  # ours
+    assert config["dropout_prob"] == "auto"  # ours
     assert config["anneal_cap"] == 0.3
     assert config["eval_batch_size"] == 4194304
     assert config["stopping_step"] == 20

@@ -14,7 +14,7 @@ from recbole_vae import Recommender
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model.registry import model_class, model_names
 from recbole_vae.storage import checkpoint, upgrade
-from tests.conftest import Builder, random_rows, write_inter
+from tests.conftest import OWN, Builder, random_rows, write_inter
 
 OLDER = Path(__file__).parent / "older"
 
@@ -52,6 +52,8 @@ def test_an_older_file_scores_and_trains_on_as_it_did(name: str, build: Builder)
         found = model.score(model.histories[torch.tensor([1])])[0, 1 : 1 + len(scores)]
     torch.testing.assert_close(found, torch.tensor(scores), rtol=1e-4, atol=1e-4)
     options = {"data_path": write_inter(random_rows()), "epochs": 7, "precision": state["config"]["precision"]}
+    for own in OWN.get(state["model"], ()):  # else those of the tests
+        options[own] = state["config"][own]
     run = build(state["model"], "tiny", resume="older.pth", **options)
     measured: list[tuple[float, float]] = []
     original = run.trainer._train_epoch

@@ -517,7 +517,7 @@ def test_saved_dataloaders_do_not_stop_training(build: Builder) -> None:
     ("change", "message"),
     [
         ({"latent_dimension": 7}, "was trained with latent_dimension=6, but this run has latent_dimension=7"),
-        ({"dropout_prob": 0.25}, "was trained with dropout_prob=0.5"),
+        ({"dropout_prob": 0.25}, "was trained with dropout_prob='auto'"),
         ({"seed": 7}, "was trained with seed=2020"),
     ],
 )
