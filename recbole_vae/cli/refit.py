@@ -11,6 +11,7 @@ from typing import Any
 
 from recbole_vae.cli.options import Options, Parser, whole
 from recbole_vae.cli.run import free_port, recbole_options
+from recbole_vae.cli.summary import print_mixture
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.registry import is_history_model, model_class
 from recbole_vae.options import command_line
@@ -98,6 +99,8 @@ def _refit(options: Options) -> None:
     print(
         f"{model} on {dataset}: trained for {config['epochs']} epoch{'s' * (config['epochs'] > 1)} on {_size(options.out)}."
     )
+    if is_history_model(config.model_class):
+        print_mixture(options.out, config.model_class)
     if found.changed:
         print(f"Note        {found.changed}")
     if found.score:

@@ -31,6 +31,8 @@ def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict
     newest = config["out"] or (config["resume"] if ours else None) or _written(config, seconds)
     print()
     _print_metrics(config, result)
+    if ours and newest:
+        print_mixture(newest, config.model_class)
     print(f"Time        {seconds:.1f} s, from the start of the command")
     print(f"Checkpoint  {newest or 'none was written'}")
     if getattr(result.get("test_result"), "split_hash", None):
@@ -52,6 +54,15 @@ def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict
             f"  {run} --resume={quoted(str(newest))} --epochs={2 * epochs} "
             f"--stopping_step={2 * max(1, int(config['stopping_step']))}{_words(kept)}"
         )
+
+
+def print_mixture(path: str | Path, kind: Any) -> None:
+    """Print what was chosen for the mixture of the model in a checkpoint, if its class has one."""
+    from recbole_vae.model.hybridvae import HybridVAE, mixture_in
+    from recbole_vae.storage import checkpoint
+
+    if issubclass(kind, HybridVAE):
+        print(f"Mixture     {mixture_in(checkpoint.load(path)) or 'nothing was auto'}")
 
 
 def _print_metrics(config: Any, result: dict[str, Any]) -> None:

@@ -49,14 +49,18 @@ def facts(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[tup
         what = known[0]
         users, items, interactions = (what[name] for name in ("users", "items", "interactions"))
         density = interactions / max(1, users * items)
-        filters = "; ".join(f"{name}: {value}" for name, value in what["filters"].items())
+        files = what["filters"].get("benchmark_filename")
+        filters = "; ".join(
+            f"{name}: {value}" for name, value in what["filters"].items() if name != "benchmark_filename"
+        )
         size = f"{users:,} users, {items:,} items, {interactions:,} interactions (density {density:.2%})"
         found.append(("Data", f"{size}{f', after {filters}' if filters else ''}."))
         seeds = sorted({run.seed for run in runs})
         which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
         if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
             which = f"seeds {seeds[0]} to {seeds[-1]}"
-        found.append(("Split", f"{_split(what['eval_args'])}; {which}."))
+        split = f"that of the files {', '.join(files)}" if files else _split(what["eval_args"])
+        found.append(("Split", f"{split}; {which}."))
         found.append(("Candidates", f"{_candidates(what['eval_args'].get('mode', 'full'))}."))
     names = dict.fromkeys(metric.partition("@")[0].lower() for metric in metrics)
     defined = [words.split(": ", 1) for name in names if (words := definition(name))]

@@ -189,7 +189,7 @@ class Result(OrderedDict[str, float]):
         per_user: values by the name of the metric, if it is a mean over users; float64, shape [users], in the order of
             evaluation (the dataloader's ``uid_list``).
         split_hash: SHA-256 of the split, if users are held out; else None.
-        gaps: what the split leaves empty, in words, if this is of the test part.
+        gaps: what the split leaves empty, in words, if this is of the test part, and what else makes it misleading.
     """
 
     per_user: dict[str, Table]

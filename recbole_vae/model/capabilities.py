@@ -61,6 +61,10 @@ class Capabilities:
     has_other_paths: bool = False
     """Whether other paths than that of the latent variables contribute to the scores."""
 
+    undecided: bool = False
+    """Whether the end of training has yet to choose options that are ``auto``; until then its scores are not those of the
+    model that was asked for."""
+
     begins_with_linear_layer: bool = False
     """Whether ``score(h)`` is ``with_padding(decoder(code(encoder(h))))`` with a
     :class:`~recbole_vae.nn.encoder.HistoryEncoder`, a :class:`~recbole_vae.nn.decoder.Decoder` and no popularity correction

@@ -32,6 +32,9 @@ _Share = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
 _Positive = PositiveFloat | Literal["auto"]
 _Power = NonNegativeFloat | Literal["auto"]
 
+PATHS = ("linear", "kernel", "spectral")
+"""The paths beside the VAE."""
+
 WITHOUT_VALIDATION: dict[str, float] = {
     "linear_share": 0.5, "kernel_share": 0.0, "spectral_share": 0.0,
     "linear_l2": 10.0, "linear_item_power": 0.15, "linear_neighbours": 0, "kernel_l2": 10.0,
@@ -108,12 +111,34 @@ class HybridVAEConfig(MultVAEConfig):
     @model_validator(mode="after")
     def _shares_of_a_whole(self) -> Self:
         """Raise a ConfigError if the shares sum to more than 1."""
-        given = {name: getattr(self, f"{name}_share") for name in ("linear", "kernel", "spectral")}
+        given = {name: getattr(self, f"{name}_share") for name in PATHS}
         given = {name: share for name, share in given.items() if share != "auto" and share}
         if sum(given.values()) > 1 + _ROUNDING:
             shares = " and ".join(f"{name}_share: {share:g}" for name, share in given.items())
             raise ConfigError(f"{shares} sum to more than 1; what they leave of 1 is the VAE's share.")
         return self
+
+
+def _shares(settings: Mapping[str, float]) -> dict[str, float]:
+    """Return the share of each path that has one."""
+    shares = {name: float(settings[f"{name}_share"]) for name in PATHS}
+    shares = {"vae": 1 - sum(shares.values()), **shares}
+    return {name: share for name, share in shares.items() if share > _ROUNDING}
+
+
+def described(settings: Mapping[str, float]) -> str:
+    """Return the shares, and the strengths of their paths, in words."""
+    parts = []
+    for path, share in _shares(settings).items():
+        strengths = ", ".join(f"{name} {settings[name]:g}" for name in STRENGTHS[path])
+        parts.append(f"{path} {share:.2g}{f' ({strengths})' * bool(strengths)}")
+    return ", ".join(parts)
+
+
+def mixture_in(state: Mapping[str, Any]) -> str:
+    """Return the mixture of the model in a checkpoint, in words; "" if nothing was chosen."""
+    chosen = state["state_dict"].get("_extra_state", {}).get("chosen")
+    return described({**state["config"], **chosen}) if chosen else ""
 
 
 class HybridVAE(MultVAE):
@@ -143,7 +168,7 @@ class HybridVAE(MultVAE):
         self.chosen: dict[str, float] | None = None
         self._alone: str | None = None
         self._settings_of: dict[str, tuple[Any, ...]] = {}
-        for name in ("linear", "kernel", "spectral"):
+        for name in PATHS:
             self.register_module(name, None)
         self.forget()
 
@@ -151,6 +176,11 @@ class HybridVAE(MultVAE):
     def chooses(self) -> bool:
         """Whether something is ``auto`` that a path of a positive share depends on, or a share itself."""
         return any(option in self.auto for path in self.mixed() for option in (f"{path}_share", *STRENGTHS[path]))
+
+    @property
+    def undecided(self) -> bool:  # type: ignore[override]
+        """See Capabilities."""
+        return self.chooses and self.chosen is None
 
     def forget(self) -> None:
         """Score as before anything was chosen: by the VAE alone, if a share is to be chosen."""
@@ -167,7 +197,7 @@ class HybridVAE(MultVAE):
     def without_validation(self) -> dict[str, float]:
         """Return what ``auto`` means where there is no validation part; shares are those of what the given ones leave."""
         found = dict(WITHOUT_VALIDATION)
-        for path in ("linear", "kernel", "spectral"):
+        for path in PATHS:
             found[f"{path}_share"] *= self._rest
             for name, values in self.strengths(path).items():  # where items are many, one number of neighbours is left
                 found[name] = found[name] if found[name] in values else values[0]
@@ -176,27 +206,40 @@ class HybridVAE(MultVAE):
     @property
     def _rest(self) -> float:
         """What the shares that are numbers leave of 1."""
-        given = (getattr(self.options, f"{name}_share") for name in ("linear", "kernel", "spectral"))
+        given = (getattr(self.options, f"{name}_share") for name in PATHS)
         return max(0.0, 1 - sum(float(share) for share in given if share != "auto"))
 
     def choose(self, chosen: Mapping[str, float]) -> None:
         """Set what was ``auto``, and solve the paths that have a share.
 
         Args:
-            chosen: a value for each option that is ``auto``. If the shares exceed what the given ones leave, as in a refit that
-                replaces one, they are made smaller in proportion.
+            chosen: a value for each option that is ``auto``; others are without effect.
         """
         self.chosen = {name: float(chosen[name]) for name in WITHOUT_VALIDATION if name in self.auto}
-        shares = [name for name in self.chosen if name.endswith("_share")]
-        total = sum(self.chosen[name] for name in shares)
-        if total > self._rest + _ROUNDING:
-            self.chosen.update({name: self.chosen[name] * self._rest / total for name in shares})
         self.settings.update(self.chosen)
         self._solve()
 
+    def choose_again(self, chosen: Mapping[str, float], options: Mapping[str, Any]) -> bool:
+        """Set what an earlier run chose. Where a share is another number now, the others keep their proportions.
+
+        Args:
+            chosen: a value for each option that is ``auto``, and perhaps for more.
+            options: those of the earlier run.
+
+        Returns:
+            Whether the shares are others than they were.
+        """
+        earlier = {path: float(chosen.get(f"{path}_share", options[f"{path}_share"])) for path in PATHS}
+        free = [path for path in PATHS if f"{path}_share" in self.auto]
+        total = 1 - sum(share for path, share in earlier.items() if path not in free)
+        scale = self._rest / total if total > _ROUNDING else 0.0
+        self.choose({**chosen, **{f"{path}_share": earlier[path] * scale for path in free}})
+        now = {path: float(self.settings[f"{path}_share"]) for path in PATHS}
+        return any(abs(now[path] - earlier[path]) > _ROUNDING for path in PATHS)
+
     def mixed(self) -> list[str]:
         """Return the paths that have a share, or may get one: of ``vae``, ``linear``, ``kernel`` and ``spectral``."""
-        given = {name: getattr(self.options, f"{name}_share") for name in ("linear", "kernel", "spectral")}
+        given = {name: getattr(self.options, f"{name}_share") for name in PATHS}
         rest = self._rest > _ROUNDING
         found = ["vae"] if rest else []
         for name, share in given.items():
@@ -215,10 +258,7 @@ class HybridVAE(MultVAE):
     @property
     def shares(self) -> dict[str, float]:
         """The share of each path that has one."""
-        settings = self.settings
-        shares = {name: float(settings[f"{name}_share"]) for name in ("linear", "kernel", "spectral")}
-        shares = {"vae": 1 - sum(shares.values()), **shares}
-        return {name: share for name, share in shares.items() if share > _ROUNDING}
+        return _shares(self.settings)
 
     @property
     def scores_by_latent(self) -> bool:  # type: ignore[override]
@@ -226,7 +266,7 @@ class HybridVAE(MultVAE):
         return "vae" in self.shares
 
     def _solve(self) -> None:
-        for name in ("linear", "kernel", "spectral"):
+        for name in PATHS:
             if name in self.shares:
                 self.path(name)
             else:
@@ -287,16 +327,8 @@ class HybridVAE(MultVAE):
         """See the base class."""
         texts = [super().found()] if super().found() else []
         if self.chosen is not None:
-            texts.append(f"the mixture is {self.described()}")
+            texts.append(f"the mixture is {described(self.settings)}")
         return ", and ".join(texts)
-
-    def described(self) -> str:
-        """Return the shares, and the strengths of their paths, in words."""
-        parts = []
-        for path, share in self.shares.items():
-            strengths = ", ".join(f"{name} {self.settings[name]:g}" for name in STRENGTHS[path])
-            parts.append(f"{path} {share:.2g}{f' ({strengths})' * bool(strengths)}")
-        return ", ".join(parts)
 
     def score_latent(self, histories: Histories, latent: Tensor) -> Tensor:
         """Score all items by the mixture; ``latent`` affects the VAE's part alone; see Autoencoder."""
@@ -317,8 +349,8 @@ class HybridVAE(MultVAE):
         ):
             if name in shares:
                 raise ConfigError(
-                    f"{name}_share: {shares[name]:.3g} has no form in a graph, for {reason}; train with kernel_share: 0 and "
-                    "spectral_share: 0 to export."
+                    f"{name}_share: {shares[name]:.3g} has no form in a graph, for {reason}. To export, train with "
+                    "--kernel_share=0 --spectral_share=0 (recbole-vae run), so that the other shares are chosen without these."
                 )
         layers = super().sparse_layers() if "vae" in shares else []
         return [*layers, SparseLayer(self.path("linear").weight)] if "linear" in shares else layers

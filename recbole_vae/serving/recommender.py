@@ -123,8 +123,8 @@ class Recommender:
 
         Raises:
             ConfigError: ``popularity_correction`` is not a number from -1000 to 1000, or the model is RecBole's and has none.
-            CheckpointError: the file is not a checkpoint, its model is not registered or cannot score a history, or the data set
-                of a model of RecBole has moved or changed.
+            CheckpointError: the file is not a checkpoint, its model is not registered or cannot score a history, its training
+                has yet to choose what is ``auto``, or the data set of a model of RecBole has moved or changed.
         """
         if recbole_checkpoint.is_recboles(path):
             return cls._load_recboles(path, device, popularity_correction)
@@ -136,12 +136,18 @@ class Recommender:
                 "(on the command line: --imports=MODULE)."
             )
         try:
-            return cls._of(state, kind, device, popularity_correction)
+            recommender = cls._of(state, kind, device, popularity_correction)
         except ConfigError:
             raise
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path}: damaged checkpoint ({reason or type(error).__name__}).") from None
+        if recommender.model.undecided:
+            raise CheckpointError(
+                f"{path}: its training did not end, and what is auto is chosen at the end. Go on by recbole-vae run "
+                f"--resume={path}, with --epochs={state['epoch'] + 1} to choose for the epochs that there are."
+            )
+        return recommender
 
     @classmethod
     def _of(

@@ -25,7 +25,7 @@ from recbole_vae.errors import DataError
 from recbole_vae.evaluation.collector import hits
 from recbole_vae.evaluation.fold_in import evaluated_on
 from recbole_vae.evaluation.metrics import FastEvaluator
-from recbole_vae.model.hybridvae import STRENGTHS, HybridVAE
+from recbole_vae.model.hybridvae import PATHS, STRENGTHS, HybridVAE, described
 
 _MOST_USERS = 3_000
 """Users of the validation part that are looked at, at most; of more, every second batch, every third, and so on."""
@@ -57,7 +57,7 @@ def mix(trainer: Any, valid_data: Any) -> None:
         model.choose(model.without_validation())
         trainer.logger.warning(
             "There is no validation part by whose rankings the paths could be mixed, so auto stands for "
-            f"{model.described()}. Better choose a split with a validation part (eval_args)."
+            f"{described(model.settings)}. Better choose a split with a validation part (eval_args)."
         )
         return
     model.forget()
@@ -67,13 +67,13 @@ def mix(trainer: Any, valid_data: Any) -> None:
         trainer.logger.warning(f"Left out of the mixture: {problem}")
     alone = {path: search.strengthen(path) for path in search.paths}
     search.strengthen_together()
-    shares = search.shares()
-    chosen = {f"{path}_share": shares.get(path, 0.0) for path in ("linear", "kernel", "spectral")}
+    shares, score = search.shares()
+    chosen = {f"{path}_share": shares.get(path, 0.0) for path in PATHS}
     model.choose({**search.strengths, **chosen})
     with_each = ", ".join(f"{path} {value:.4f}" for path, value in alone.items())
     trainer.logger.info(
         f"Mixed by {search.judge.name} of {search.judge.users} users of the validation part. "
-        f"Each path alone has: {with_each}."
+        f"Each path alone has: {with_each}; the mixture has {score:.4f}."
     )
 
 
@@ -192,19 +192,22 @@ class _Search:
                     values, shares, better = found, way, True
         return values, shares
 
-    def shares(self) -> dict[str, float]:
-        """Return the share of each path; the VAE has what the others leave."""
-        ways = self._ways()
-        if len(ways) == 1:
-            found = ways[0]
-        else:
-            show = self.judge.show_progress
-            shown = tqdm(ways, desc="Mixtures", ncols=100, leave=False, disable=not show)
-            found = bagged(np.stack([self._mixed(self.strengths, way) for way in shown]), ways)
-            rest, free = 1 - sum(self._given.values()), [path not in self._given for path in self.paths]
+    def shares(self) -> tuple[dict[str, float], float]:
+        """Return the share of each path, of which the VAE has what the others leave, and the metric of the mixture."""
+        ways, show = self._ways(), self.judge.show_progress
+        values = np.stack([
+            self._mixed(self.strengths, way)
+            for way in tqdm(ways, desc="Mixtures", ncols=100, leave=False, disable=not show)
+        ])  # fmt: skip
+        found = bagged(values, ways)
+        free, rest = [path not in self._given for path in self.paths], 1 - sum(self._given.values())
+        if any(free):
             found[free] = np.where(found[free] < _LEAST_SHARE * rest, 0.0, found[free])
             found[free] *= rest / found[free].sum()
-        return dict(zip(self.paths, found.tolist(), strict=True))
+        mixed, best = self._mixed(self.strengths, found), int(values.mean(1).argmax())
+        if _gain(values[best], mixed) > 1:  # a mean of mixtures that are far from each other
+            found, mixed = ways[best], values[best]
+        return dict(zip(self.paths, found.tolist(), strict=True)), float(mixed.mean())
 
 
 def climb(

@@ -20,9 +20,11 @@ from tqdm import tqdm
 
 from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
 from recbole_vae.evaluation.gather import GatheringEvaluator
+from recbole_vae.evaluation.metrics import Result
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.hybridvae import HybridVAE
 from recbole_vae.nn.prior import ACTIVE, active
+from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import warm_start
 from recbole_vae.training.averaging import WeightAverage
@@ -64,6 +66,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self._replayed: list[bool] = []
         self._saved_at = -math.inf
         self.mixing_seconds = 0.0
+        self.notes: list[str] = []
         epochs = model.options.weight_averaging
         self._average = WeightAverage(model.parameters(), epochs) if epochs else None
         if dist.is_initialized():
@@ -141,6 +144,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             ids = list(map(str, dataset.field2id_token[dataset.iid_field]))
             said = warm_start.begin(self.model, self.optimizer, ids, self.config["warm_start"], self.config)
             self.logger.info(said)
+            if not self.config["refit"]:
+                self._note_leak(self.config["warm_start"])
             self._of_earlier.setdefault("epochs_from_scratch", None)
         if dist.is_initialized():
             states = [torch.get_rng_state()]
@@ -162,10 +167,19 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self._log_active()
         return self.best_valid_score, self.best_valid_result
 
+    def _note_leak(self, path: str) -> None:
+        """Say so, in the log and beside the results, if a warm start has seen the parts on which this run is measured."""
+        if trains_on_whole_histories(warm_start.load(path, self.config["model"])["config"]):
+            self.notes.append(
+                f"training began with {path}, which was trained on all interactions of its data set; if these had the validation "
+                "and test parts, all that is measured on them is too high"
+            )
+            self.logger.warning(f"Misleading results: {self.notes[-1]}.")
+
     def _mix(self, valid_data: Any, saved: bool) -> None:
         """Choose what is ``auto`` in a mixture for the best epoch, and write it into its checkpoint."""
         model = self.model
-        if not isinstance(model, HybridVAE) or not model.chooses or model.chosen is not None:
+        if not isinstance(model, HybridVAE) or not model.undecided:
             return
         started, path = time.perf_counter(), Path(self.saved_model_file)
         state = checkpoint.load(path) if saved and path.exists() else None
@@ -190,13 +204,17 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         )  # perhaps another number than was best
         self._of_earlier = {"epochs_from_scratch": from_scratch, "evaluations": recipe.evaluations}
         if isinstance(self.model, HybridVAE) and self.model.chooses:
-            missing = self.model.auto - (recipe.chosen or {}).keys()
+            chosen = recipe.chosen or {}
+            missing = self.model.auto - chosen.keys()
             if missing:
                 raise CheckpointError(
                     f"{self.config['refit']}: does not say what was chosen for {', '.join(sorted(missing))}: auto. If its "
                     "training did not end, resume it first; if these were numbers there, leave them so."
                 )
-            self.model.choose(recipe.chosen or {})
+            if self.model.choose_again(chosen, recipe.options):
+                self.logger.warning(
+                    "A share is another number than in that run, so the mixture is not the one it chose."
+                )
         if self.config["warm_start"]:  # it goes on from where the schedule was
             return
         if recipe.evaluations is not None:
@@ -302,8 +320,11 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
     def _best_so_far(self) -> str:
         if not Path(self.saved_model_file).exists():
             return "No epoch was saved yet."
+        out = f" --out={self.config['out']}" if self.config["out"] else ""
+        mixed = " Its paths are not mixed yet, which is done when training has ended." if self.model.undecided else ""
         return (
-            f"The best epoch so far is in {self.saved_model_file}; go on from it with --resume={self.saved_model_file}."
+            f"The best epoch so far is in {self.saved_model_file}; go on from it with "
+            f"--resume={self.saved_model_file}{out}.{mixed}"
         )
 
     def _what_to_do(self) -> str:
@@ -466,7 +487,10 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self._log_active()
         if isinstance(self.evaluator, GatheringEvaluator):
             self.evaluator.rows = eval_data.sample_size
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        if isinstance(result, Result):
+            result.gaps = [*result.gaps, *self.notes]
+        return result
 
     def _map_reduce(self, result: Any, num_sample: int) -> Any:
         """Return the result unchanged: each process has evaluated all users already (see GatheringEvaluator)."""

@@ -83,6 +83,17 @@ def test_every_output_says_it(tmp_path: Path) -> None:
         assert settings in plain
 
 
+def test_a_split_that_is_in_files_is_no_random_one() -> None:
+    made = make_comparison(models=1, seeds=1, users=40, protocols=1)
+    what = {
+        "users": 9, "items": 9, "interactions": 27, "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}},
+        "filters": {"threshold": {"rating": 3}, "benchmark_filename": ["train", "valid", "test"]},
+    }  # fmt: skip
+    said = dict(description.facts([dataclasses.replace(made.runs[0], data=what)], ["ndcg@10"], "NDCG@10"))
+    assert said["Split"].startswith("that of the files train, valid, test; seed ")
+    assert said["Data"].endswith("after threshold: {'rating': 3}.")
+
+
 def test_a_real_comparison_records_it(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(user, item, 1 + (user + item) % 5) for user in range(30) for item in range(20) if (user + 3 * item) % 4]
     write_inter(rows, "rated", "user_id:token\titem_id:token\trating:float", "dataset")

@@ -29,6 +29,23 @@ def auto(build: Builder, **options: Any) -> Run:
     return build("HybridVAE", "tiny", **options)
 
 
+def interrupted(build: Builder, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Run:
+    """Train, but end by Ctrl-C when the mixture is to be chosen."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = auto(build, **options)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("recbole_vae.training.trainer.mix", interrupt)
+        run.fit()
+    return run
+
+
+def _too_large(*_: Any, **__: Any) -> None:
+    raise DataError("the kernel path needs 99 GB")
+
+
 def test_all_ways_to_share_one() -> None:
     ways = simplex(3, 4)
     assert ways.shape == (15, 3)
@@ -98,14 +115,13 @@ def test_training_sees_the_vae_alone_and_the_checkpoint_holds_what_was_chosen(
     state = checkpoint.load(run.trainer.saved_model_file)
     assert state["best_valid_score"] == pytest.approx(plain_score)  # by which a resume goes on
     assert score == result["ndcg@5"] == state["best_valid_result"]["ndcg@5"]
-    assert score >= plain_score - 0.05
     chosen = run.model.chosen
     assert chosen is not None
     assert set(chosen) == set(AUTO)
     assert state["state_dict"]["_extra_state"]["chosen"] == chosen
     assert sum(run.model.shares.values()) == pytest.approx(1)
     assert "Mixed by ndcg@5" in caplog.text
-    assert f"the mixture is {run.model.described()}" in caplog.text
+    assert f"the mixture is {hybridvae.described(run.model.settings)}" in caplog.text
     loaded = Recommender.load(run.trainer.saved_model_file).model
     rows = run.model.histories[torch.arange(1, 20)]
     with torch.no_grad():
@@ -131,17 +147,39 @@ def test_a_resume_goes_on_as_without_an_interruption(build: Builder) -> None:
 
 
 def test_an_interrupted_choice_is_made_by_the_resume(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    run = auto(build)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("recbole_vae.training.trainer.mix", interrupt)
-        run.fit()
+    run = interrupted(build, monkeypatch)
     resumed = auto(build, resume=run.trainer.saved_model_file)
     resumed.fit()
     assert resumed.model.chosen is not None
     assert checkpoint.load(run.trainer.saved_model_file)["state_dict"]["_extra_state"]["chosen"] == resumed.model.chosen
+
+
+def test_an_unfinished_model_is_not_used(
+    build: Builder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = interrupted(build, monkeypatch, out="mixed.pth")
+    path = run.trainer.saved_model_file
+    assert f"--resume={path} --out=mixed.pth. Its paths are not mixed yet" in caplog.text
+    with pytest.raises(CheckpointError, match=r"its training did not end.*--resume=.* with --epochs=\d to choose"):
+        Recommender.load(path)
+    epochs = checkpoint.load(path)["epoch"] + 1
+    auto(build, resume=path, epochs=epochs).fit()
+    assert Recommender.load(path).model.chosen is not None
+
+
+def test_a_mean_of_mixtures_that_is_bad_gives_way_to_the_best(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = auto(build)
+    run.fit()
+    search = mixture._Search(run.model, mixture._Judge(run.trainer, run.valid))
+    run.model.forget()
+    search.begin()
+    ways = search._ways()
+    values = np.stack([search._mixed(search.strengths, way) for way in ways])
+    worst, best = (ways[int(each)] for each in (values.mean(1).argmin(), values.mean(1).argmax()))
+    monkeypatch.setattr(mixture, "bagged", lambda *_: worst.copy())
+    shares, score = search.shares()
+    assert list(shares.values()) == best.tolist()
+    assert score == values.mean(1).max()
 
 
 def test_numbers_that_are_given_count(build: Builder) -> None:
@@ -215,10 +253,8 @@ def test_a_share_that_is_a_number_goes_with_recboles_count_of_operations(build: 
     from recbole.utils import get_flops
 
     run = auto(build, **{f"{path}_share": 0.5})
-    assert (
-        get_flops(run.model, run.dataset, run.config["device"], logging.getLogger(), construct_transform(run.config))
-        > 0
-    )
+    transform = construct_transform(run.config)
+    assert get_flops(run.model, run.dataset, run.config["device"], logging.getLogger(), transform) > 0
 
 
 def test_a_small_rest_is_shared_out(build: Builder) -> None:
@@ -231,10 +267,7 @@ def test_a_small_rest_is_shared_out(build: Builder) -> None:
 def test_a_path_without_memory_is_left_out(
     build: Builder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def too_large(*_: Any, **__: Any) -> None:
-        raise DataError("the kernel path needs 99 GB")
-
-    monkeypatch.setattr(hybridvae, "UserKernel", too_large)
+    monkeypatch.setattr(hybridvae, "UserKernel", _too_large)
     run = auto(build)
     run.fit()
     assert "Left out of the mixture: the kernel path needs 99 GB" in caplog.text
@@ -242,12 +275,10 @@ def test_a_path_without_memory_is_left_out(
 
 
 def test_strengths_that_cannot_be_solved_are_passed_over(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = UserKernel
-
     def singular(histories: Any, items: int, l2: float, power: float) -> Any:
         if l2 < 10:
             raise DataError("the kernel path is singular in float32")
-        return original(histories, items, l2, power)
+        return UserKernel(histories, items, l2, power)
 
     monkeypatch.setattr(hybridvae, "UserKernel", singular)
     run = auto(build)
@@ -328,10 +359,6 @@ def test_a_path_that_failed_is_solved_again(build: Builder, monkeypatch: pytest.
     assert model.path("kernel") is not None
 
 
-def _too_large(*_: Any, **__: Any) -> None:
-    raise DataError("the kernel path needs 99 GB")
-
-
 def test_a_warm_start_takes_over_no_mixture_and_no_dropout(build: Builder) -> None:
     first = auto(build, epochs=1, linear_l2=3.0, dropout_prob="auto")
     first.fit()
@@ -359,19 +386,27 @@ def test_a_refit_keeps_what_was_chosen(build: Builder) -> None:
     given.fit()
     warm = refit(path, epochs=1, warm_start=given.trainer.saved_model_file)
     assert warm.model.chosen == first.model.chosen
-    replaced = refit(path, linear_share=0.95)
-    assert sum(replaced.model.shares.values()) == pytest.approx(1)
-    assert replaced.model.shares["linear"] == 0.95
+
+
+@pytest.mark.parametrize("given", [0.0, 0.7])
+def test_a_share_that_a_refit_replaces_leaves_the_others_in_proportion(
+    build: Builder, given: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = auto(build, kernel_share=0.2)
+    first.fit()
+    first.model.choose({**(first.model.chosen or {}), "linear_share": 0.4, "spectral_share": 0.1})
+    state = {**checkpoint.load(first.trainer.saved_model_file), "state_dict": first.model.state_dict()}
+    checkpoint.save(state, "chosen.pth")
+    again = refit("chosen.pth", linear_share=given)
+    # kernel_share was a number and stays one; the VAE and the spectral path keep their proportion.
+    left = 1 - given - 0.2
+    expected = {"vae": left * 0.75, "kernel": 0.2, "spectral": left * 0.25, **({"linear": given} if given else {})}
+    assert again.model.shares == pytest.approx(expected)
+    assert "the mixture is not the one it chose" in caplog.text
 
 
 def test_a_refit_does_not_guess_what_was_not_chosen(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    run = auto(build)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("recbole_vae.training.trainer.mix", interrupt)
-        run.fit()
+    run = interrupted(build, monkeypatch)
     with pytest.raises(CheckpointError, match=r"does not say what was chosen for .*linear_share.*resume it first"):
         refit(run.trainer.saved_model_file)
     numbers = auto(build, linear_l2=3.0)

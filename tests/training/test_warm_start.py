@@ -186,6 +186,19 @@ def test_a_run_says_what_was_taken_over_and_begins_with_it(build: Builder, caplo
     assert "warm_start" not in state["config"]
 
 
+@pytest.mark.parametrize(("split", "misleading"), [([1, 0, 0], True), ([0.8, 0.1, 0.1], False)])
+def test_a_warm_start_that_has_seen_the_test_part_is_said_beside_the_results(
+    build: Builder, caplog: pytest.LogCaptureFixture, split: list[float], misleading: bool
+) -> None:
+    before = build("MultVAE", eval_args={"split": {"RS": split}})
+    before.fit()
+    run = build("MultVAE", warm_start=before.trainer.saved_model_file)
+    run.fit()
+    gaps = " ".join(run.trainer.evaluate(run.test).gaps)
+    assert ("was trained on all interactions" in gaps) is misleading
+    assert ("Misleading results: training began with" in caplog.text) is misleading
+
+
 def test_what_does_not_fit_is_refused(build: Builder) -> None:
     path = earlier(build, "MultVAE")
     state = checkpoint.load(path)
