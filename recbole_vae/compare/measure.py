@@ -26,7 +26,6 @@ from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.evaluation.fold_in import why_not
 from recbole_vae.evaluation.metrics import FastEvaluator
 from recbole_vae.model.base import HistoryRecommender
-from recbole_vae.model.hybridvae import described
 from recbole_vae.model.registry import recbole_name
 from recbole_vae.storage import checkpoint
 
@@ -212,7 +211,7 @@ def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int
     trainer.fit(train, valid, saved=True, show_progress=False, callback_fn=callback)
     run.training_seconds += getattr(trainer, "mixing_seconds", 0.0)
     if getattr(trainer.model, "chosen", None):
-        run.notes.append(f"{run.model} chose on the validation part: {described(trainer.model.settings)}.")
+        run.notes.append(f"{run.model}: {trainer.model.found()}.")
     run.notes += [f"{note}." for note in getattr(trainer, "notes", [])]
     run.epochs = len(run.curve)
     if run.best_epoch is None:

@@ -30,7 +30,7 @@ class SpectralFilter(FixedWeight):
     """Scores by the filtered similarity of items: ``(x D^-b) (c R'R + V diag(g - c s^2) V') D^b``.
 
     ``R`` is the interaction matrix, normalised on both sides: an entry of user ``u`` and item ``i`` is divided by
-    ``sqrt(n_u n_i)``, where ``n`` is the number of interactions. ``V`` are its leading right singular vectors, ``s`` their
+    ``sqrt(n_u n_i)``, where ``n`` is the sum of a row or a column. ``V`` are its leading right singular vectors, ``s`` their
     singular values, and ``D = diag(n_i)``. The filter is ``h(q) + ideal`` at ``q = s^2`` of the vectors that are kept, where
     ``h(q) = (1 + sign(2 q - 1) |2 q - 1| ** flatness) / 2`` is the plateau function of ChebyCF, whose Laplacian has the
     eigenvalue ``1 - 2 q``. In place of a polynomial, ``h`` is exact for these vectors. For all others it is the line ``c q``
