@@ -129,6 +129,7 @@ class Current:
             return
         self.served = new
         self.reloads += 1
+        self._refused.clear()  # what goes wrong with the file from now on is said anew
         LOG.info("version %s of %s takes the place of %s", new.version, self.settings.checkpoint, old.version)
         del old, new
         _settle()

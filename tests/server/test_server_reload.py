@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from recbole_vae.server.model import _file
 from tests.server.conftest import Serving
 
 
@@ -37,6 +38,19 @@ def test_a_new_file_is_taken_up_and_a_damaged_one_is_not(
     monkeypatch.setattr("recbole_vae.server.model._SECONDS", 0.01)
     file = tmp_path / "model.pth"
     put(checkpoint, file)
+    looks: list[object] = []
+
+    def looked(path: Path) -> object:
+        found = _file(path)
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr("recbole_vae.server.model._file", looked)
+
+    def look() -> None:  # the first of two that follow may have begun before
+        end = len(looks) + 3
+        wait(lambda: len(looks) >= end)
+
     with serving(file) as client:
         asked = {"histories": [["i0", "new"]], "k": 100}
         first = client.post("/recommend", json=asked).json()
@@ -57,7 +71,7 @@ def test_a_new_file_is_taken_up_and_a_damaged_one_is_not(
             assert client.post("/recommend", json=asked).json() == second
         file.unlink()
         wait(lambda: reloads(client, "refused") == 5)
-        time.sleep(0.1)
+        look()
         assert client.post("/recommend", json=asked).json() == second
         put(checkpoint, file)
         wait(lambda: reloads(client, "taken_up") == 2)
@@ -66,7 +80,7 @@ def test_a_new_file_is_taken_up_and_a_damaged_one_is_not(
         file.rename(tmp_path / "away.pth")
         wait(lambda: reloads(client, "refused") == 6)
         (tmp_path / "away.pth").rename(file)
-        time.sleep(0.1)
+        look()
         file.unlink()
         wait(lambda: reloads(client, "refused") == 7)
         assert reloads(client, "taken_up") == 2
