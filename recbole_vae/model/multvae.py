@@ -25,12 +25,14 @@ from recbole_vae.nn.prior import kl_standard_normal, reparameterise
 from recbole_vae.nn.sampling import NegativeSampler
 from recbole_vae.options.fields import ModelConfig
 
+_averages = ModelConfig.model_fields["weight_averaging"].description
+
 
 class MultVAEConfig(MLPConfig):
     """Options of MultVAE.
 
-    Tuned on the validation parts of MovieLens-100K and -1M, ``dropout_prob: auto`` on sparser sets; the paper's values (Liang et
-    al., WWW 2018) stand in brackets.
+    Tuned on the validation parts of MovieLens-100K and -1M, ``dropout_prob: auto`` and ``weight_averaging`` on sparser sets, too;
+    the paper's values (Liang et al., WWW 2018) stand in brackets.
     """
 
     # After adding an option: run python -m recbole_vae.model.yaml_files, and add a line to storage/upgrade.py with the value
@@ -68,6 +70,7 @@ class MultVAEConfig(MLPConfig):
         description="A user's beta is in proportion to the history's length to this power, and on average that above. "
         "1: as in RecVAE. [0]",
     )
+    weight_averaging: NonNegativeInt = Field(10, description=f"{_averages} [0]")
 
     @model_validator(mode="after")
     def _says_how_beta_rises(self) -> Self:

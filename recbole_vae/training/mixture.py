@@ -2,8 +2,10 @@
 
 The items that each path ranks first are the candidates; all is chosen by the rankings of these. Each path's strengths are
 first those of its own best ranking. Then they change where the mixture gets better by more than a standard error: paths that
-make different mistakes mix well, even if each alone is not at its best. The shares are those of the best mixture on average over
-bootstrap samples of the users. So where users are few, or mixtures about as good, the shares lie between theirs.
+make different mistakes mix well, even if each alone is not at its best. The shares are the mean of two estimates: those of the
+best mixture, on average over bootstrap samples of the users, and those by which the relevant items are likeliest. The first
+follows the noise of few users, and favours the VAE, whose best epoch was chosen by the same metric; the second does not see
+the metric.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator.collector import DataStruct
+from scipy.optimize import minimize
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,6 +38,8 @@ _STEPS = 10
 """Shares that are tried are multiples of one by this."""
 _SAMPLES = 200
 """Bootstrap samples of the users."""
+_RIDGE = 1.0
+"""Of the weights whose proportions are the shares; without it, paths that tell all relevant items apart had no finite ones."""
 _ROUNDS = 2
 """Times that the strengths of a path alone are gone through."""
 _LEAST_SHARE = 0.05
@@ -193,20 +198,30 @@ class _Search:
         return values, shares
 
     def shares(self) -> tuple[dict[str, float], float]:
-        """Return the share of each path, of which the VAE has what the others leave, and the metric of the mixture."""
-        ways, show = self._ways(), self.judge.show_progress
-        values = np.stack([
-            self._mixed(self.strengths, way)
-            for way in tqdm(ways, desc="Mixtures", ncols=100, leave=False, disable=not show)
-        ])  # fmt: skip
-        found = bagged(values, ways)
-        free, rest = [path not in self._given for path in self.paths], 1 - sum(self._given.values())
-        if any(free):
-            found[free] = np.where(found[free] < _LEAST_SHARE * rest, 0.0, found[free])
-            found[free] *= rest / found[free].sum()
-        mixed, best = self._mixed(self.strengths, found), int(values.mean(1).argmax())
-        if _gain(values[best], mixed) > 1:  # a mean of mixtures that are far from each other
-            found, mixed = ways[best], values[best]
+        """Return the share of each path, of which the VAE has what the others leave, and the metric of the mixture.
+
+        A path alone has it all if it is better than the mixture by more than a standard error over users.
+        """
+        given = np.array([self._given.get(path, 0.0) for path in self.paths])
+        free, rest = np.array([path not in self._given for path in self.paths]), 1 - given.sum()
+        found = given.copy()
+        if free.any():
+            ways, show = self._ways(), self.judge.show_progress
+            bar = tqdm(ways, desc="Mixtures", ncols=100, leave=False, disable=not show)
+            best = bagged(np.stack([self._mixed(self.strengths, way) for way in bar]), ways)[free] / rest
+            scores = self.judge.nearest([self._of(path, self.strengths) for path in self.paths])
+            fixed = scores[..., ~free] @ given[~free] + self.judge.corrections
+            weights = likeliest(scores[..., free] + fixed[..., None] / rest, self.judge.relevant)
+            mean = (best + weights / weights.sum()) / 2 if weights.any() else best
+            mean[mean < _LEAST_SHARE] = 0.0
+            found[free] = rest * mean / mean.sum()
+        mixed = self._mixed(self.strengths, found)
+        if free.all():
+            alone = [self._mixed(self.strengths, way) for way in np.eye(len(free))]
+            best = int(np.argmax([values.mean() for values in alone]))
+            error = alone[best].std(ddof=1) / len(mixed) ** 0.5 if len(mixed) > 1 else 0.0
+            if alone[best].mean() - mixed.mean() > error:
+                found, mixed = np.eye(len(free))[best], alone[best]
         return dict(zip(self.paths, found.tolist(), strict=True)), float(mixed.mean())
 
 
@@ -253,6 +268,40 @@ def bagged(values: Table, mixtures: Table, samples: int = _SAMPLES) -> Table:
     means = values @ weights.T / users
     best = means >= means.max(0) - 1e-12
     found: Table = (mixtures.T @ best / best.sum(0)).mean(1)
+    return found
+
+
+def likeliest(scores: Table, relevant: Table) -> Table:
+    """Return the weights by which a user's relevant items are likeliest.
+
+    An item has the probability ``softmax(scores @ weights)`` among the user's candidates (the conditional logit of McFadden,
+    1974). Each user counts the same.
+
+    Args:
+        scores: of each part, float64, shape [users, places, parts]; -inf where there is no candidate.
+        relevant: bool, shape [users, places].
+
+    Returns:
+        Not negative, shape [parts]. The function is concave, so there is one best.
+    """
+    there: Table = np.isfinite(scores.sum(-1))
+    relevant = relevant & there
+    some = relevant.sum(1) > 0
+    there, relevant = there[some], relevant[some]
+    scores = np.where(there[..., None], scores[some], 0.0)
+    share = relevant / relevant.sum(1, keepdims=True)
+
+    def loss(weights: Table) -> tuple[float, Table]:
+        logits = np.where(there, scores @ weights, -np.inf)
+        logits -= logits.max(1, keepdims=True)
+        chances = np.exp(logits)
+        sums = chances.sum(1, keepdims=True)
+        logs = np.log(sums) - np.where(there, logits, 0.0)
+        gradient = np.einsum("upk,up->k", scores, chances / sums - share)
+        return float((share * logs).sum() + _RIDGE * (weights**2).sum()), gradient + 2 * _RIDGE * weights
+
+    parts = scores.shape[-1]
+    found: Table = minimize(loss, np.full(parts, 1 / parts), jac=True, method="L-BFGS-B", bounds=[(0, None)] * parts).x
     return found
 
 
@@ -353,6 +402,31 @@ class _Judge:
         found = self._by_paths([path], of_candidates)
         parts = [(users[torch.isin(users, self._users)], taken[0]) for users, taken, _, _ in found]
         return torch.from_numpy(_gathered(parts)[1])
+
+    @property
+    def corrections(self) -> Table:
+        """What the correction for popularity adds to the scores of the candidates, float64, shape [users, places]."""
+        return self._corrections.double().numpy()
+
+    @property
+    def relevant(self) -> Table:
+        """Which candidates are relevant, bool, shape [users, places]."""
+        return self._hits.numpy() > 0
+
+    def nearest(self, scores: Sequence[Tensor]) -> Table:
+        """Join what :meth:`scores_of` returned for some paths, with the items alone that one of them ranks among its first ``k``.
+
+        The metric sees no others, and their likelihood would decide, for they are many.
+
+        Returns:
+            Float64, shape [users, places, paths]; -inf at the places of other items.
+        """
+        found = torch.stack(list(scores), -1).double().numpy()
+        found[self._first.numpy() == 0] = -np.inf
+        ranked = found + self.corrections[..., None]
+        last = np.partition(ranked, -self.k, axis=1)[:, -self.k]
+        found[(ranked < last[:, None]).all(-1)] = -np.inf
+        return found
 
     def mixed(self, parts: Iterable[tuple[Tensor, float]]) -> Table:
         """Return the metric of each user by a mixture of scores of the candidates, float64, shape [users]."""

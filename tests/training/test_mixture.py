@@ -15,7 +15,7 @@ from recbole_vae.model import hybridvae
 from recbole_vae.nn.kernel import UserKernel
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import mixture
-from recbole_vae.training.mixture import bagged, simplex
+from recbole_vae.training.mixture import bagged, likeliest, simplex
 from recbole_vae.training.refit import recipe
 from tests.conftest import Builder, Run, random_rows, write_inter
 from tests.training.test_refit import refit
@@ -69,6 +69,59 @@ def test_where_users_are_few_the_shares_lie_between_those_of_the_samples() -> No
     values = np.array([[1.0, 0.0, 0.0], [0.0, 0.9, 0.0]])  # for two of three users one end each is better
     found = bagged(values, np.eye(2))
     assert 0.3 < found[1] < found[0] < 0.7
+
+
+def log_likelihood(weights: Any, scores: Any, relevant: Any) -> float:
+    """What the shares maximise, user by user and item by item."""
+    total = 0.0
+    for mine, wanted in zip(scores, relevant, strict=True):
+        here = np.isfinite(mine).all(-1)
+        logits = mine[here] @ weights
+        chances = np.exp(logits) / np.exp(logits).sum()
+        if wanted[here].any():
+            total += np.log(chances[wanted[here]]).mean()
+    return total - mixture._RIDGE * float(np.square(weights).sum())
+
+
+def lists(users: int, places: int, weights: list[float], seed: int = 0) -> tuple[Any, Any]:
+    """Draw scores, and relevant items by these weights."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(users, places, len(weights)))
+    logits = scores @ np.array(weights) + rng.gumbel(size=(users, places))
+    relevant = logits >= np.sort(logits, 1)[:, -2:-1]
+    scores[rng.random((users, places)) < 0.1] = -np.inf
+    return scores, relevant
+
+
+def test_the_shares_are_those_by_which_the_relevant_items_are_likeliest() -> None:
+    scores, relevant = lists(60, 9, [1.0, 0.5])
+    relevant[0] = False
+    found = likeliest(scores, relevant)
+    grid = [(a, b) for a in np.linspace(0, 3, 31) for b in np.linspace(0, 3, 31)]
+    best = max(grid, key=lambda each: log_likelihood(np.array(each), scores, relevant))
+    np.testing.assert_allclose(found, best, atol=0.06)
+    for step in ([0.01, 0], [-0.01, 0], [0, 0.01], [0, -0.01]):
+        other = log_likelihood(found + step, scores, relevant)
+        assert log_likelihood(found, scores, relevant) > other
+
+
+def test_many_lists_give_back_the_weights_that_drew_them() -> None:
+    scores, relevant = lists(4000, 30, [1.5, 0.5, 0.0])
+    found = likeliest(scores, relevant)
+    np.testing.assert_allclose(found / found.sum(), [0.75, 0.25, 0.0], atol=0.05)
+
+
+def test_a_part_that_misleads_has_no_share() -> None:
+    scores, relevant = lists(300, 10, [1.0, -1.0])
+    first, second = likeliest(scores, relevant)
+    assert first > 0
+    assert second == 0
+
+
+def test_paths_that_tell_all_relevant_items_apart_have_finite_shares() -> None:
+    scores = np.tile(np.array([[3.0, 1.0], [0.0, 0.0], [0.0, 0.0]]), (10, 1, 1))
+    relevant = np.tile(np.array([True, False, False]), (10, 1))
+    assert np.isfinite(likeliest(scores, relevant)).all()
 
 
 def test_a_strength_is_climbed_to_from_where_the_search_begins() -> None:
@@ -167,19 +220,76 @@ def test_an_unfinished_model_is_not_used(
     assert Recommender.load(path).model.chosen is not None
 
 
-def test_a_mean_of_mixtures_that_is_bad_gives_way_to_the_best(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("better_by", "wins"), [(0.9, False), (1.1, True)])
+def test_a_path_that_is_better_alone_by_a_standard_error_has_it_all(
+    build: Builder, monkeypatch: pytest.MonkeyPatch, better_by: float, wins: bool
+) -> None:
     run = auto(build)
     run.fit()
     search = mixture._Search(run.model, mixture._Judge(run.trainer, run.valid))
     run.model.forget()
     search.begin()
-    ways = search._ways()
-    values = np.stack([search._mixed(search.strengths, way) for way in ways])
-    worst, best = (ways[int(each)] for each in (values.mean(1).argmin(), values.mean(1).argmax()))
-    monkeypatch.setattr(mixture, "bagged", lambda *_: worst.copy())
+    values = np.random.default_rng(0).random(50)
+    error = values.std(ddof=1) / 50**0.5
+    of_shares = {(0, 1, 0, 0): better_by * error, (0, 0, 1, 0): 0.5 * error, (0.25, 0.25, 0.25, 0.25): 0.0}
+    monkeypatch.setattr(search, "_mixed", lambda _, way: values + of_shares.get(tuple(way), -1.0))
+    monkeypatch.setattr(mixture, "likeliest", lambda *_: np.ones(4))
+    monkeypatch.setattr(mixture, "bagged", lambda *_: np.full(4, 0.25))
     shares, score = search.shares()
-    assert list(shares.values()) == best.tolist()
-    assert score == values.mean(1).max()
+    assert list(shares.values()) == ([0, 1, 0, 0] if wins else [0.25] * 4)
+    assert score == pytest.approx(values.mean() + better_by * error * wins)
+
+
+def test_a_correction_for_popularity_counts_in_the_shares(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = auto(build, popularity_correction=2.0)
+    run.fit()
+    search = mixture._Search(run.model, mixture._Judge(run.trainer, run.valid))
+    run.model.forget()
+    search.begin()
+    given: list[Any] = []
+
+    def equal(scores: Any, _: Any) -> Any:
+        given.append(scores)
+        return np.ones(scores.shape[-1])
+
+    monkeypatch.setattr(mixture, "likeliest", equal)
+    search.shares()
+    # Softmax of the scores times equal weights is that of the mixture, whatever their sum.
+    mixed = given[0].mean(-1)
+    parts = [(search._of(path, search.strengths), 0.25) for path in search.paths]
+    expected = search.judge._corrections + sum(share * scores for scores, share in parts)
+    there = np.isfinite(mixed)
+    np.testing.assert_allclose(mixed[there], expected.numpy()[there], atol=1e-5)
+
+
+def test_the_likelihood_is_of_the_items_that_a_path_ranks_first(build: Builder) -> None:
+    run = auto(build, popularity_correction=2.0)
+    run.fit()
+    judge = mixture._Judge(run.trainer, run.valid)
+    judge.collect(["vae", "linear"])
+    tables = [judge.scores_of(path) for path in ("vae", "linear")]
+    found = judge.nearest(tables)
+    for user in range(judge.users):
+        expected = set()
+        for table in tables:
+            ranked = (table[user] + judge._corrections[user]).numpy()
+            ranked[judge._first[user].numpy() == 0] = -np.inf
+            expected |= set(np.argsort(-ranked)[: judge.k].tolist())
+        assert set(np.flatnonzero(np.isfinite(found[user].sum(-1))).tolist()) == expected
+
+
+def test_the_shares_are_between_the_two_estimates(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = auto(build, kernel_share=0.5)
+    run.fit()
+    search = mixture._Search(run.model, mixture._Judge(run.trainer, run.valid))
+    run.model.forget()
+    search.begin()
+    monkeypatch.setattr(mixture, "bagged", lambda *_: np.array([0.3, 0.0, 0.5, 0.2]))
+    monkeypatch.setattr(mixture, "likeliest", lambda *_: np.array([6.0, 0.2, 1.8]))
+    shares, _ = search.shares()
+    assert search.paths == ["vae", "linear", "kernel", "spectral"]
+    # .6 and .75, 0 and .025 (too little), .4 and .225 of what kernel_share leaves
+    assert list(shares.values()) == pytest.approx([0.5 * 0.675 / 0.9875, 0, 0.5, 0.5 * 0.3125 / 0.9875])
 
 
 def test_numbers_that_are_given_count(build: Builder) -> None:

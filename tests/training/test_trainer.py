@@ -83,7 +83,7 @@ def test_the_average_is_what_is_evaluated_and_saved_and_the_weights_of_training_
 ) -> None:
     """Against the weights after each epoch of a run without averaging, of which the sums are made here."""
     options = {**LEARN, "epochs": 6, "eval_step": eval_step}
-    plain = build(model_name, **options)
+    plain = build(model_name, **options, weight_averaging=0)
     weights: list[list[torch.Tensor]] = []
     original = plain.trainer._train_epoch
 
@@ -153,7 +153,7 @@ def test_after_an_evaluation_training_goes_on_from_the_best_epoch(build: Builder
 
 
 def test_a_run_without_an_average_cannot_go_on_with_one(build: Builder) -> None:
-    first = build(**{**LEARN, "epochs": 3})
+    first = build(**{**LEARN, "epochs": 3}, weight_averaging=0)
     first.fit()
     second = build(**LEARN, weight_averaging=3)
     with pytest.raises(ConfigError, match="was trained with weight_averaging=0, but this run has weight_averaging=3"):
@@ -232,7 +232,7 @@ def test_a_chosen_beta_goes_on_after_a_resume(
 
 
 def test_the_model_hears_which_evaluations_are_better(build: Builder) -> None:
-    run = build(**LEARN, anneal_cap="auto")
+    run = build(**LEARN, anneal_cap="auto", weight_averaging=0)
     heard: list[bool] = []
     scores: list[float] = []
     original = run.trainer._valid_epoch
@@ -462,15 +462,16 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(capsys: pytest.Capture
 
 
 def test_a_lower_learning_rate_is_that_of_the_next_step(build: Builder) -> None:
-    first = build(**{**LEARN, "epochs": 2})
+    options = {**LEARN, "weight_averaging": 0}
+    first = build(**{**options, "epochs": 2})
     first.fit()
     file = first.trainer.saved_model_file
-    second = build(**{**LEARN, "epochs": 4, "learning_rate": 1e-12})
+    second = build(**{**options, "epochs": 4, "learning_rate": 1e-12})
     second.trainer.resume_checkpoint(file)
     before = [parameter.detach().clone() for parameter in second.model.parameters()]
     second.fit()
     torch.testing.assert_close([*second.model.parameters()], before, rtol=0, atol=1e-9)
-    third = build(**LEARN)
+    third = build(**options)
     third.trainer.config.external_config_dict.pop("learning_rate")  # not what the user set, but a default
     third.trainer.config["learning_rate"] = 0.5
     with pytest.raises(ConfigError, match="was trained with learning_rate="):
