@@ -208,11 +208,11 @@ class _Search:
         if free.any():
             ways, show = self._ways(), self.judge.show_progress
             bar = tqdm(ways, desc="Mixtures", ncols=100, leave=False, disable=not show)
-            best = bagged(np.stack([self._mixed(self.strengths, way) for way in bar]), ways)[free] / rest
+            by_metric = bagged(np.stack([self._mixed(self.strengths, way) for way in bar]), ways)[free] / rest
             scores = self.judge.nearest([self._of(path, self.strengths) for path in self.paths])
             fixed = scores[..., ~free] @ given[~free] + self.judge.corrections
             weights = likeliest(scores[..., free] + fixed[..., None] / rest, self.judge.relevant)
-            mean = (best + weights / weights.sum()) / 2 if weights.any() else best
+            mean = (by_metric + weights / weights.sum()) / 2 if weights.any() else by_metric
             mean[mean < _LEAST_SHARE] = 0.0
             found[free] = rest * mean / mean.sum()
         mixed = self._mixed(self.strengths, found)
@@ -282,7 +282,7 @@ def likeliest(scores: Table, relevant: Table) -> Table:
         relevant: bool, shape [users, places].
 
     Returns:
-        Not negative, shape [parts]. The function is concave, so there is one best.
+        Not negative, shape [parts]; all 0 if no relevant item is a candidate. The function is concave, so there is one best.
     """
     there: Table = np.isfinite(scores.sum(-1))
     relevant = relevant & there

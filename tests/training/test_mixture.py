@@ -118,6 +118,11 @@ def test_a_part_that_misleads_has_no_share() -> None:
     assert second == 0
 
 
+def test_lists_without_a_relevant_item_say_nothing() -> None:
+    scores, relevant = lists(5, 4, [1.0, 1.0])
+    assert likeliest(scores, np.zeros_like(relevant)).tolist() == [0, 0]
+
+
 def test_paths_that_tell_all_relevant_items_apart_have_finite_shares() -> None:
     scores = np.tile(np.array([[3.0, 1.0], [0.0, 0.0], [0.0, 0.0]]), (10, 1, 1))
     relevant = np.tile(np.array([True, False, False]), (10, 1))
