@@ -42,6 +42,15 @@ def interrupted(build: Builder, monkeypatch: pytest.MonkeyPatch, **options: Any)
     return run
 
 
+def begun(run: Run) -> mixture._Search:
+    """Train, and begin the search for the mixture."""
+    run.fit()
+    search = mixture._Search(run.model, mixture._Judge(run.trainer, run.valid))
+    run.model.forget()
+    search.begin()
+    return search
+
+
 def _too_large(*_: Any, **__: Any) -> None:
     raise DataError("the kernel path needs 99 GB")
 
@@ -229,11 +238,7 @@ def test_an_unfinished_model_is_not_used(
 def test_a_path_that_is_better_alone_by_a_standard_error_has_it_all(
     build: Builder, monkeypatch: pytest.MonkeyPatch, better_by: float, wins: bool
 ) -> None:
-    run = auto(build)
-    run.fit()
-    search = mixture._Search(run.model, mixture._Judge(run.trainer, run.valid))
-    run.model.forget()
-    search.begin()
+    search = begun(auto(build))
     values = np.random.default_rng(0).random(50)
     error = values.std(ddof=1) / 50**0.5
     of_shares = {(0, 1, 0, 0): better_by * error, (0, 0, 1, 0): 0.5 * error, (0.25, 0.25, 0.25, 0.25): 0.0}
@@ -246,11 +251,7 @@ def test_a_path_that_is_better_alone_by_a_standard_error_has_it_all(
 
 
 def test_a_correction_for_popularity_counts_in_the_shares(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = auto(build, popularity_correction=2.0)
-    run.fit()
-    search = mixture._Search(run.model, mixture._Judge(run.trainer, run.valid))
-    run.model.forget()
-    search.begin()
+    search = begun(auto(build, popularity_correction=2.0))
     given: list[Any] = []
 
     def equal(scores: Any, _: Any) -> Any:
@@ -284,11 +285,7 @@ def test_the_likelihood_is_of_the_items_that_a_path_ranks_first(build: Builder) 
 
 
 def test_the_shares_are_between_the_two_estimates(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = auto(build, kernel_share=0.5)
-    run.fit()
-    search = mixture._Search(run.model, mixture._Judge(run.trainer, run.valid))
-    run.model.forget()
-    search.begin()
+    search = begun(auto(build, kernel_share=0.5))
     monkeypatch.setattr(mixture, "bagged", lambda *_: np.array([0.3, 0.0, 0.5, 0.2]))
     monkeypatch.setattr(mixture, "likeliest", lambda *_: np.array([6.0, 0.2, 1.8]))
     shares, _ = search.shares()
