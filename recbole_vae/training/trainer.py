@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import warm_start
 from recbole_vae.training.averaging import WeightAverage
+from recbole_vae.training.memory import memory_kept
 from recbole_vae.training.mixture import mix
 from recbole_vae.training.optimizer import LazyAdam
 from recbole_vae.training.publish import publish
@@ -154,7 +156,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         if isinstance(self.model, HybridVAE) and self.model.chooses and not self.config["refit"]:
             self.model.forget()  # it is chosen anew, for other parameters
         try:
-            super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            with memory_kept() if self.device.type == "cpu" else nullcontext():
+                super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
             self._mix(valid_data, saved)
         except KeyboardInterrupt:
             advice = "Give the same command again." if self.config["refit"] else self._best_so_far()
