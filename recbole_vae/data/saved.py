@@ -104,7 +104,7 @@ def _made_from(config: Any, only_data: bool) -> dict[str, Any]:
     options = config.final_config_dict
     counted = [name for name in options if (name in _OF_DATA if only_data else name not in _NOT_OF_DATALOADERS)]
     folder, name = Path(config["data_path"]), config["dataset"]
-    suffixes = {"inter", "user", "item", "net", "link", "kg", *(config["additional_feat_suffix"] or ())}
+    suffixes = {"inter", "parquet", "user", "item", "net", "link", "kg", *(config["additional_feat_suffix"] or ())}
     files = [path for path in folder.glob("*") if path.is_file() and path.suffix[1:] in suffixes]
     made = {
         "options": {
