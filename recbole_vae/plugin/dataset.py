@@ -27,6 +27,7 @@ def hook(dataset: ModuleType) -> None:
         name = wrap.__name__
         replace(dataset.Dataset, name if hasattr(dataset.Dataset, name) else name.removeprefix("_"), wrap)
     replace(dataset.Interaction, "__getitem__", _rows)
+    replace(dataset.Interaction, "_reindex", _reindex)
 
 
 def _from_scratch(original: Any) -> Any:
@@ -199,18 +200,25 @@ def _rows(original: Any) -> Any:
     """Take rows of an ``Interaction`` by arrays as they are; RecBole makes lists of them first, of some 40 bytes a row."""
 
     def getitem(self: Any, index: Any) -> Any:
-        import numpy as np
-        import torch
+        from recbole_vae.data.splits import rows
 
-        if isinstance(index, range) and 0 <= index.start <= index.stop and index.step == 1:
-            index = slice(index.start, index.stop)
-        elif isinstance(index, np.ndarray) and index.ndim == 1 and index.dtype in (np.int64, np.bool_):
-            index = torch.from_numpy(np.require(index, requirements="W"))
-        elif not (isinstance(index, torch.Tensor) and index.ndim == 1 and index.dtype in (torch.int64, torch.bool)):
-            return original(self, index)
-        return type(self)({name: values[index] for name, values in self.interaction.items()})
+        found = rows(self.interaction, index)
+        return original(self, index) if found is None else type(self)(found)
 
     return getitem
+
+
+def _reindex(original: Any) -> Any:
+    def reindex(self: Any, index: Any) -> None:
+        from recbole_vae.data.splits import rows
+
+        found = rows(self.interaction, index)
+        if found is None:
+            original(self, index)
+        else:
+            self.interaction.update(found)
+
+    return reindex
 
 
 def _data_filtering(original: Any) -> Any:

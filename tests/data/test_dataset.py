@@ -13,7 +13,6 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource
 
 from recbole_vae.data.dataloader import UserBatchDataLoader
-from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.errors import DataError
 from tests.conftest import Builder, random_rows, write_inter
 
