@@ -20,25 +20,11 @@ from recbole.utils import FeatureType
 from recbole_vae.data import atomic
 from recbole_vae.data.tokens import categories
 from recbole_vae.errors import DataError
+from recbole_vae.options import data as limits
 from recbole_vae.storage.arrays import read_arrays, sha256, write_arrays
 
 FORMAT = 1
 """Another number is made anew. To be raised whenever another way of reading gives other values."""
-
-SMALLEST = 2**26
-"""Smaller files, in bytes, are read in a second or two, and leave no cache."""
-
-
-def inter_file(folder: Path, stem: str) -> Path:
-    """Return the file of interactions: ``STEM.inter``, or ``STEM.inter.parquet``; the first if there is none.
-
-    Raises:
-        DataError: there are both.
-    """
-    text, parquet = folder / f"{stem}.inter", folder / f"{stem}.inter.parquet"
-    if text.is_file() and parquet.is_file():
-        raise DataError(f"{text}: there is {parquet.name}, too, and only one can count; remove or rename the other.")
-    return parquet if parquet.is_file() else text
 
 
 def cache_of(path: str | Path) -> Path:
@@ -65,7 +51,7 @@ def read(
     Raises:
         DataError: see there.
     """
-    if not cached or Path(path).stat().st_size < SMALLEST:
+    if not cached or Path(path).stat().st_size < limits.SMALLEST_CACHED:
         return atomic.read_columns(path, columns, wanted, separator, encoding)
     log, place = getLogger(), cache_of(path)
     how = {"format": FORMAT, "separator": separator, "encoding": encoding, "columns": _plain(columns)}
@@ -93,6 +79,17 @@ def read(
     if _state(path) == before:  # otherwise the hash may be of other bytes than were read
         _keep(place, how, data)
     return data[wanted]
+
+
+def keep(path: Path) -> None:
+    """Write the cache of a file in RecBole's usual form, for the first run.
+
+    Raises:
+        DataError: see :func:`read`.
+    """
+    columns = atomic.read_header(path, "\t", "utf-8")
+    wanted = [name for name, kind in columns.items() if kind in (FeatureType.TOKEN, FeatureType.FLOAT)]
+    read(path, columns, wanted, "\t", "utf-8")
 
 
 def _plain(columns: dict[str, FeatureType]) -> dict[str, str]:

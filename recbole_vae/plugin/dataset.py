@@ -111,7 +111,7 @@ def _read_interactions(dataset: Any, token: str, folder: str) -> None:
     """Read the interactions as RecBole does, but from Parquet, too, and without objects where parts are joined."""
     from recbole.utils import FeatureSource
 
-    from recbole_vae.data.table import inter_file
+    from recbole_vae.data.files import inter_file
     from recbole_vae.data.tokens import joined
 
     names = dataset.benchmark_filename_list
