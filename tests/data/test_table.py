@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType
 
+from recbole_vae.cli.main import main
 from recbole_vae.data import atomic, table
 from recbole_vae.data.files import inter_file
 from recbole_vae.errors import DataError
@@ -254,7 +255,7 @@ def test_two_writers_leave_one_whole_cache(text: Path, monkeypatch: pytest.Monke
     from recbole_vae.storage import files
 
     # Processes differ by their ids, of which threads have only one.
-    monkeypatch.setattr(files.os, "getpid", threading.get_ident)
+    monkeypatch.setattr("recbole_vae.storage.files.os.getpid", threading.get_ident)
     monkeypatch.setattr(files, "leftovers", lambda path: [])
     barrier, found = threading.Barrier(2), []
     keep = table._keep
@@ -389,3 +390,17 @@ def test_filters_by_number_are_recboles(build: Builder, users: str, items: str, 
         found.append((data.inter_feat.astype(str).to_numpy().tolist(), data.inter_feat.index.tolist(), known))
     assert found[0] == found[1]
     assert len(found[0][0]) > 0 or users == "[7,8]"
+
+
+@pytest.mark.usefixtures("small")
+def test_prepare_writes_the_cache(log: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["customer,sku,at", *(f"{user},{item},{number}" for number, (user, item) in enumerate(random_rows()))]
+    Path("orders.csv").write_text("\n".join(lines))
+    assert main(["prepare", "shop", "orders.csv", "--user=customer", "--item=sku", "--time=at"]) == 0
+    assert "dataset/shop/shop.inter.cache: runs read the data from it in seconds" in capsys.readouterr().out
+    log.clear()
+    path, columns = Path("dataset/shop/shop.inter"), {"user_id": TOKEN, "item_id": TOKEN, "timestamp": FLOAT}
+    found = table.read(path, columns, ["user_id", "item_id"], "\t", "utf-8")
+    assert list(zip(found["user_id"], found["item_id"], strict=True)) == random_rows()
+    assert "Read shop.inter from" in log.text
+    assert "Reading" not in log.text
