@@ -61,8 +61,8 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.Dataset._dataframe_to_interaction``  dataset      times have 64 bits
 ``recbole.data.dataset.dataset.Dataset.split_by_ratio``             dataset      splits users without a loop over interactions
 ``recbole.data.dataset.dataset.Dataset.leave_one_out``              dataset      likewise; says so if it leaves a random one out
-``recbole.data.dataset.dataset.Interaction.__getitem__``            dataset      takes rows by arrays, without lists
-``recbole.data.dataset.dataset.Interaction._reindex``               dataset      likewise
+``recbole.data.interaction.Interaction.__getitem__``                dataset      takes rows by arrays, without lists
+``recbole.data.interaction.Interaction._reindex``                   dataset      likewise
 ``recbole.data.dataset.dataset.Dataset.time_based_split``           dataset      no test interaction lies before the boundary
 ``recbole.data.dataset.dataset.Dataset.build``                      dataset      says gaps of the split; drops label 0; joins
 ``pandas.Series.agg``                                               compat       whole process, but only calls from RecBole differ
