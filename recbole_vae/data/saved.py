@@ -27,7 +27,8 @@ _OF_DATA = options_in("dataset/sample") | {
 """The options that make a data set."""
 
 _NOT_OF_DATALOADERS = (
-    options_in("overall") | {"device", "ip", "port", "offset", "loaded_from", "resume", "config_files", "training_data"}
+    options_in("overall") | {"device", "ip", "port", "offset", "loaded_from", "resume", "config_files", "data_cache"}
+    | {"training_data"}
 ) - {"train_batch_size", "eval_batch_size", "train_neg_sample_args", "shuffle", "worker", "transform"} - _OF_DATA  # fmt: skip
 """Options that make no difference to dataloaders; all others do, or may do."""
 
