@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+_BLOCK = 250_000
+"""Lines that are written at a time."""
+
 
 def generate(users: int, items: int, interactions: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw interactions with item popularity and history lengths distributed as in MovieLens.
@@ -29,17 +32,27 @@ def generate(users: int, items: int, interactions: int, seed: int = 0) -> tuple[
         missing = np.maximum(np.rint(wanted).astype(np.int64) - np.bincount(pairs // items, minlength=users), 0)
         owners = np.repeat(np.arange(users), missing)
         drawn = np.minimum(np.searchsorted(cumulated, rng.random(len(owners))), items - 1)
-        pairs = np.unique(np.concatenate([pairs, owners * items + drawn]))
-    chosen = np.sort(rng.permutation(len(pairs))[:interactions])
-    return pairs[chosen] // items, pairs[chosen] % items
+        owners *= items
+        owners += drawn
+        owners.sort()
+        pairs = np.concatenate([pairs, owners])
+        pairs.sort(kind="stable")  # merges the two; np.unique hashes since NumPy 2.3, which takes twenty times as long
+        pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])]
+    chosen = np.zeros(len(pairs), dtype=bool)
+    chosen[rng.permutation(len(pairs))[:interactions]] = True
+    found = np.divmod(pairs[chosen], items)
+    return found[0], found[1]
 
 
 def write(path: Path, users: NDArray[np.int64], items: NDArray[np.int64]) -> None:
-    """Write interactions as an atomic file of RecBole."""
-    with path.open("w", encoding="ascii") as file:
-        file.write("user_id:token\titem_id:token\n")
-        for start in range(0, len(users), 1_000_000):
-            part = slice(start, start + 1_000_000)
-            file.writelines(
-                f"u{user}\ti{item}\n" for user, item in zip(users[part].tolist(), items[part].tolist(), strict=True)
-            )
+    """Write interactions as an atomic file of RecBole: tokens such as ``u17`` and ``i4``."""
+    cells = [
+        np.array([f"{letter}{number}{end}" for number in range(int(column.max()) + 1)], dtype=bytes)
+        for column, letter, end in ((users, "u", "\t"), (items, "i", "\n"))
+    ]
+    with path.open("wb") as file:
+        file.write(b"user_id:token\titem_id:token\n")
+        for start in range(0, len(users), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            lines = np.column_stack([cells[0][users[part]], cells[1][items[part]]]).view(np.uint8)
+            file.write(lines[lines != 0].tobytes())  # NumPy fills up short texts with zeros

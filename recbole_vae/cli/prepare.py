@@ -78,6 +78,7 @@ def _from_table(options: Options) -> None:
     _say(result)
     for line in result.dropped:
         print(f"  {line}")
+    _keep(result)
     if min(result.users, result.items) < 2:
         print("Too small to train on: RecBole needs 2 users and 2 items.")
         return
@@ -99,6 +100,7 @@ def _published(options: Options) -> None:
         )
     result = prepare(options.name, options.source, options.out, show_progress=True)
     _say(result)
+    _keep(result)
     for difference in result.differences:
         print(f"NOT as published: {difference}. Is it another version of the data?")
     where = _where(options)
@@ -119,6 +121,20 @@ def _say(result: Prepared) -> None:
         f"{result.folder}: {result.interactions:,} of {result.read:,} interactions, of {result.users:,} users and "
         f"{result.items:,} items"
     )
+
+
+def _keep(result: Prepared) -> None:
+    """Write the cache of a large file, so that even the first run reads it in seconds."""
+    from recbole_vae.options import data as limits
+
+    file = result.folder / f"{result.folder.name}.inter"
+    if file.stat().st_size < limits.SMALLEST_CACHED:
+        return  # without RecBole, whose import takes seconds
+    from recbole_vae.data.table import cache_of, keep
+
+    keep(file)
+    if cache_of(file).is_file():
+        print(f"{cache_of(file)}: runs read the data from it in seconds")
 
 
 def _where(options: Options) -> str:

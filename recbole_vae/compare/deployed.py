@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from recbole_vae.compare.statistics import effects, randomisation_test
 from recbole_vae.data import labels, padding
+from recbole_vae.data.files import inter_file
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.holm import holm
@@ -305,7 +306,7 @@ def _interactions(config: Any, name: str, data_path: str | Path) -> NDArray[Any]
     from recbole.data import create_dataset
 
     folder = Path(data_path) / name
-    if not (folder / f"{name}.inter").is_file():
+    if not inter_file(folder, name).is_file():
         raise DataError(
             f"dataset: there is no file {folder / f'{name}.inter'}. Set data_path to the folder that holds {name}/{name}.inter."
         )

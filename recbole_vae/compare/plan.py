@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from recbole_vae.compare import FIRST_SEED
 from recbole_vae.compare.plan_file import convert, load
 from recbole_vae.compare.settings import check_space, check_values, of_the_data, read_settings
+from recbole_vae.data.files import inter_file
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.known_options import options_of
 from recbole_vae.model.registry import import_models, model_names
@@ -399,7 +400,7 @@ def _check_files(settings: Mapping[str, Any], name: str, where: Where) -> None:
     folder = Path(str(settings.get("data_path", "dataset"))) / name
     parts = settings.get("benchmark_filename")
     for part in [""] if parts is None else [f".{part}" for part in parts]:
-        file = folder / f"{name}{part}.inter"
+        file = inter_file(folder, f"{name}{part}")
         if not file.is_file():
             place = where("datasets") or where("dataset")
             raise ConfigError(

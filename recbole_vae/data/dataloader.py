@@ -27,7 +27,7 @@ class UserBatchDataLoader(AbstractDataLoader):  # type: ignore[misc]
         self.shuffle = shuffle
         self.is_sequential = False
         self.uid_field = dataset.uid_field
-        self.users = torch.unique(dataset.inter_feat[dataset.uid_field])
+        self.users = torch.bincount(dataset.inter_feat[dataset.uid_field]).nonzero().squeeze(1)
         self.sample_size = len(self.users)
         self.generator = torch.Generator()
         self.generator.manual_seed(config["seed"])

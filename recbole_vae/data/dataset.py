@@ -6,8 +6,6 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from recbole.data.dataset import Dataset
 
 from recbole_vae.data import padding
@@ -52,14 +50,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             ) from None
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
-        parts = self.benchmark_filename_list
         where = f"data set '{self.dataset_name}' in {dataset_path}"
-        for part in [""] if parts is None else [f".{part}" for part in parts]:
-            file = Path(dataset_path) / f"{token}{part}.inter"
-            if not file.is_file():
-                raise DataError(
-                    f"dataset: there is no file {file}, which data_path, dataset and benchmark_filename point to."
-                )
         super()._load_inter_feat(token, dataset_path)
         loaded = [] if self.inter_feat is None else list(map(str, self.inter_feat.columns))
         needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
@@ -83,24 +74,6 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
             raise DataError(
                 f"data set '{self.dataset_name}': no interaction is left after filtering ({filters})."
             ) from None
-
-    def split_by_ratio(self, ratios: list[float], group_by: str | None = None) -> list[Any]:
-        """Split as RecBole does, without its loop over all interactions; arguments and result are those of RecBole's."""
-        if group_by is None:
-            return list(super().split_by_ratio(ratios, group_by))
-        ratios = [ratio / sum(ratios) for ratio in ratios]
-        codes, _ = pd.factorize(self.inter_feat[group_by].numpy())  # groups in the order in which they appear
-        order, lengths = np.argsort(codes, kind="stable"), np.bincount(codes)
-        # How a group is split depends on its length only.
-        kinds, kind = np.unique(lengths, return_inverse=True)
-        bounds = np.array([[0, *self._calcu_split_ids(tot=int(length), ratios=ratios), length] for length in kinds])
-        of_entry = np.repeat(kind, lengths)
-        place = np.arange(len(order)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        self._drop_unused_col()
-        return [
-            self.copy(self.inter_feat[order[(place >= bounds[of_entry, part]) & (place < bounds[of_entry, part + 1])]])
-            for part in range(len(ratios))
-        ]
 
     def _fill_nan(self) -> None:
         # RecBole replaces missing values by the mean; check_value_field needs to know of them.

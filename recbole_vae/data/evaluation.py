@@ -60,22 +60,27 @@ class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
         dataset.sort(by=self.uid_field, ascending=True)
         n_users, n_items = dataset.user_num, dataset.item_num
 
-        def keys(parts: Iterable[Any]) -> Tensor:
-            pairs = [part.inter_feat[self.uid_field] * n_items + part.inter_feat[self.iid_field] for part in parts]
-            return torch.unique(torch.cat(pairs)) if pairs else torch.empty(0, dtype=torch.int64)
+        def histories(parts: Iterable[Any]) -> Histories:
+            users, items = (
+                torch.cat([torch.empty(0, dtype=torch.int64), *(part.inter_feat[field] for part in parts)])
+                for field in (self.uid_field, self.iid_field)
+            )
+            return Histories.from_interactions(users, items, None, n_users)
 
-        relevant = keys([dataset])
-        self.relevant = Histories.from_interactions(relevant // n_items, relevant % n_items, None, n_users)
+        self.relevant = histories([dataset])
         self.fold_in: Histories | None = getattr(dataset, "fold_in", None)
         if self.fold_in is not None:
             self.seen = Histories(self.fold_in.indptr, self.fold_in.indices)
         else:
             # A RepeatableSampler has no parts: nothing counts as seen, because items may be recommended again.
             parts = getattr(sampler, "datasets", [])
-            seen = keys(parts[: sampler.phases.index(sampler.phase)] if parts else [])
-            places = torch.searchsorted(relevant, seen).clamp_(max=len(relevant) - 1)
-            seen = seen[relevant[places] != seen] if len(relevant) else seen
-            self.seen = Histories.from_interactions(seen // n_items, seen % n_items, None, n_users)
+            seen = histories(parts[: sampler.phases.index(sampler.phase)] if parts else [])
+            keys, found = (each.rows() * n_items + each.indices for each in (seen, self.relevant))
+            places = torch.searchsorted(keys, found).clamp_(max=len(keys) - 1)
+            unseen = torch.ones(len(keys), dtype=torch.bool)
+            if len(keys):
+                unseen[places[keys[places] == found]] = False
+            self.seen = seen.where(unseen)
         self.uid_list = self.relevant.lengths().nonzero().squeeze(1)
         self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
         self.sample_size = len(self.uid_list)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recbole_vae.data import padding
 
 
+def _present(part: Any, field: str) -> NDArray[np.int64]:
+    """Return the users (or items) of a part, ascending."""
+    return np.flatnonzero(np.bincount(part.inter_feat[field].numpy()))
+
+
 def _without(parts: list[Any], field: str, what: str, lacked: str) -> list[str]:
     """Say how many validation and test users (or items) are not in training, for each part that has such."""
-    train, *others = (np.unique(part.inter_feat[field].numpy()) for part in parts)
+    train, *others = (_present(part, field) for part in parts)
     found = []
     for name, ids in zip(("validation", "test"), others, strict=False):
         new = len(np.setdiff1d(ids, train))
@@ -30,7 +36,7 @@ def find(dataset: Any, parts: list[Any]) -> list[str]:
     users = _without(parts, dataset.uid_field, "users", "history")
     items = _without(parts, dataset.iid_field, "items", "interaction")
     total = padding.real(dataset.item_num)
-    unknown = total - len(np.unique(parts[0].inter_feat[dataset.iid_field].numpy()))
+    unknown = total - len(_present(parts[0], dataset.iid_field))
     if empty or users:
         dataset.logger.warning(f"Split: {'; '.join([*empty, *users])}.")
     if unknown:

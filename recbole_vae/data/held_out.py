@@ -18,11 +18,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
+from scipy.sparse import coo_matrix
 
 from recbole_vae.data import labels
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.data.times import check_times
+from recbole_vae.data.tokens import appearing, is_coded
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import HeldOutUsers
 from recbole_vae.storage.files import write_whole
@@ -52,8 +54,8 @@ class Split:
 
 
 def split_users(
-    users: NDArray[Any],
-    items: NDArray[Any],
+    users: NDArray[Any] | pd.Categorical,
+    items: NDArray[Any] | pd.Categorical,
     times: NDArray[Any] | None,
     parts: NDArray[np.int64] | None,
     wanted: HeldOutUsers,
@@ -65,8 +67,8 @@ def split_users(
     draws them, which gives the same numbers in all versions.
 
     Args:
-        users: token of each interaction.
-        items: token of each interaction.
+        users: token of each interaction, as objects or categories.
+        items: likewise.
         times: of each interaction, so that the fold-in is a user's earliest items; None for a random fold-in.
         parts: 0, 1 or 2 for each interaction, if its user is in training, validation or test; None to draw the users, or
             to read the file that ``wanted`` names.
@@ -76,8 +78,8 @@ def split_users(
     Raises:
         DataError: too few users are left for training, validation or test, or a user is in two parts.
     """
-    user, user_tokens = pd.factorize(users, sort=True)
-    item, item_tokens = pd.factorize(items, sort=True)
+    user, user_tokens = _sorted(users)
+    item, item_tokens = _sorted(items)
     short = 0
     if wanted.file is None:
         rng = np.random.RandomState(default_seed if wanted.seed is None else wanted.seed)
@@ -92,10 +94,11 @@ def split_users(
         file = SplitFile.read(wanted.file)
         block = file.blocks(users, items)
         unknown = int((block < 0).sum())
-    order = np.lexsort((item, user, block))
-    order = order[block[order] >= 0]
+    order = np.flatnonzero(block >= 0)
+    keys = (block[order] * len(user_tokens) + user[order]) * len(item_tokens) + item[order]
+    order = order[np.argsort(keys, kind="stable")]
     sizes = np.bincount(block[order], minlength=5)
-    counts = [len(np.unique(user[order][block[order] == each])) for each in (0, 2, 4)]
+    counts = [int(np.count_nonzero(np.bincount(user[block == each]))) for each in (0, 2, 4)]
     for name, count in zip(("training", "validation", "the test"), counts, strict=True):
         if count == 0:
             raise DataError(
@@ -115,6 +118,19 @@ def split_users(
             "and filters, or draw users anew by numbers (eval_args: split: HU)."
         )
     return Split(order, sizes.tolist(), (counts[0], counts[1], counts[2]), unknown, short, digest.hexdigest())
+
+
+def _sorted(tokens: NDArray[Any] | pd.Categorical) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return the place of each token among the different ones, sorted, and these."""
+    if not isinstance(tokens, pd.Categorical):
+        codes, names = pd.factorize(tokens, sort=True)
+        return codes, np.asarray(names)
+    present = appearing(tokens.codes)
+    names = np.asarray(tokens.categories, dtype=object)[present]
+    order = np.argsort(names)
+    place = np.full(len(tokens.categories) + 1, -1, dtype=np.int64)
+    place[present[order]] = np.arange(len(present))
+    return place[tokens.codes], names[order]
 
 
 def _fold_in(
@@ -180,7 +196,7 @@ class SplitFile:
     _FIRST = "# recbole_vae split, SHA-256 "
 
     @classmethod
-    def of(cls, split: Split, users: NDArray[Any], items: NDArray[Any]) -> SplitFile:
+    def of(cls, split: Split, users: Any, items: Any) -> SplitFile:
         """Make the file of a split of interactions with the given tokens."""
         apart = split.order[split.sizes[0] :]
         parts = np.repeat(np.array(_BLOCKS[1:], dtype=object), split.sizes[1:])
@@ -228,7 +244,7 @@ class SplitFile:
             )
         return cls(found, rows.set_axis(["part", "user", "item"], axis=1), path)
 
-    def blocks(self, users: NDArray[Any], items: NDArray[Any]) -> NDArray[np.int64]:
+    def blocks(self, users: Any, items: Any) -> NDArray[np.int64]:
         """Return the block of each interaction: 0 for training users, -1 for interactions that the file does not have.
 
         Raises:
@@ -257,7 +273,8 @@ def _draw(
     rng: np.random.RandomState,
 ) -> NDArray[np.int64]:
     """Draw the users of validation and test among those with enough items; return the part of each user."""
-    distinct = np.bincount(np.unique(user.astype(np.int64) * width + item) // width, minlength=n_users)
+    ones = np.ones(len(user), dtype=bool)
+    distinct = np.diff(coo_matrix((ones, (user, item)), shape=(n_users, width)).tocsr().indptr)
     candidates = np.flatnonzero(distinct >= wanted.min_items)
     numbers = [round(n_users * each) if isinstance(each, float) else each for each in wanted.users]
     if sum(numbers) > len(candidates) or sum(numbers) >= n_users:
@@ -308,7 +325,10 @@ class HeldOutDataset(HistoryDataset):
         parts = None if self.benchmark_filename_list is None else np.repeat(np.arange(3), self.file_size_list)
         chosen = labels.chosen(self)
         feat, parts = feat[chosen], None if parts is None else parts[chosen]
-        users, items = (feat[field].to_numpy(dtype=object) for field in (self.uid_field, self.iid_field))
+        users, items = (
+            feat[field].array if is_coded(feat[field]) else feat[field].to_numpy(dtype=object)
+            for field in (self.uid_field, self.iid_field)
+        )
         times = feat[self.time_field].to_numpy() if wanted.by_time else None
         check_times(self, feat)
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,14 +51,18 @@ class Histories:
             values: weight of each interaction, shape [n]; None for weights of 1.
             n_users: number of rows of the result.
         """
-        users, items = users.long(), items.long()
         width = int(items.max()) + 1 if len(items) else 1
-        keys, weights = users * width + items, None
         if values is None:
-            keys = torch.unique(keys)
-        else:
-            keys, entries = torch.unique(keys, return_inverse=True)
-            weights = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, entries, values.double()).float()
+            from scipy.sparse import coo_matrix  # here, because a server that starts needs none
+
+            ones = np.ones(len(users), dtype=bool)
+            # Sorting by counting takes half the time that torch.unique does.
+            table = coo_matrix((ones, (users.numpy(), items.numpy())), shape=(n_users, width)).tocsr()
+            table.sum_duplicates()
+            return cls(*(torch.from_numpy(each) for each in (table.indptr.astype(np.int64), table.indices)))
+        users, items = users.long(), items.long()
+        keys, entries = torch.unique(users * width + items, return_inverse=True)
+        weights = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, entries, values.double()).float()
         indptr = torch.zeros(n_users + 1, dtype=torch.int64)
         indptr[1:] = torch.bincount(keys // width, minlength=n_users).cumsum(0)
         return cls(indptr, (keys % width).int(), weights)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
-from recbole_vae.data import labels
+from recbole_vae.data import labels, tokens
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import orders_by_time
 
@@ -34,7 +34,7 @@ def drop_repeats(dataset: Any) -> None:
     how, fixed = config["repeats"] or "auto", config["benchmark_filename"] is not None
     if None in keys or not set(keys) <= set(feat):
         return
-    repeated = int((feat.duplicated(keys) & feat[keys].notna().all(axis=1)).sum())
+    repeated = tokens.repeated(feat, keys)
     if how == COUNT:
         _add_count(dataset, keys)
     if not repeated:
@@ -56,7 +56,7 @@ def drop_repeats(dataset: Any) -> None:
     if liked is not None:  # what a user passed over once and chose another time was chosen
         order = order[np.argsort(liked[order] == (keep == "last"), kind="stable")]
     kept = np.ones(len(feat), dtype=bool)
-    kept[order] = ~feat[keys].iloc[order].duplicated(keep=keep).to_numpy()
+    kept[order] = ~pd.Series(tokens.pairs(feat, keys)[order]).duplicated(keep=keep).to_numpy()
     kept |= feat[keys].isna().any(axis=1).to_numpy()
     if fixed:
         parts = np.repeat(np.arange(len(dataset.file_size_list)), dataset.file_size_list)
@@ -74,7 +74,8 @@ def _add_count(dataset: Any, keys: list[str]) -> None:
             f"repeats: first and value_field: {COUNT}."
         )
     feat = dataset.inter_feat
-    numbers = feat.groupby(keys, sort=False, dropna=False)[keys[0]].transform("size").astype(np.float64)
+    pair, _ = pd.factorize(tokens.pairs(feat, keys))
+    numbers = np.bincount(pair)[pair].astype(np.float64)
     dataset.inter_feat = feat.assign(**{COUNT: numbers})
     dataset.set_field_property(COUNT, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
     dataset.field2bucketnum[COUNT] = 2
@@ -83,11 +84,11 @@ def _add_count(dataset: Any, keys: list[str]) -> None:
 def _across(feat: pd.DataFrame, keys: list[str], dataset: Any) -> str:
     """Say how many interactions of each part have a pair of an earlier part."""
     names, bounds = dataset.benchmark_filename_list, [0, *np.cumsum(dataset.file_size_list)]
-    pairs = pd.MultiIndex.from_frame(feat[keys])
+    pairs = tokens.pairs(feat, keys)
     found = []
     for later in range(1, len(names)):
         part = pairs[bounds[later] : bounds[later + 1]]
         for earlier in range(later):
-            number = int(part.isin(pairs[bounds[earlier] : bounds[earlier + 1]]).sum())
+            number = int(np.isin(part, pairs[bounds[earlier] : bounds[earlier + 1]]).sum())
             found.append(f"{number} of {len(part)} in '{names[later]}' have a pair of '{names[earlier]}'")
     return ", ".join(found)

@@ -27,7 +27,8 @@ _OF_DATA = options_in("dataset/sample") | {
 """The options that make a data set."""
 
 _NOT_OF_DATALOADERS = (
-    options_in("overall") | {"device", "ip", "port", "offset", "loaded_from", "resume", "config_files", "training_data"}
+    options_in("overall") | {"device", "ip", "port", "offset", "loaded_from", "resume", "config_files", "data_cache"}
+    | {"training_data"}
 ) - {"train_batch_size", "eval_batch_size", "train_neg_sample_args", "shuffle", "worker", "transform"} - _OF_DATA  # fmt: skip
 """Options that make no difference to dataloaders; all others do, or may do."""
 
@@ -104,7 +105,7 @@ def _made_from(config: Any, only_data: bool) -> dict[str, Any]:
     options = config.final_config_dict
     counted = [name for name in options if (name in _OF_DATA if only_data else name not in _NOT_OF_DATALOADERS)]
     folder, name = Path(config["data_path"]), config["dataset"]
-    suffixes = {"inter", "user", "item", "net", "link", "kg", *(config["additional_feat_suffix"] or ())}
+    suffixes = {"inter", "parquet", "user", "item", "net", "link", "kg", *(config["additional_feat_suffix"] or ())}
     files = [path for path in folder.glob("*") if path.is_file() and path.suffix[1:] in suffixes]
     made = {
         "options": {

@@ -9,7 +9,7 @@ from typing import Any
 from recbole_vae.model.registry import is_history_model, model_class, model_names, recbole_name
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, options_of_recboles, options_read_in
 
-FOR_ALL = {"exact_ids", "exact_metrics", "exact_time", "fast_evaluation", "repeats"}
+FOR_ALL = {"data_cache", "exact_ids", "exact_metrics", "exact_time", "fast_evaluation", "repeats"}
 """Options of this package that count for RecBole's models, too."""
 
 

@@ -11,6 +11,8 @@ from recbole_vae.errors import ConfigError
 from recbole_vae.options.evaluation import modes_of
 from recbole_vae.options.names import Where, refuse
 
+SMALLEST_CACHED = 2**26
+"""Smaller ``.inter`` files, in bytes, are read in a second or two, and leave no cache (``data_cache``)."""
 _INTERVAL = r"\s*[\[(]\s*[^,;]+,\s*[^,;]+[\])]\s*"
 
 

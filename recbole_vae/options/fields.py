@@ -195,6 +195,11 @@ class ModelConfig(Strict):
         description="Quotation marks between tabs are part of a cell, and just the lines without a user or an item are left out; "
         "False: as in RecBole.",
     )
+    data_cache: bool = Field(
+        True,
+        description="Keep what was read of an .inter file of 64 MiB or more in NAME.inter.cache beside it, for the next run; "
+        "False: neither read nor write such a file.",
+    )
     resume: str | None = Field(
         None,
         description="Checkpoint to go on from; its settings hold, but for those that may change (epochs, stopping_step, ...).",

@@ -21,11 +21,13 @@ def hook(dataset: ModuleType) -> None:
     """Change ``recbole.data.dataset.dataset``."""
     for wrap in (
         _from_scratch, _save, _load_feat, _load_inter_feat, _filter_nan_user_or_item, _filter_by_field_value,
-        _data_filtering, _fill_nan, _normalize,
-        _dataframe_to_interaction, _leave_one_out, _time_based_split, _build,
+        _filter_by_inter_num, _data_filtering, _remap, _fill_nan, _normalize,
+        _dataframe_to_interaction, _split_by_ratio, _leave_one_out, _time_based_split, _build,
     ):  # fmt: skip
         name = wrap.__name__
         replace(dataset.Dataset, name if hasattr(dataset.Dataset, name) else name.removeprefix("_"), wrap)
+    replace(dataset.Interaction, "__getitem__", _rows)
+    replace(dataset.Interaction, "_reindex", _reindex)
 
 
 def _from_scratch(original: Any) -> Any:
@@ -88,7 +90,7 @@ def _load_feat(original: Any) -> Any:
 
 def _load_inter_feat(original: Any) -> Any:
     def load_inter_feat(self: Any, token: str, dataset_path: str) -> None:
-        original(self, token, dataset_path)
+        _read_interactions(self, token, dataset_path)
         loaded = [] if self.inter_feat is None else list(map(str, self.inter_feat.columns))
         if orders_by_time(self.config) and self.time_field not in loaded:
             raise DataError(
@@ -103,6 +105,31 @@ def _load_inter_feat(original: Any) -> Any:
             drop_repeats(self)
 
     return load_inter_feat
+
+
+def _read_interactions(dataset: Any, token: str, folder: str) -> None:
+    """Read the interactions as RecBole does, but from Parquet, too, and without objects where parts are joined."""
+    from recbole.utils import FeatureSource
+
+    from recbole_vae.data.files import inter_file
+    from recbole_vae.data.tokens import joined
+
+    names = dataset.benchmark_filename_list
+    parts, lengths = [], dict[str, int]()
+    for part in [""] if names is None else [f".{name}" for name in names]:
+        file = inter_file(Path(folder), f"{token}{part}")
+        if not file.is_file():
+            raise DataError(
+                f"dataset: there is no file {file}, which data_path, dataset and benchmark_filename point to."
+            )
+        parts.append(dataset._load_feat(str(file), FeatureSource.INTERACTION))
+        for field, length in dataset.field2seqlen.items():
+            lengths[field] = max(lengths.get(field, 0), length)
+    if names is None:
+        dataset.inter_feat = parts[0]
+        return
+    dataset.file_size_list = [len(part) for part in parts]
+    dataset.inter_feat, dataset.field2seqlen = joined(parts), lengths
 
 
 def _refuse_missing_ids(dataset: Any) -> None:
@@ -128,7 +155,8 @@ def _filter_nan_user_or_item(original: Any) -> Any:
                     f"'{field}' is missing in {len(rows)} interactions, which are left out; the first are number "
                     f"{', '.join(map(str, rows[:5]))}. Missing values are empty cells, NA, NaN, null and the like."
                 )
-            self.inter_feat = self.inter_feat[~missing.any(axis=1)].reset_index(drop=True)
+            if missing.to_numpy().any():
+                self.inter_feat = self.inter_feat[~missing.any(axis=1)].reset_index(drop=True)
         original(self)
 
     return filter_nan_user_or_item
@@ -147,6 +175,50 @@ def _filter_by_field_value(original: Any) -> Any:
         drop_repeats(self)
 
     return filter_by_field_value
+
+
+def _filter_by_inter_num(original: Any) -> Any:
+    def filter_by_inter_num(self: Any) -> None:
+        from recbole_vae.data.tokens import filter_by_number
+
+        filter_by_number(self)
+
+    return filter_by_inter_num
+
+
+def _remap(original: Any) -> Any:
+    def remap(self: Any, remap_list: Any) -> None:
+        from recbole_vae.data import tokens
+
+        if not tokens.remap(self, remap_list):
+            original(self, remap_list)
+
+    return remap
+
+
+def _rows(original: Any) -> Any:
+    """Take rows of an ``Interaction`` by arrays as they are; RecBole makes lists of them first, of some 40 bytes a row."""
+
+    def getitem(self: Any, index: Any) -> Any:
+        from recbole_vae.data.splits import rows
+
+        found = rows(self.interaction, index)
+        return original(self, index) if found is None else type(self)(found)
+
+    return getitem
+
+
+def _reindex(original: Any) -> Any:
+    def reindex(self: Any, index: Any) -> None:
+        from recbole_vae.data.splits import rows
+
+        found = rows(self.interaction, index)
+        if found is None:
+            original(self, index)
+        else:
+            self.interaction.update(found)
+
+    return reindex
 
 
 def _data_filtering(original: Any) -> Any:
@@ -211,14 +283,38 @@ def _dataframe_to_interaction(original: Any) -> Any:
     return dataframe_to_interaction
 
 
+def _split_by_ratio(original: Any) -> Any:
+    def split_by_ratio(self: Any, ratios: list[float], group_by: Any = None) -> Any:
+        from recbole_vae.data.splits import by_ratio
+
+        if group_by is None:
+            return original(self, ratios, group_by)
+        ratios = [ratio / sum(ratios) for ratio in ratios]
+        return _split(self, group_by, by_ratio(self._calcu_split_ids, ratios))
+
+    return split_by_ratio
+
+
+def _split(dataset: Any, group_by: str, divide: Any) -> list[Any]:
+    from recbole_vae.data.splits import split_groups
+
+    parts = split_groups(dataset.inter_feat[group_by].numpy(), divide)
+    dataset._drop_unused_col()
+    return [dataset.copy(dataset.inter_feat[part]) for part in parts]
+
+
 def _leave_one_out(original: Any) -> Any:
     def leave_one_out(self: Any, group_by: Any, leave_one_mode: str) -> Any:
+        from recbole_vae.data.splits import leaving_out
+
         if self.config["eval_args"]["order"] == "RO":
             self.logger.warning(
                 f"eval_args: split: LS: {leave_one_mode} with order: RO leaves out random interactions, not the last; "
                 "for these set order: TO."
             )
-        return original(self, group_by, leave_one_mode)
+        if group_by is None or leave_one_mode not in ("valid_and_test", "valid_only", "test_only"):
+            return original(self, group_by, leave_one_mode)
+        return _split(self, group_by, leaving_out(leave_one_mode))
 
     return leave_one_out
 

@@ -40,13 +40,18 @@ def hook(dataset: ModuleType) -> None:
 
 def _load_feat(original: Any) -> Any:
     def load_feat(self: Any, filepath: str, source: Any) -> Any:
-        from recbole_vae.data import atomic
+        from recbole_vae.data import atomic, table
+        from recbole_vae.data.parquet import ParquetTable
+        from recbole_vae.data.times import is_exact
 
         separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
         load, unload = self._get_load_and_unload_col(source)
         if load == set():  # nothing of this file
             return None
-        columns = atomic.read_header(filepath, separator, encoding)
+        parquet = None
+        if str(filepath).endswith(".parquet"):
+            parquet = ParquetTable(filepath, {self.uid_field, self.iid_field})
+        columns = atomic.read_header(filepath, separator, encoding) if parquet is None else parquet.columns
         unknown = sorted((load or set()) - columns.keys())
         if unknown == [self.time_field]:
             raise DataError(
@@ -76,12 +81,15 @@ def _load_feat(original: Any) -> Any:
             )
         exact = self.config["exact_ids"] is not False
         numbers_and_ids = all(columns[name].value in ("token", "float") for name in wanted)
-        if getattr(source, "value", "") == "inter" and wanted and numbers_and_ids and exact:
+        if parquet is not None or (getattr(source, "value", "") == "inter" and wanted and numbers_and_ids and exact):
             for name in wanted:
                 self.field2source[name], self.field2type[name], self.field2seqlen[name] = source, columns[name], 1
                 if columns[name].value == "float":
                     self.field2bucketnum[name] = 2
-            feat = atomic.read_columns(filepath, columns, wanted, separator, encoding)
+            if parquet is not None:
+                return parquet.read(wanted, self.time_field if is_exact(self) else None)
+            cached = self.config["data_cache"] is not False
+            feat = table.read(filepath, columns, wanted, separator, encoding, cached)
         else:
             how = atomic.quoting(separator) if exact else csv.QUOTE_MINIMAL
             if exact:  # pandas would cut lines that are too long
@@ -104,7 +112,8 @@ def _load_feat(original: Any) -> Any:
 
 def _has_marks(feat: Any) -> bool:
     """Tell whether a cell begins with a quotation mark: these are the ones that RecBole changes."""
-    texts = [
-        feat[name] for name in feat if feat[name].dtype == object and len(feat) and isinstance(feat[name].iat[0], str)
-    ]
+    from recbole_vae.data.tokens import is_coded
+
+    texts = [feat[name].array.categories if is_coded(feat[name]) else feat[name] for name in feat]
+    texts = [each for each in texts if each.dtype == object and len(each) and isinstance(each[0], str)]
     return any(each.str.startswith('"', na=False).any() for each in texts)

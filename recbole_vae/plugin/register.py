@@ -50,14 +50,19 @@ Place                                                               File        
 ``recbole.data.dataset.dataset.Dataset.save``                       dataset      records what it was made from
 ``recbole.data.dataset.dataset.Dataset._load_feat``                 load_feat    likewise; errors name file and line
 ``recbole.data.dataset.dataset.Dataset._load_feat``                 dataset      times are read exactly, also ISO dates
-``recbole.data.dataset.dataset.Dataset._load_inter_feat``           dataset      times that an order needs are there; repeats
+``recbole.data.dataset.dataset.Dataset._load_inter_feat``           dataset      Parquet; times that an order needs; repeats
 ``recbole.data.dataset.dataset.Dataset._filter_nan_user_or_item``    dataset      drops the right lines, and says how many
 ``recbole.data.dataset.dataset.Dataset._filter_by_field_value``     dataset      also by users and items; repeats are dropped
+``recbole.data.dataset.dataset.Dataset._filter_by_inter_num``       dataset      counts without objects
 ``recbole.data.dataset.dataset.Dataset._data_filtering``            dataset      times that an order needs are not missing
+``recbole.data.dataset.dataset.Dataset._remap``                     dataset      numbers tokens without objects
 ``recbole.data.dataset.dataset.Dataset._fill_nan``                  dataset      says where values are missing
 ``recbole.data.dataset.dataset.Dataset._normalize``                 dataset      times stay as they are
 ``recbole.data.dataset.dataset.Dataset._dataframe_to_interaction``  dataset      times have 64 bits
-``recbole.data.dataset.dataset.Dataset.leave_one_out``              dataset      says so if it leaves a random interaction out
+``recbole.data.dataset.dataset.Dataset.split_by_ratio``             dataset      splits users without a loop over interactions
+``recbole.data.dataset.dataset.Dataset.leave_one_out``              dataset      likewise; says so if it leaves a random one out
+``recbole.data.interaction.Interaction.__getitem__``                dataset      takes rows by arrays, without lists
+``recbole.data.interaction.Interaction._reindex``                   dataset      likewise
 ``recbole.data.dataset.dataset.Dataset.time_based_split``           dataset      no test interaction lies before the boundary
 ``recbole.data.dataset.dataset.Dataset.build``                      dataset      says gaps of the split; drops label 0; joins
 ``pandas.Series.agg``                                               compat       whole process, but only calls from RecBole differ

@@ -77,7 +77,7 @@ _INNER_KEYS = {
 _OF_ONE_RUN = {
     "local_rank", "world_size", "nproc", "offset", "ip", "port", "single_spec", "resume", "loaded_from", "checkpoint_dir",
     "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "log_wandb", "wandb_project",
-    "gpu_id", "warm_start", "out", "refit",
+    "gpu_id", "warm_start", "out", "refit", "data_cache",
 }  # fmt: skip
 
 # Options that may change when training resumes, because they do not affect an epoch.

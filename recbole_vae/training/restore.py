@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from recbole_vae.data.files import inter_file
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError
 from recbole_vae.evaluation.fold_in import why_not
@@ -133,7 +134,7 @@ def _check_files(config: Any, path: str | Path) -> None:
     """Raise a CheckpointError unless the files of the data set are there; RecBole would try to download them."""
     folder, name = Path(config["data_path"]), config["dataset"]
     for part in config["benchmark_filename"] or [""]:
-        file = folder / f"{name}{part and f'.{part}'}.inter"
+        file = inter_file(folder, f"{name}{part and f'.{part}'}")
         if not file.is_file():
             raise CheckpointError(
                 f"{path}: checkpoints in RecBole's format, as of this {config['model']}, hold no data, and there is no file "

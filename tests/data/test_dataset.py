@@ -13,7 +13,6 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource
 
 from recbole_vae.data.dataloader import UserBatchDataLoader
-from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.errors import DataError
 from tests.conftest import Builder, random_rows, write_inter
 
@@ -279,7 +278,7 @@ def test_a_missing_weight_is_refused_not_filled(build: Builder) -> None:
 @pytest.mark.parametrize("ratios", [[0.8, 0.1, 0.1], [8, 1, 1], [0.5, 0.5, 0], [1, 2, 3], [0.98, 0.01, 0.01]])
 def test_a_split_by_user_is_recboles(build: Builder, ratios: list[float]) -> None:
     parts = []
-    for split in (HistoryDataset.split_by_ratio, Dataset.split_by_ratio):
+    for split in (Dataset.split_by_ratio, Dataset.split_by_ratio.__wrapped__):
         data = build(data_path=write_inter([*random_rows(), ("once", "i3"), ("twice", "i3"), ("twice", "i4")])).dataset
         data.inter_feat = data.inter_feat[np.random.default_rng(0).permutation(len(data.inter_feat))]
         parts.append([pairs(part) for part in split(data, ratios, "user_id")])
