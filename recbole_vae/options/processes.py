@@ -37,11 +37,11 @@ def reports_the_end() -> bool:
     group = torchrun_group()
     if group is None:
         return True
-    import torch.distributed as dist
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        store = dist.TCPStore(group["ip"], int(group["port"]), is_master=False, wait_for_workers=False, timeout=_PATIENCE)
+        store = TCPStore(group["ip"], int(group["port"]), is_master=False, wait_for_workers=False, timeout=_PATIENCE)
         return bool(store.add(f"recbole_vae/reported/{attempt}", 1) == 1)
     except RuntimeError:  # the machine that knew is gone
         return bool(group["local_rank"] == 0)

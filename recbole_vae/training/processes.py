@@ -124,8 +124,8 @@ def end_together(advice: Callable[[], str]) -> Iterator[None]:
 
     def lost(number: int, frame: Any) -> None:
         raise TrainingError(
-            f"process {dist.get_rank()} of {dist.get_world_size()} was told to stop ({signal.Signals(number).name}), as they "
-            f"all are when one has ended. {advice()}"
+            f"process {dist.get_rank()} of {dist.get_world_size()} was told to stop ({signal.Signals(number).name}), as all are "
+            f"when one has ended; the report of torchrun names it. {advice()}"
         )
 
     before = signal.signal(signal.SIGTERM, lost)
@@ -135,8 +135,8 @@ def end_together(advice: Callable[[], str]) -> Iterator[None]:
         if isinstance(error, TrainingError) or not _of_the_network(error):
             raise
         raise TrainingError(
-            f"process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which ended or cannot be reached. "
-            f"{advice()}"
+            f"process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which ended or cannot be reached; the "
+            f"report of torchrun names it. {advice()}"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
