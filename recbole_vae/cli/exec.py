@@ -14,6 +14,7 @@ from typing import Any
 from recbole_vae.cli.options import Options, Parser
 from recbole_vae.errors import ConfigError, RecBoleVAEError
 from recbole_vae.options import command_line
+from recbole_vae.options.processes import reports_the_end
 
 SUMMARY = "Run a script, such as RecBole's run_recbole.py or run_hyper.py, with our models."
 
@@ -58,7 +59,8 @@ def command(options: Options) -> int:
         # Python's own report, without the frame of this function.
         here = error.__traceback__
         traceback = here.tb_next if here else None
-        sys.excepthook(type(error), error.with_traceback(traceback), traceback)
+        if reports_the_end():
+            sys.excepthook(type(error), error.with_traceback(traceback), traceback)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     finally:
         sys.modules["__main__"], sys.path[:] = before, import_path

@@ -13,6 +13,7 @@ from types import ModuleType
 from recbole_vae.cli.install import ensure_recbole
 from recbole_vae.errors import ConfigError, RecBoleVAEError, RecBoleVersionError, is_out_of_memory
 from recbole_vae.options.names import near
+from recbole_vae.options.processes import reports_the_end
 from recbole_vae.storage.files import silence, standard_output
 
 COMMANDS = {
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with standard_output():  # what was printed may still be in its buffer
             return status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if reports_the_end():
+            print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has enough
         silence()
@@ -49,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, SystemExit) as error:
         if os.environ.get("RECBOLE_VAE_TRACEBACK"):
             raise
-        print(f"error: {_describe(error)}", file=sys.stderr)
+        if reports_the_end():
+            print(f"error: {_describe(error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     finally:
         sys.argv = argv

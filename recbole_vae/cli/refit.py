@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from recbole_vae.cli.options import Options, Parser, whole
-from recbole_vae.cli.run import free_port, recbole_options
+from recbole_vae.cli.run import free_port, recbole_options, watched
 from recbole_vae.cli.summary import print_mixture
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.registry import is_history_model, model_class
 from recbole_vae.options import command_line
+from recbole_vae.options.processes import is_first, torchrun_group
 from recbole_vae.storage.once import read_once
 
 SUMMARY = "Train again on all interactions, with the settings of a checkpoint."
@@ -58,6 +59,8 @@ def parser() -> Parser:
 
 def command(options: Options) -> None:
     """Train, and say what was trained on."""
+    if torchrun_group() and "nproc" in options.given:
+        raise ConfigError("--nproc (command line): torchrun has started the processes; leave it out.")
     for name, reason in _FIXED.items():
         if name in options.free:
             raise ConfigError(f"--{name} (command line): {reason}; leave it out.")
@@ -94,7 +97,10 @@ def _refit(options: Options) -> None:
             f"--checkpoint={options.checkpoint} (command line): this model began with a warm start, so how many epochs it needs "
             "from scratch is not known. Give --warm_start=FILE, --epochs=N, or the checkpoint of a run from scratch."
         )
-    run(model, dataset, config_dict=dict(settings), nproc=options.nproc, port=str(free_port()))
+    with watched(options.nproc, lambda: "Give the same command again."):
+        run(model, dataset, config_dict=dict(settings), nproc=options.nproc, port=str(free_port()))
+    if not is_first():
+        return
     print()
     print(
         f"{model} on {dataset}: trained for {config['epochs']} epoch{'s' * (config['epochs'] > 1)} on {_size(options.out)}."

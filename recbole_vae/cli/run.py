@@ -6,18 +6,21 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recbole_vae.cli.options import Options, Parser, literal_list, whole
-from recbole_vae.cli.summary import summarise
-from recbole_vae.errors import ConfigError
+from recbole_vae.cli.summary import summarise, written
+from recbole_vae.errors import ConfigError, TrainingError
 from recbole_vae.model.registry import check_model_name, is_history_model, model_class, model_names
 from recbole_vae.options import command_line
+from recbole_vae.options.processes import is_first, torchrun_group
 from recbole_vae.storage.once import read_once
 
 SUMMARY = "Train a model, evaluate its best epoch on the test part, and print a summary."
+_OF_RECBOLES_GROUPS = {"nproc", "world_size", "group_offset", "ip", "port"}
 
 
 def parser() -> Parser:
@@ -57,7 +60,10 @@ def parser() -> Parser:
     parser.option(
         "--topk", kind=literal_list, several=True, metavar="N", help="cutoffs k of the metrics, such as 10 20"
     )
-    parser.option("--nproc", kind=whole(), default=1, metavar="N", help="train with N processes on this machine")
+    parser.option(
+        "--nproc", kind=whole(), default=1, metavar="N",
+        help="RecBole's way to start N processes; torchrun does it for several machines, too",
+    )  # fmt: skip
     parser.option(
         "--world_size", kind=whole(), default=-1, metavar="N", help="processes on all machines (default: nproc)"
     )
@@ -73,6 +79,9 @@ def parser() -> Parser:
 def command(options: Options) -> None:
     """Train and evaluate."""
     given = recbole_options(options)
+    started_by_both = sorted(_OF_RECBOLES_GROUPS & set(options.given)) if torchrun_group() else []
+    if started_by_both:
+        raise ConfigError(f"--{started_by_both[0]} (command line): torchrun has started the processes; leave it out.")
     for name, value in given.items():
         if "=" in value:
             raise ConfigError(
@@ -130,9 +139,39 @@ def _run(options: Options, given: dict[str, str]) -> None:
         "port": str(options.port or free_port()),
         "group_offset": options.group_offset,
     }
-    result = run(model, dataset, config_file_list=config_files, **distributed)
+    with watched(options.nproc, lambda: _how_to_go_on(config, time.time() - options.started)):
+        result = run(model, dataset, config_file_list=config_files, **distributed)
+    if not is_first():
+        return
     imports = {"imports": ",".join(options.imports)} if options.imports else {}
     summarise(config, result or {}, time.time() - options.started, {**given, **imports}, trained)
+
+
+@contextmanager
+def watched(nproc: int, advice: Callable[[], str]) -> Iterator[None]:
+    """Say which child process was killed, if RecBole's ``run`` ends in this block because of that.
+
+    Args:
+        nproc: number of child processes.
+        advice: says what to do.
+
+    Raises:
+        TrainingError: a child process was killed, or ended without an error of its own.
+    """
+    from torch.multiprocessing.spawn import ProcessExitedException
+
+    try:
+        yield
+    except ProcessExitedException as error:
+        how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit status {error.exit_code}"
+        raise TrainingError(f"process {error.error_index} of {nproc} {how}, so all have stopped. {advice()}") from None
+
+
+def _how_to_go_on(config: Any, seconds: float) -> str:
+    file = config["resume"] or written(config, seconds)
+    if not file:
+        return "No epoch was saved yet."
+    return f"Go on from the best epoch so far with --resume={file}, with any number of processes."
 
 
 def free_port() -> int:

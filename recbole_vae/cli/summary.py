@@ -28,7 +28,7 @@ def summarise(config: Any, result: dict[str, Any], seconds: float, options: dict
         trained: epochs in the checkpoint that the run went on from, or 0.
     """
     ours = is_history_model(config.model_class)
-    newest = config["out"] or (config["resume"] if ours else None) or _written(config, seconds)
+    newest = config["out"] or (config["resume"] if ours else None) or written(config, seconds)
     print()
     _print_metrics(config, result)
     if ours and newest:
@@ -113,7 +113,7 @@ def _words(options: dict[str, str]) -> str:
     return "".join(f" --{name}={quoted(value)}" for name, value in options.items())
 
 
-def _written(config: Any, seconds: float) -> Path | None:
+def written(config: Any, seconds: float) -> Path | None:
     """Return the checkpoint that this run wrote: ours have the number of the process in their names, RecBole's only a time."""
     files = [(file.stat().st_mtime, file) for file in Path(config["checkpoint_dir"]).glob(f"{config['model']}-*.pth")]
     new = [(written, file) for written, file in files if written >= time.time() - seconds - 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,11 @@ class Histories:
         entries = (self.entry_values(), columns, self.indptr)
         return csr_matrix(tuple(each.cpu().numpy() for each in entries), shape=(len(self), width))
 
+    @property
+    def nnz(self) -> int:
+        """The number of entries of all rows."""
+        return len(self.indices)
+
     def lengths(self) -> Tensor:
         """Return the number of items of each row, shape [rows]."""
         return self.indptr.diff()
@@ -220,13 +226,56 @@ class Histories:
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """Return where the entries of rows ``start`` to ``stop`` begin and end."""
         if (start, stop) == (0, len(self)):
-            return 0, len(self.indices)
+            return 0, self.nnz
         return int(self.indptr[start]), int(self.indptr[stop])
 
     def to(self, device: torch.device | str) -> Histories:
         """Return the histories on a device."""
         values = None if self.values is None else self.values.to(device)
         return Histories(self.indptr.to(device), self.indices.to(device), values)
+
+
+class SharedBatch(Histories):
+    """Rows of a table as a batch that several processes share: each looks up the entries of its own rows alone.
+
+    :meth:`slice` returns the looked-up rows. Whoever asks for ``indices`` or ``values`` of the whole batch gets them, too.
+
+    Args:
+        table: the histories of all users.
+        users: rows of the table, int64, shape [batch].
+    """
+
+    def __init__(self, table: Histories, users: Tensor) -> None:
+        indptr = torch.zeros(len(users) + 1, dtype=torch.int64, device=table.indptr.device)
+        torch.cumsum(table.indptr[users + 1] - table.indptr[users], 0, out=indptr[1:])
+        self.__dict__.update(indptr=indptr, _table=table, _users=users)  # frozen like its base class
+
+    @cached_property
+    def nnz(self) -> int:
+        """The number of entries of all rows."""
+        return int(self.indptr[-1])
+
+    @cached_property
+    def _whole(self) -> Histories:
+        table: Histories = self.__dict__["_table"]
+        return table[self.__dict__["_users"]]
+
+    @property
+    def indices(self) -> Tensor:
+        return self._whole.indices
+
+    @property
+    def values(self) -> Tensor | None:
+        return self._whole.values
+
+    @property
+    def _rows(self) -> Tensor | None:
+        return self._whole._rows
+
+    def slice(self, start: int, stop: int) -> Histories:
+        """Return the rows from ``start`` to ``stop``."""
+        table: Histories = self.__dict__["_table"]
+        return table[self.__dict__["_users"][start:stop]]
 
 
 def check_value_field(dataset: Dataset, value_field: str | None) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from recbole_vae.data import padding
-from recbole_vae.data.histories import Histories
+from recbole_vae.data.histories import Histories, SharedBatch
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.capabilities import Capabilities
 from recbole_vae.nn.chunks import rows_per_chunk
@@ -221,10 +221,10 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         """Compute the loss terms of rows ``start`` to ``stop`` of a batch.
 
         Draw random numbers for the whole batch and slice them. Several processes that share a batch then draw the same
-        numbers as one process.
+        numbers as one process. ``histories.nnz`` is the number of entries of the whole batch.
 
         Args:
-            histories: batch of histories.
+            histories: batch of histories; of several processes a :class:`~recbole_vae.data.histories.SharedBatch`.
             start: first row of this process's share.
             stop: end of its share; ``stop - start`` is at least 1.
         """
@@ -283,11 +283,11 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         users = interaction[self.USER_ID]
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         start, stop = len(users) * rank // world, len(users) * (rank + 1) // world
-        histories = self.histories[users]
+        histories = self.histories[users] if world == 1 else SharedBatch(self.histories, users)
         if stop > start:
             terms, weight = self.loss_terms(histories, start, stop), (stop - start) / len(users)
         else:  # fewer users than processes: this one draws the same random numbers as the others
-            terms, weight = self.loss_terms(histories, 0, len(users)), 0.0
+            terms, weight = self.loss_terms(histories, 0, 1), 0.0
         if self.training:
             self.step += 1
         return terms, weight

@@ -85,7 +85,7 @@ class CompositeVAE(VAE):
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the terms with one sample of ``z`` per user; in the decoder's pass no KL term; see the base class."""
         like = self.encoder.input.weight
-        mask = dropout_mask(len(histories.indices), self.options.dropout_prob, like) if self._denoising else None
+        mask = dropout_mask(histories.nnz, self.options.dropout_prob, like) if self._denoising else None
         noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
         first, last = histories.span(start, stop)
         share = histories.slice(start, stop)

@@ -69,7 +69,7 @@ class MultDAE(Autoencoder):
 
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the negative log-likelihood; arguments: see the base class."""
-        mask = dropout_mask(len(histories.indices), self.options.dropout_prob, self.encoder.input.weight)
+        mask = dropout_mask(histories.nnz, self.options.dropout_prob, self.encoder.input.weight)
         first, last = histories.span(start, stop)
         share = histories.slice(start, stop)
         code = self.encoder(share, mask[first:last])

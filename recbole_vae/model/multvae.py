@@ -195,7 +195,7 @@ class MultVAE(VAE):
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the two terms of equation 6 with one sample of ``z`` for each user; arguments: see the base class."""
         like = self.encoder.input.weight
-        mask = dropout_mask(len(histories.indices), self.dropout, like)
+        mask = dropout_mask(histories.nnz, self.dropout, like)
         noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
         first, last = histories.span(start, stop)
         share = histories.slice(start, stop)

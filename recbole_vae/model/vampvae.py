@@ -104,7 +104,7 @@ class VampVAE(VAE):
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the terms with one sample of the latent variables for each user; arguments: see the base class."""
         options, like = self.options, self.encoder.input.weight
-        mask = dropout_mask(len(histories.indices), options.dropout_prob, like)
+        mask = dropout_mask(histories.nnz, options.dropout_prob, like)
         shape = (1 + options.hierarchical, len(histories), options.latent_dimension)
         noise = torch.randn(shape, dtype=like.dtype, device=like.device)[:, start:stop]
         first, last = histories.span(start, stop)

@@ -97,7 +97,7 @@ class VASP(VAE):
     def loss_terms(self, histories: Histories, start: int, stop: int) -> LossTerms:
         """Compute the terms with one random split and one sample of ``z`` per user; arguments: see the base class."""
         like, options = self.encoder.input.weight, self.options
-        kept = torch.rand(len(histories.indices), device=like.device) >= options.dropout_prob
+        kept = torch.rand(histories.nnz, device=like.device) >= options.dropout_prob
         noise = torch.randn(len(histories), options.latent_dimension, dtype=like.dtype, device=like.device)
         first, last = histories.span(start, stop)
         share, kept = histories.slice(start, stop), kept[first:last]

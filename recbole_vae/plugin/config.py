@@ -34,6 +34,7 @@ from recbole_vae.options.names import Where, check_keys, check_names, place_of, 
 from recbole_vae.options.recbole import recbole_folder
 from recbole_vae.plugin.cmd_line import arguments_of_the_program
 from recbole_vae.plugin.data_utils import is_general
+from recbole_vae.plugin.device import init_device
 from recbole_vae.plugin.import_hooks import replace
 
 
@@ -41,7 +42,7 @@ def hook(configurator: ModuleType) -> None:
     """Change ``recbole.config.configurator``."""
     replace(configurator.Config, "_load_config_files", _load_config_files)
     replace(configurator.Config, "_load_internal_config_dict", _load_internal_config_dict)
-    replace(configurator.Config, "_init_device", _init_device)
+    replace(configurator.Config, "_init_device", init_device)
 
 
 def _load_config_files(original: Any) -> Any:
@@ -428,47 +429,3 @@ def _has(column: str, file: str, values: Mapping[str, Any], dataset: str) -> boo
     folder = recbole_folder() / "dataset_example" if dataset == "ml-100k" else Path(str(values["data_path"]))
     path = folder / dataset / f"{dataset}.{file}"
     return path.is_file() and column in read_header(path, values["field_separator"], values.get("encoding") or "utf-8")
-
-
-def _init_device(original: Any) -> Any:
-    """Make ``use_gpu: False`` mean the CPU, keep ``CUDA_VISIBLE_DEVICES`` and refuse a ``gpu_id`` that is not there.
-
-    And let several processes without a GPU talk through gloo.
-    """
-
-    def init_device(self: Any) -> None:
-        import torch
-
-        options = self.final_config_dict
-        if "local_rank" not in options or (options["use_gpu"] and torch.cuda.is_available()):
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            if not options["use_gpu"]:  # at which RecBole does not look
-                options["gpu_id"] = ""
-            elif visible is not None and "gpu_id" not in self.external_config_dict:
-                options["gpu_id"] = visible  # RecBole would take the first GPU, whichever a cluster has assigned
-            # Not is_available(), for after it the variable no longer decides which GPUs this process sees.
-            present = torch.cuda.device_count()
-            original(self)
-            if options["device"].type == "cuda":
-                return
-            os.environ.pop("CUDA_VISIBLE_DEVICES")  # with which RecBole has hidden the GPUs, from later runs, too
-            if visible is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = visible
-            chosen = options["gpu_id"]
-            if present and chosen and not chosen.startswith("-"):
-                raise ConfigError(
-                    f"gpu_id: {chosen!r}: there is no such GPU; choose a number that nvidia-smi lists, or set use_gpu: False."
-                )
-            return
-        # What RecBole does for several processes, for a machine without a GPU.
-        torch.distributed.init_process_group(
-            backend="gloo",
-            rank=options["local_rank"] + options["offset"],
-            world_size=options["world_size"],
-            init_method=f"tcp://{options['ip']}:{options['port']}",
-        )
-        options.update(gpu_id="", device=torch.device("cpu"), single_spec=False)
-        if options["local_rank"] != 0:
-            options.update(state="error", show_progress=False, verbose=False)
-
-    return init_device

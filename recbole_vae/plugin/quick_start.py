@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole_vae.model.registry import import_models, registered_classes
 from recbole_vae.options import command_line
+from recbole_vae.options.processes import torchrun_group
 from recbole_vae.plugin import evaluator
 from recbole_vae.plugin.cmd_line import report
 from recbole_vae.plugin.import_hooks import replace
@@ -21,10 +22,29 @@ def hook(quick_start: ModuleType) -> None:
     """Change ``recbole.quick_start.quick_start``."""
     replace(quick_start, "init_logger", _init_logger)
     replace(quick_start, "run_recboles", _RunRecboles)
+    replace(quick_start, "run_recbole", _run_recbole)
+
+
+def _run_recbole(original: Any) -> Any:
+    """Make the process one of a group where ``torchrun`` has started several."""
+
+    def run_recbole(
+        model: Any = None, dataset: Any = None, config_file_list: Any = None, config_dict: Any = None, *rest: Any,
+        **others: Any,
+    ) -> Any:  # fmt: skip
+        group = torchrun_group()
+        if group is not None and "local_rank" not in (config_dict or {}):
+            config_dict = {**(config_dict or {}), **group}
+        return original(model, dataset, config_file_list, config_dict, *rest, **others)
+
+    return run_recbole
 
 
 def _init_logger(original: Any) -> Any:
     def init_logger(config: Any) -> None:
+        if config["local_rank"] + (config["offset"] or 0):  # one process of several writes the log
+            logging.basicConfig(level=logging.ERROR)
+            return
         original(config)
         cls = config.model_class
         if report(config):

@@ -17,6 +17,7 @@ def hook(trainer: ModuleType) -> None:
     replace(trainer, "Collector", _faster("recbole_vae.evaluation.collector", "FastCollector"))
     replace(trainer, "Evaluator", _faster("recbole_vae.evaluation.metrics", "FastEvaluator"))
     replace(trainer, "DistributedDataParallel", _data_parallel)
+    replace(trainer, "get_tensorboard", _get_tensorboard)
     replace(trainer.Trainer, "fit", _fit)
     replace(trainer.NCLTrainer, "fit", _fit)  # a loop of its own
     replace(trainer.Trainer, "evaluate", _evaluate)
@@ -33,8 +34,30 @@ def _faster(module: str, name: str) -> Any:
     return wrap
 
 
+def _get_tensorboard(original: Any) -> Any:
+    def get_tensorboard(logger: Any) -> Any:
+        import torch.distributed as dist
+
+        several = dist.is_available() and dist.is_initialized()
+        return _Silent() if several and dist.get_rank() else original(logger)
+
+    return get_tensorboard
+
+
+class _Silent:
+    """Stands for TensorBoard's writer in processes that write nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
 def _data_parallel(original: Any) -> Any:
     def data_parallel(module: Any, device_ids: Any = None, **kwargs: Any) -> Any:
+        if is_history_model(type(module)):  # its trainer sums the gradients itself
+            from recbole_vae.training.processes import share_parameters
+
+            share_parameters(module)
+            return module
         on_gpu = next(module.parameters()).is_cuda
         return original(module, device_ids=device_ids if on_gpu else None, **kwargs)
 
@@ -73,6 +96,7 @@ def _evaluate(original: Any) -> Any:
 
         from recbole_vae.evaluation.fold_in import evaluated_on
         from recbole_vae.evaluation.metrics import Result
+        from recbole_vae.training.processes import end_together
         from recbole_vae.training.restore import check_saved
 
         if eval_data:
@@ -85,7 +109,10 @@ def _evaluate(original: Any) -> Any:
                     dist.broadcast_object_list(names)
                     self.saved_model_file = names[0]
                 check_saved(model_file or self.saved_model_file)
-        with evaluated_on(self.model, getattr(eval_data, "fold_in", None)):
+        with (
+            end_together(getattr(self, "best_so_far", str)),
+            evaluated_on(self.model, getattr(eval_data, "fold_in", None)),
+        ):
             result = original(self, eval_data, load_best_model, model_file, show_progress)
         if isinstance(result, Result):  # several processes of RecBole's make a plain dictionary
             result.split_hash = getattr(eval_data._dataset, "split_hash", None)

@@ -32,6 +32,7 @@ from recbole_vae.training.averaging import WeightAverage
 from recbole_vae.training.memory import memory_kept
 from recbole_vae.training.mixture import mix
 from recbole_vae.training.optimizer import LazyAdam
+from recbole_vae.training.processes import check_folder, end_together, share_random_state, sum_over_processes
 from recbole_vae.training.publish import publish
 from recbole_vae.training.refit import Recipe, recipe
 from recbole_vae.training.restore import check_saved
@@ -150,17 +151,17 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
                 self._note_leak(self.config["warm_start"])
             self._of_earlier.setdefault("epochs_from_scratch", None)
         if dist.is_initialized():
-            states = [torch.get_rng_state()]
-            dist.broadcast_object_list(states)  # all processes draw the same random numbers for a batch
-            torch.set_rng_state(states[0])
+            check_folder(self.saved_model_file)
+            share_random_state(self.device)
         if isinstance(self.model, HybridVAE) and self.model.chooses and not self.config["refit"]:
             self.model.forget()  # it is chosen anew, for other parameters
         try:
-            with memory_kept() if self.device.type == "cpu" else nullcontext():
-                super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
-            self._mix(valid_data, saved)
+            with end_together(self.best_so_far):
+                with memory_kept() if self.device.type == "cpu" else nullcontext():
+                    super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+                self._mix(valid_data, saved)
         except KeyboardInterrupt:
-            advice = "Give the same command again." if self.config["refit"] else self._best_so_far()
+            advice = "Give the same command again." if self.config["refit"] else self.best_so_far()
             self.logger.warning(f"Interrupted. {advice}")
             raise
         publish(self)
@@ -255,8 +256,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             parts["loss"].backward()
             parts = {name: part.detach() for name, part in parts.items()}
             if dist.is_initialized():
-                self._sum_over_processes([p.grad for p in self.model.parameters() if p.grad is not None])
-                self._sum_over_processes(list(parts.values()))
+                sum_over_processes(self.model.parameters(), list(parts.values()))
             if self.clip_grad_norm:
                 clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
             self.optimizer.step()
@@ -290,11 +290,6 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.model.begin_pass(name)
             yield from train_data
 
-    @staticmethod
-    def _sum_over_processes(tensors: list[Tensor]) -> None:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
-
     def _log_active(self) -> None:
         """Log what training found, and how many latent variables are in use: a collapsed VAE looks like any other."""
         self._active_unknown = False
@@ -320,7 +315,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         else:
             self.logger.info(f"{text}.")
 
-    def _best_so_far(self) -> str:
+    def best_so_far(self) -> str:
+        """Say, after an end before its time, how to go on."""
         if not Path(self.saved_model_file).exists():
             return "No epoch was saved yet."
         out = f" --out={self.config['out']}" if self.config["out"] else ""
