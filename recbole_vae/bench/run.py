@@ -5,10 +5,6 @@ The models take turns, so that other load on the machine affects all of them. Co
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,11 +15,14 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_vae.bench.data import generate, write
+from recbole_vae.bench.machine import machine
 from recbole_vae.bench.measure import Measured
+from recbole_vae.bench.process import in_a_process
 
 PEER = "MultiVAE"
 """The model of RecBole that the others are compared with."""
 
+_CHILD = "import sys; from recbole_vae.bench.measure import child; child(sys.argv[1])"
 _EVAL_BATCH_SIZES = (2**16, 2**19, 2**22)
 
 
@@ -114,7 +113,7 @@ def run(
                 "imports": list(imports), "path": str(Path.cwd()),
             }  # fmt: skip
             try:
-                measured[side.name].append(_in_a_process(specification))
+                measured[side.name].append(Measured(**in_a_process(_CHILD, specification)))
             except KeyboardInterrupt:
                 if not measured[rows[0].name]:
                     raise
@@ -122,40 +121,9 @@ def run(
                 interrupted = True
                 break
     return {
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "system": platform.platform(),
-        },
+        "machine": machine(),
         "versions": versions(),
         "interrupted": interrupted,
         "data": {"users": shape[0], "items": shape[1], "interactions": len(users)},
         "measured": {name: [asdict(each) for each in repeated] for name, repeated in measured.items() if repeated},
     }
-
-
-def _in_a_process(specification: dict[str, Any]) -> Measured:
-    result = Path(specification["result"])
-    result.unlink(missing_ok=True)
-    code = "import sys; from recbole_vae.bench.measure import child; child(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, json.dumps(specification)],
-        cwd=result.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    if result.is_file():
-        return Measured(**json.loads(result.read_text(encoding="utf-8")))
-    if done.returncode == -9:
-        return Measured(error="out of memory (killed)")
-    return Measured(error=(done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200])
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
