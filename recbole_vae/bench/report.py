@@ -44,12 +44,7 @@ def _median(repeated: Sequence[dict[str, Any]], key: str, part: Any = None) -> f
 
 def table(results: dict[str, Any]) -> str:
     """Return the report as text: medians, and ratios with their ranges."""
-    data = results["data"]
-    lines = [
-        _of_machine(results),
-        f"{data['users']} users, {data['items']} items, {data['interactions']} interactions",
-        "",
-    ]
+    lines = [_of_machine(results), _of_data(results), ""]
     rows = []
     for name, repeated in results["measured"].items():
         if repeated[-1]["error"]:
@@ -115,6 +110,40 @@ def target_table(results: dict[str, Any]) -> str:
         ])  # fmt: skip
     head = ["", "seconds", f"times as fast as {peer}", "epochs", target["metric"], "start, load, train, evaluate"]
     return "\n".join([*lines, _aligned(rows, head, colalign=("left", "left", "left", "right", "right", "left"))])
+
+
+def profile_table(results: dict[str, Any]) -> str:
+    """Return the report of :func:`recbole_vae.bench.run.profiles` as text."""
+    lines = [_of_machine(results), _of_data(results)]
+    for name, found in results["profiles"].items():
+        lines.append("")
+        if found["error"]:
+            lines.append(f"{name}: {found['error']}")
+            continue
+        low, full = (f"{peak / 1e9:.0f}" for peak in found["peak"])
+        lines += [
+            f"{name}, a training step of {found['users']} users with {found['entries']:.0f} interactions, "
+            f"products of the output layer in {found['dtype']}: {found['plain']:.1f} ms, {found['step']:.1f} with the profiler",
+            f"limits by {low} GFLOP/s (float32: {full}) and {found['bandwidth'] / 1e9:.1f} GB/s, measured just now",
+        ]
+        rows = [
+            [
+                part["name"], f"{part['ms']:.2f}", f"{100 * part['ms'] / found['step']:.1f} %",
+                f"{part['flops'] / 1e9:.2f}" * bool(part["flops"]), f"{part['bytes'] / 1e6:.1f}" * bool(part["bytes"]),
+                f"{part['limit']:.2f}" * bool(part["limit"]),
+            ]
+            for part in found["parts"]
+        ]  # fmt: skip
+        limit = sum(part["limit"] for part in found["parts"])
+        rows.append(["sum", f"{sum(part['ms'] for part in found['parts']):.2f}", "100.0 %", "", "", f"{limit:.2f}"])
+        head = ["", "ms", "share", "GFLOP", "MB", "limit ms"]
+        lines.append(_aligned(rows, head, colalign=("left", *["right"] * 5)))
+    return "\n".join(lines)
+
+
+def _of_data(results: dict[str, Any]) -> str:
+    data = results["data"]
+    return f"{data['users']} users, {data['items']} items, {data['interactions']} interactions"
 
 
 def _range(values: Sequence[float], decimals: int) -> str:

@@ -18,11 +18,13 @@ from recbole_vae.bench.data import generate, write
 from recbole_vae.bench.machine import machine
 from recbole_vae.bench.measure import Measured
 from recbole_vae.bench.process import in_a_process
+from recbole_vae.bench.profile import Profiled
 
 PEER = "MultiVAE"
 """The model of RecBole that the others are compared with."""
 
 _CHILD = "import sys; from recbole_vae.bench.measure import child; child(sys.argv[1])"
+_PROFILE = "import sys; from recbole_vae.bench.profile import child; child(sys.argv[1])"
 _EVAL_BATCH_SIZES = (2**16, 2**19, 2**22)
 
 
@@ -126,4 +128,46 @@ def run(
         "interrupted": interrupted,
         "data": {"users": shape[0], "items": shape[1], "interactions": len(users)},
         "measured": {name: [asdict(each) for each in repeated] for name, repeated in measured.items() if repeated},
+    }
+
+
+def profiles(
+    rows: Sequence[Side], shape: tuple[int, int, int], *, users: int, imports: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Profile a training step of each row on the CPU and return the report: the machine, the data, and each profile.
+
+    Args:
+        rows: models of recbole_vae.
+        shape: users, items and interactions of the generated data.
+        users: in a batch.
+        imports: modules that register models; they may lie in the working directory.
+    """
+    import torch
+
+    from recbole_vae.storage.checkpoint import versions
+
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        (place / "bench").mkdir()
+        drawn = generate(*shape)
+        write(place / "bench" / "bench.inter", *drawn)
+        found: dict[str, Any] = {}
+        for side in (bar := tqdm(rows, desc="Profile", ncols=100)):
+            bar.set_postfix_str(side.name[:40])
+            common = {
+                "data_path": str(place),
+                "checkpoint_dir": str(place),
+                "state": "ERROR",
+                "train_batch_size": users,
+            }
+            found[side.name] = asdict(Profiled(**in_a_process(_PROFILE, {
+                "model": side.model, "options": {**side.options, **common}, "batch_sizes": [users],
+                "result": str(place / "result.json"), "threads": torch.get_num_threads(), "imports": list(imports),
+                "path": str(Path.cwd()),
+            })))  # fmt: skip
+    return {
+        "machine": {**machine(), "gpu": None},
+        "versions": versions(),
+        "data": {"users": shape[0], "items": shape[1], "interactions": len(drawn[0])},
+        "profiles": found,
     }

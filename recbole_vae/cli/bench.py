@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from recbole_vae.bench.shapes import SHAPES, shapes_of
-from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, number_between, unique_names, whole
+from recbole_vae.cli.options import (
+    NotAllowedError,
+    Options,
+    Parser,
+    many,
+    number_between,
+    true_or_false,
+    unique_names,
+    whole,
+)
 from recbole_vae.cli.outputs import check_outputs
-from recbole_vae.errors import ConfigError
+from recbole_vae.errors import ConfigError, TrainingError
 from recbole_vae.model.registry import check_model_name, is_history_model, model_class, model_names
 from recbole_vae.options import command_line
 from recbole_vae.storage.files import opened
@@ -26,12 +35,18 @@ _OURS = ("model", "valid_metric", "fast_evaluation", "show_progress", "resume", 
 """Options of ``run`` that ``--to`` sets itself, or that it cannot have."""
 
 
+_OF_PROFILE = (
+    "profile", "preset", "users", "items", "interactions", "models", "train_batch_size", "mlp_hidden_size", "latent_dimension",
+    "threads", "json", "imports",
+)  # fmt: skip
+
+
 class _Parser(Parser):
-    """Takes RecBole's options, too, if the time to a result is asked for."""
+    """Takes RecBole's options, too, if the time to a result is asked for. ``--profile`` needs no value."""
 
     def read(self, words: Sequence[str]) -> Options:
         self.free = any(word.partition("=")[0] == "--to" for word in words)
-        return super().read(words)
+        return super().read(["--profile=True" if word == "--profile" else word for word in words])
 
 
 def target(words: list[str]) -> tuple[str, float | None]:
@@ -56,6 +71,10 @@ def parser() -> Parser:
         "--to", kind=target, metavar="NDCG@10:X",
         help="instead, the time from the command until this validation metric reaches X, on a real data set; without X: "
         "until it reaches the best of RecBole's MultiVAE",
+    )  # fmt: skip
+    parser.option(
+        "--profile", kind=true_or_false, default=False, metavar="True",
+        help="instead, one training step part by part on the CPU, beside what its products and its memory allow",
     )  # fmt: skip
     parser.option("--dataset", metavar="NAME", help="with --to: the data set (default: ml-100k)")
     parser.option(
@@ -133,6 +152,8 @@ def command(options: Options) -> None:
             raise ConfigError(
                 f"--{name} (command line) has no meaning with --to, where each model has its defaults and the data are real."
             )
+        if options.profile and name not in _OF_PROFILE:
+            raise ConfigError(f"--{name} (command line) has no meaning with --profile.")
     for model in options.models:
         check_model_name(model)
     if options.to is not None:
@@ -161,6 +182,9 @@ def command(options: Options) -> None:
 
         torch.set_num_threads(options.threads)
     own = [name for name in model_names() if is_history_model(model_class(name))]
+    if options.profile:
+        _profile(options, shapes, own)
+        return
     rows = bench.sides(options.models, own, options.mlp_hidden_size, options.latent_dimension, options.n_negatives)
     reports: list[dict[str, Any]] = []
     for shape in shapes:
@@ -185,6 +209,31 @@ def command(options: Options) -> None:
             raise KeyboardInterrupt
     if picture:
         report.plot(reports, picture)
+
+
+def _profile(options: Options, shapes: Sequence[tuple[int, int, int]], own: Sequence[str]) -> None:
+    """Profile a training step of each model, and print a table for each."""
+    models = options.models if "models" in options.given else options.models[:1]
+    for model in models:
+        if model not in own:
+            raise ConfigError(
+                f"models: {model} (command line): --profile is for models of recbole_vae: {', '.join(own)}."
+            )
+    if len(shapes) > 1 or len(options.train_batch_size) > 1:
+        raise ConfigError("--profile (command line) is of one number of items and one train_batch_size.")
+    files = check_outputs(options, "json")
+    from recbole_vae.bench import report
+    from recbole_vae.bench import run as bench
+
+    rows = bench.sides(models, own, options.mlp_hidden_size, options.latent_dimension)[1:]
+    found = bench.profiles(rows, shapes[0], users=options.train_batch_size[0], imports=options.imports)
+    if options.json != "-":
+        print(report.profile_table(found))
+    if "json" in files:
+        with opened(files["json"]) as file:
+            file.write(json.dumps(found, indent=1) + "\n")
+    if any(each["error"] for each in found["profiles"].values()):
+        raise TrainingError("a step could not be profiled; the table says why.")
 
 
 def _to_target(options: Options) -> None:
