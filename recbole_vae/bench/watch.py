@@ -137,7 +137,8 @@ class _Watch:
             self.timed.load = self.now() - self.timed.start
             parts[:] = [train._dataset, *([valid._dataset] if valid else [])]
             score, _ = fit(train, valid, *arguments, **options)
-            if curve and score != curve[-1].score and _as_good(score, _best(curve, bigger).score, bigger):
+            best = _best(curve, bigger).score if curve else score
+            if score != best and _as_good(score, best, bigger):  # found after the last epoch, as by HybridVAE
                 curve.append(Point(self.now(), curve[-1].epochs, float(score), curve[-1].evaluating))
             self._end(bigger, parts)
 

@@ -275,6 +275,11 @@ def _shared_words(options: Options, rows: Sequence[Any], dataset: str, metric: s
             with command_line.ours():
                 config = Config(model=model.partition("=")[2], dataset=dataset, config_file_list=config_files)
             folder = str(Path(config["data_path"]).resolve().parent)
+        if not Path(config["data_path"]).is_dir():  # RecBole would download some, while the clock runs
+            raise ConfigError(
+                f"dataset: there is no folder {config['data_path']}. Set data_path to the folder that holds "
+                f"{dataset}/{dataset}.inter."
+            )
     finally:
         sys.argv = argv
     words = [word for word in words if not word.startswith("--data_path=")]
