@@ -39,7 +39,7 @@ def in_a_process(
                     child.wait(1)
                     break
                 except subprocess.TimeoutExpired:
-                    if progress and news.is_file():
+                    if progress and news.is_file() and news.stat().st_size:
                         progress(news.read_text(encoding="utf-8"))
         finally:
             child.kill()
