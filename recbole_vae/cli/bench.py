@@ -26,7 +26,7 @@ from recbole_vae.model.registry import check_model_name, is_history_model, model
 from recbole_vae.options import command_line
 from recbole_vae.storage.files import opened
 
-SUMMARY = "Measure speed and memory of models beside RecBole's MultiVAE, or the time to a result."
+SUMMARY = "Measure speed and memory beside RecBole's MultiVAE, or the time to a result."
 
 _OF_TARGET = ("dataset", "config_files", "time_limit")
 _OF_ALL = ("to", *_OF_TARGET, "models", "repeats", "threads", "json", "imports")
