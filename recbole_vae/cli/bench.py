@@ -64,7 +64,7 @@ def target(words: list[str]) -> tuple[str, float | None]:
 def parser() -> Parser:
     """Declare the options."""
     parser = _Parser(
-        "bench", SUMMARY, "[--preset=ml-1m | --to=NDCG@10 --dataset=NAME] [--models=A,B] [--OPTION=VALUE ...]",
+        "bench", SUMMARY, "[--preset=ml-1m | --to=NDCG@10] [--models=A,B] [--OPTION=VALUE ...]",
         epilog="With --to, any other --OPTION=VALUE is an option of RecBole for all models, such as --data_path or --seed.",
     )  # fmt: skip
     parser.option(
