@@ -44,13 +44,7 @@ def _median(repeated: Sequence[dict[str, Any]], key: str, part: Any = None) -> f
 
 def table(results: dict[str, Any]) -> str:
     """Return the report as text: medians, and ratios with their ranges."""
-    machine, data = results["machine"], results["data"]
-    lines = [
-        f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads; "
-        + ", ".join(f"{name} {number}" for name, number in results["versions"].items()),
-        f"{data['users']} users, {data['items']} items, {data['interactions']} interactions",
-        "",
-    ]
+    lines = [_of_machine(results), _of_data(results), ""]
     rows = []
     for name, repeated in results["measured"].items():
         if repeated[-1]["error"]:
@@ -74,6 +68,97 @@ def table(results: dict[str, Any]) -> str:
         ]
         rows.append([name, "; ".join(parts) or "nothing to compare"])
     return "\n".join([*lines, _aligned(rows)])
+
+
+def target_ratios(results: dict[str, Any], name: str) -> list[float]:
+    """Return how many times as fast as the peer a side reached the target, in each repeat in which both did."""
+    peer, *_ = results["measured"]
+    pairs = zip(results["measured"][name], results["measured"][peer], strict=False)
+    return [theirs["seconds"] / ours["seconds"] for ours, theirs in pairs if ours["reached"] and theirs["reached"]]
+
+
+def target_table(results: dict[str, Any]) -> str:
+    """Return the report of :func:`recbole_vae.bench.target.run` as text: medians with their ranges."""
+    target, (peer, *_) = results["target"], results["measured"]
+    known = next((each["data"] for repeated in results["measured"].values() for each in repeated if each["data"]), None)
+    size = "{} users, {} items, {} interactions for training".format(*known) if known else "nothing was measured"
+    origin = f", the best of {target['of']}" if target["of"] else ""
+    lines = [
+        _of_machine(results),
+        f"{results['dataset']}: {size}",
+        f"from the command until {target['metric']} of the validation part reaches {target['value']:.4f}{origin}",
+        "median (smallest to largest) of the repeats; the same split and seed for all",
+        "",
+    ]
+    rows = []
+    for name, repeated in results["measured"].items():
+        if repeated[-1]["error"]:
+            rows.append([name, "", "", "", "", repeated[-1]["error"]])
+            continue
+        reached = [each for each in repeated if each["reached"]]
+        if len(reached) < len(repeated):
+            worst = max((each for each in repeated if not each["reached"]), key=lambda each: float(each["seconds"]))
+            said = f"not reached (best {worst['score']:.4f} after {worst['seconds']:.1f} s)"
+            if reached:
+                said += f" in {len(repeated) - len(reached)} of {len(repeated)} repeats"
+            rows.append([name, "", "", f"{worst['epochs']}", "", said])
+            continue
+        parts = [f"{_median(repeated, part):.1f}" for part in ("start", "load", "train", "evaluate")]
+        rows.append([
+            name, _range([each["seconds"] for each in repeated], 1), _range(target_ratios(results, name), 2),
+            f"{_median(repeated, 'epochs'):.0f}", f"{_median(repeated, 'score'):.4f}", ", ".join(parts),
+        ])  # fmt: skip
+    head = ["", "seconds", f"times as fast as {peer}", "epochs", target["metric"], "start, load, train, evaluate"]
+    return "\n".join([*lines, _aligned(rows, head, colalign=("left", "left", "left", "right", "right", "left"))])
+
+
+def profile_table(results: dict[str, Any]) -> str:
+    """Return the report of :func:`recbole_vae.bench.run.profiles` as text."""
+    lines = [_of_machine(results), _of_data(results)]
+    for name, found in results["profiles"].items():
+        lines.append("")
+        if found["error"]:
+            lines.append(f"{name}: {found['error']}")
+            continue
+        low, full = (f"{peak / 1e9:.0f}" for peak in found["peak"])
+        lines += [
+            f"{name}, a training step of {found['users']} users with {found['entries']:.0f} interactions, "
+            f"products of the output layer in {found['dtype']}: {found['plain']:.1f} ms, {found['step']:.1f} with the profiler",
+            f"limits by {low} GFLOP/s (float32: {full}) and {found['bandwidth'] / 1e9:.1f} GB/s, measured just now",
+        ]
+        rows = [
+            [
+                part["name"], f"{part['ms']:.2f}", f"{100 * part['ms'] / found['step']:.1f} %",
+                f"{part['flops'] / 1e9:.2f}" * bool(part["flops"]), f"{part['bytes'] / 1e6:.1f}" * bool(part["bytes"]),
+                f"{part['limit']:.2f}" * bool(part["limit"]),
+            ]
+            for part in found["parts"]
+        ]  # fmt: skip
+        limit = sum(part["limit"] for part in found["parts"])
+        rows.append(["sum", f"{sum(part['ms'] for part in found['parts']):.2f}", "100.0 %", "", "", f"{limit:.2f}"])
+        head = ["", "ms", "share", "GFLOP", "MB", "limit ms"]
+        lines.append(_aligned(rows, head, colalign=("left", *["right"] * 5)))
+    return "\n".join(lines)
+
+
+def _of_data(results: dict[str, Any]) -> str:
+    data = results["data"]
+    return f"{data['users']} users, {data['items']} items, {data['interactions']} interactions"
+
+
+def _range(values: Sequence[float], decimals: int) -> str:
+    """Return median (smallest to largest); one value alone as it is."""
+    if not values:
+        return ""
+    median, least, most = (f"{each:.{decimals}f}" for each in (statistics.median(values), min(values), max(values)))
+    return median if len(values) == 1 else f"{median} ({least} to {most})"
+
+
+def _of_machine(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    return f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads; " + ", ".join(
+        f"{name} {number}" for name, number in results["versions"].items()
+    )
 
 
 def _aligned(rows: list[list[str]], headers: Sequence[str] = (), **options: Any) -> str:

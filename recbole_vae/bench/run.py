@@ -5,10 +5,6 @@ The models take turns, so that other load on the machine affects all of them. Co
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,11 +15,16 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_vae.bench.data import generate, write
+from recbole_vae.bench.machine import machine
 from recbole_vae.bench.measure import Measured
+from recbole_vae.bench.process import in_a_process
+from recbole_vae.bench.profile import Profiled
 
 PEER = "MultiVAE"
 """The model of RecBole that the others are compared with."""
 
+_CHILD = "import sys; from recbole_vae.bench.measure import child; child(sys.argv[1])"
+_PROFILE = "import sys; from recbole_vae.bench.profile import child; child(sys.argv[1])"
 _EVAL_BATCH_SIZES = (2**16, 2**19, 2**22)
 
 
@@ -114,7 +115,7 @@ def run(
                 "imports": list(imports), "path": str(Path.cwd()),
             }  # fmt: skip
             try:
-                measured[side.name].append(_in_a_process(specification))
+                measured[side.name].append(Measured(**in_a_process(_CHILD, specification)))
             except KeyboardInterrupt:
                 if not measured[rows[0].name]:
                     raise
@@ -122,13 +123,7 @@ def run(
                 interrupted = True
                 break
     return {
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "system": platform.platform(),
-        },
+        "machine": machine(),
         "versions": versions(),
         "interrupted": interrupted,
         "data": {"users": shape[0], "items": shape[1], "interactions": len(users)},
@@ -136,26 +131,43 @@ def run(
     }
 
 
-def _in_a_process(specification: dict[str, Any]) -> Measured:
-    result = Path(specification["result"])
-    result.unlink(missing_ok=True)
-    code = "import sys; from recbole_vae.bench.measure import child; child(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, json.dumps(specification)],
-        cwd=result.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    if result.is_file():
-        return Measured(**json.loads(result.read_text(encoding="utf-8")))
-    if done.returncode == -9:
-        return Measured(error="out of memory (killed)")
-    return Measured(error=(done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200])
+def profiles(
+    rows: Sequence[Side], shape: tuple[int, int, int], *, users: int, imports: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Profile a training step of each row on the CPU and return the report: the machine, the data, and each profile.
 
+    Args:
+        rows: models of recbole_vae.
+        shape: users, items and interactions of the generated data.
+        users: in a batch.
+        imports: modules that register models; they may lie in the working directory.
+    """
+    import torch
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    from recbole_vae.storage.checkpoint import versions
+
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        (place / "bench").mkdir()
+        drawn = generate(*shape)
+        write(place / "bench" / "bench.inter", *drawn)
+        found: dict[str, Any] = {}
+        for side in (bar := tqdm(rows, desc="Profile", ncols=100)):
+            bar.set_postfix_str(side.name[:40])
+            common = {
+                "data_path": str(place),
+                "checkpoint_dir": str(place),
+                "state": "ERROR",
+                "train_batch_size": users,
+            }
+            found[side.name] = asdict(Profiled(**in_a_process(_PROFILE, {
+                "model": side.model, "options": {**side.options, **common}, "batch_sizes": [users],
+                "result": str(place / "result.json"), "threads": torch.get_num_threads(), "imports": list(imports),
+                "path": str(Path.cwd()),
+            })))  # fmt: skip
+    return {
+        "machine": {**machine(), "gpu": None},
+        "versions": versions(),
+        "data": {"users": shape[0], "items": shape[1], "interactions": len(drawn[0])},
+        "profiles": found,
+    }

@@ -70,6 +70,45 @@ def tensorboard_and_pandas_take_long() -> Iterator[None]:
             del sys.modules[name]
 
 
+_OF_SKLEARN = {
+    "sklearn.metrics": ("auc", "mean_absolute_error", "mean_squared_error"),
+    "sklearn.utils.extmath": ("randomized_svd",),
+    "sklearn.linear_model": ("ElasticNet",),
+    "sklearn.exceptions": (),
+}
+"""What RecBole calls of scikit-learn."""
+
+
+@contextmanager
+def sklearn_takes_long() -> Iterator[None]:
+    """``recbole.evaluator`` and two models import scikit-learn, which all runs then wait for: a third of their imports.
+
+    For the time of that import stand-ins take its place. They import scikit-learn when something of it is first called.
+    """
+    if "sklearn" in sys.modules:
+        yield
+        return
+    added = {name: _Later(name) for name in _OF_SKLEARN if name not in sys.modules}
+    for later in added.values():
+        for name in _OF_SKLEARN[later.__name__]:
+            setattr(later, name, functools.partial(_call_later, later, name))
+    # SLIMElastic ignores these, and calls ElasticNet first.
+    added["sklearn.exceptions"].ConvergenceWarning = UserWarning  # type: ignore[attr-defined]
+    sys.modules.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
+
+
+def _call_later(later: _Later, name: str, *args: Any, **kwargs: Any) -> Any:
+    slim = sys.modules.get("recbole.model.general_recommender.slimelastic")
+    if name == "ElasticNet" and slim is not None:
+        slim.ConvergenceWarning = importlib.import_module("sklearn.exceptions").ConvergenceWarning  # type: ignore[attr-defined]
+    return getattr(later.real(), name)(*args, **kwargs)
+
+
 class _Later(ModuleType):
     """A module that is imported when one of its attributes is first asked for."""
 

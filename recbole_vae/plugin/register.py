@@ -9,6 +9,11 @@ Place                                                               File        
 ``recbole.model.general_recommender.<name>``                        get_model    modules that hold the registered models
 ``recbole.utils.utils.SummaryWriter``                               compat       imported when it is first used
 ``recbole.utils.utils.pd``                                          compat       likewise
+``recbole.evaluator.metrics.sk_auc``                                compat       likewise
+``recbole.evaluator.metrics.mean_absolute_error``                   compat       likewise
+``recbole.evaluator.metrics.mean_squared_error``                    compat       likewise
+``recbole.model.general_recommender.nceplrec.randomized_svd``       compat       likewise
+``recbole.model.general_recommender.slimelastic.ElasticNet``        compat       likewise
 ``recbole.utils.utils.ensure_dir``                                  ensure_dir   several processes may make the same folder
 ``recbole.config.configurator.Config._load_config_files``           config       an error in a config file names it and the line
 ``recbole.config.configurator.Config._load_internal_config_dict``   config       defaults of registered models, checked options
@@ -145,6 +150,8 @@ def _hook_recbole() -> None:
     """Arrange for all changes, once."""
     sys.meta_path.insert(0, ModelFinder())
     during_import("recbole.utils.utils", functools.partial(_change, "compat:tensorboard_and_pandas_take_long"))
+    for module in ("evaluator.metrics", "model.general_recommender.nceplrec", "model.general_recommender.slimelastic"):
+        during_import(f"recbole.{module}", functools.partial(_change, "compat:sklearn_takes_long"))
     during_import("recbole.quick_start.quick_start", functools.partial(_change, "compat:ray_cannot_be_imported"))
     after_import("recbole", check_recbole)
     for module, change in _CHANGES:

@@ -11,12 +11,25 @@ _ELEMENTS = 2**18
 """Elements of a parameter that a CPU updates at once, so that they stay in its cache between the operations."""
 
 
+def _plain(method: Any) -> Any:
+    """Return a method of torch's without its wrapper for ``torch.compile``, which takes a second or more to import."""
+    return getattr(method, "__wrapped__", method)
+
+
+_step = _plain(torch.optim.Adam.step)
+
+
 class LazyAdam(torch.optim.Adam):
     """Torch's Adam, except that a sparse gradient updates only its own rows; the other rows are neither read nor written.
 
     The moments of the other rows do not decay, as in ``torch.optim.SparseAdam``, which takes twice as long. Arguments: see
     ``torch.optim.Adam``; ``amsgrad``, ``maximize`` and ``weight_decay`` do not apply to sparse gradients.
     """
+
+    add_param_group = _plain(torch.optim.Adam.add_param_group)
+    zero_grad = _plain(torch.optim.Adam.zero_grad)
+    state_dict = _plain(torch.optim.Adam.state_dict)
+    load_state_dict = _plain(torch.optim.Adam.load_state_dict)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -26,7 +39,7 @@ class LazyAdam(torch.optim.Adam):
                 if parameter.grad is not None and parameter.grad.is_sparse:
                     self._update_rows(parameter, parameter.grad.coalesce(), group)
                     parameter.grad = None
-        return super().step(closure)
+        return _step(self, closure)
 
     def _update_rows(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
