@@ -57,7 +57,12 @@ class Autoencoder(HistoryRecommender):
             Autoencoder.score, Autoencoder.score_latent, Autoencoder.with_padding, Autoencoder.corrected, Decoder.forward,
         )  # fmt: skip
         weight = output.weight
-        if own != usual or weight.dtype != torch.float32 or weight.device.type != "cpu" or not has_fast_bfloat16(weight.device):
+        if (
+            own != usual
+            or weight.dtype != torch.float32
+            or weight.device.type != "cpu"
+            or not has_fast_bfloat16(weight.device)
+        ):
             return None
         return Shortlister(weight, output.bias, self._correction_now())
 
