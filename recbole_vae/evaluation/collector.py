@@ -10,7 +10,9 @@ from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
+from recbole_vae.data import padding
 from recbole_vae.data.padding import PADDING
+from recbole_vae.nn.shortlist import Shortlist
 
 
 def hits(items: Tensor, positive_u: Tensor, positive_i: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
@@ -59,21 +61,29 @@ class FastCollector(Collector):  # type: ignore[misc]
         for name in ("rec.items", "rec.topk"):
             self._others.__dict__.pop(name, None)
 
+    @property
+    def list_length(self) -> int | None:
+        """Length of the lists, if they are all that the metrics need of the scores; else None."""
+        others = ("rec.meanrank", "rec.score", "data.label")
+        return None if any(self.register.need(name) for name in others) else int(max(self.topk))
+
     def eval_batch_collect(
-        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+        self, scores_tensor: Tensor | Shortlist, interaction: Any, positive_u: Tensor, positive_i: Tensor
     ) -> None:
         """Collect from a batch; see RecBole's.
 
         Args:
-            scores_tensor: shape [batch, n_items].
+            scores_tensor: shape [batch, n_items]; or a shortlist, if there is a :attr:`list_length`.
             interaction: the users of the batch.
             positive_u: row of each relevant item, int64, shape [positives].
             positive_i: the item, int64, shape [positives].
         """
         if self.register.need("rec.items") or self.register.need("rec.topk"):
-            width = scores_tensor.shape[1]
-            ranked = torch.topk(scores_tensor, max(self.topk), dim=-1)
-            best = ranked.indices
+            short = scores_tensor if isinstance(scores_tensor, Shortlist) else None
+            scores = scores_tensor.scores if isinstance(scores_tensor, Shortlist) else scores_tensor
+            ranked = torch.topk(scores, max(self.topk), dim=-1)
+            best = padding.ids(short.columns)[ranked.indices] if short else ranked.indices
+            width = padding.ids(short.n_columns) if short else scores.shape[1]
             if self.register.need("rec.items"):
                 shown = best.where(ranked.values > -torch.inf, PADDING) if self._exact else best
                 self.data_struct.update_tensor("rec.items", shown)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.capabilities import SparseLayer
 from recbole_vae.nn.decoder import Decoder
 from recbole_vae.nn.encoder import HistoryEncoder
+from recbole_vae.nn.precision import has_fast_bfloat16
+from recbole_vae.nn.shortlist import Shortlister
 
 
 class Autoencoder(HistoryRecommender):
@@ -44,6 +48,28 @@ class Autoencoder(HistoryRecommender):
         Shape and meaning of the result are those of :meth:`score`, which passes the codes from the encoder.
         """
         return self.with_padding(self.decoder(latent))
+
+    def shortlister(self) -> Shortlister | None:
+        """Return what finds the best items by a part of the scores, or None if :meth:`score` is not the decoder's last layer."""
+        kind, output = type(self), cast(nn.Linear, self.decoder.layers[-1])
+        own = (kind.score, kind.score_latent, kind.with_padding, kind.corrected, type(self.decoder).forward)
+        usual = (
+            Autoencoder.score, Autoencoder.score_latent, Autoencoder.with_padding, Autoencoder.corrected, Decoder.forward,
+        )  # fmt: skip
+        weight = output.weight
+        if (
+            own != usual
+            or weight.dtype != torch.float32
+            or weight.device.type != "cpu"
+            or not has_fast_bfloat16(weight.device)
+        ):
+            return None
+        return Shortlister(weight, output.bias, self._correction_now())
+
+    def output_features(self, histories: Histories) -> Tensor:
+        """Return the input of the decoder's last layer, shape [batch, width]."""
+        features: Tensor = self.decoder.layers[:-1](self.code(self.encoder(histories)))
+        return features
 
     def sparse_layers(self) -> list[SparseLayer]:
         """See Capabilities: the encoder's first layer."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -19,12 +19,17 @@ from torch import Tensor
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_vae.data import padding
+from recbole_vae.data.evaluation import FullSortDataLoader
 from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
+from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.evaluation.gather import GatheringEvaluator
 from recbole_vae.evaluation.metrics import Result
+from recbole_vae.model.autoencoder import Autoencoder
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.hybridvae import HybridVAE
 from recbole_vae.nn.prior import ACTIVE, active
+from recbole_vae.nn.shortlist import Shortlister
 from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import warm_start
@@ -63,6 +68,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
         self.loss_terms: dict[str, float] = {}
         self._resumed: Mapping[str, Any] | None = None
         self._active_unknown = False
+        self._shortlister: Shortlister | None = None
+        self._scored_by = model.histories
         self._train_data: Any = None
         self._evaluations: list[bool] = []
         self._of_earlier: dict[str, Any] = {}
@@ -486,10 +493,31 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self._log_active()
         if isinstance(self.evaluator, GatheringEvaluator):
             self.evaluator.rows = eval_data.sample_size
-        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        self.model.eval()
+        collects_lists = isinstance(self.eval_collector, FastCollector) and self.eval_collector.list_length
+        if collects_lists and isinstance(self.model, Autoencoder) and isinstance(eval_data, FullSortDataLoader):
+            fold_in = eval_data.fold_in
+            self._scored_by = self.model.histories if fold_in is None else fold_in.to(self.device)
+            self._shortlister = self.model.shortlister()
+        try:
+            result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        finally:
+            self._shortlister = None
         if isinstance(result, Result):
             result.gaps = [*result.gaps, *self.notes]
         return result
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> Any:
+        """Score a batch; the scores may be a :class:`~recbole_vae.nn.shortlist.Shortlist`."""
+        if self._shortlister is not None:
+            interaction, (rows, seen), positive_u, positive_i = batched_data
+            histories = self._scored_by[interaction[self.model.USER_ID].to(self.device)]
+            features = cast(Autoencoder, self.model).output_features(histories)
+            known = padding.columns(seen)
+            scores = self._shortlister(features, rows, known, cast(FastCollector, self.eval_collector).list_length or 0)
+            if scores is not None:
+                return interaction, scores, positive_u, positive_i
+        return super()._full_sort_batch_eval(batched_data)
 
     def _map_reduce(self, result: Any, num_sample: int) -> Any:
         """Return the result unchanged: each process has evaluated all users already (see GatheringEvaluator)."""
