@@ -45,7 +45,7 @@ def both(run: Run, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     ("model", "options"),
     [
         ("MultVAE", {}), ("MultDAE", {"popularity_correction": 0.5}), ("MultVAE", {"exact_metrics": True}),
-        ("MultVAE", {"eval_args": {"split": {"HU": [10, 20]}}}),
+        ("CompositeVAE", {}), ("VampVAE", {}), ("MultVAE", {"eval_args": {"split": {"HU": [10, 20]}}}),
     ],
 )  # fmt: skip
 def test_results_are_the_same(
