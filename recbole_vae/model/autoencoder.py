@@ -52,15 +52,15 @@ class Autoencoder(HistoryRecommender):
     def shortlister(self) -> Shortlister | None:
         """Return what finds the best items by a part of the scores, or None if :meth:`score` is not the decoder's last layer."""
         kind, output = type(self), cast(nn.Linear, self.decoder.layers[-1])
-        own = (kind.score, kind.score_latent, kind.with_padding, kind.corrected, type(self.decoder).forward)
-        usual = (
-            Autoencoder.score, Autoencoder.score_latent, Autoencoder.with_padding, Autoencoder.corrected, Decoder.forward,
-        )  # fmt: skip
+        names = ("full_sort_predict", "score", "score_latent", "with_padding", "corrected")
+        own = any(name in vars(self) or getattr(kind, name) is not getattr(Autoencoder, name) for name in names)
         weight = output.weight
         if (
-            own != usual
+            own
+            or type(self.decoder).forward is not Decoder.forward
             or weight.dtype != torch.float32
             or weight.device.type != "cpu"
+            or torch.get_float32_matmul_precision() != "highest"  # products in float32 may be in bfloat16 then
             or not has_fast_bfloat16(weight.device)
         ):
             return None
