@@ -76,7 +76,7 @@ def read_columns(
     """Read some columns of an atomic file: tokens as categories, numbers as float64, missing values as NaN.
 
     The values are those that RecBole reads. The parser is pyarrow's if that is installed and the file is plain (see
-    :func:`_by_arrow`), otherwise that of pandas in C; both take separators of one character.
+    :func:`_by_arrow`), otherwise that of pandas in C; both take separators of one ASCII character.
 
     Args:
         path: the file.
@@ -88,7 +88,7 @@ def read_columns(
     Raises:
         DataError: a line has more or fewer columns than the first, or something else where a number must be.
     """
-    if len(separator) > 1:
+    if len(separator) > 1 or not separator.isascii():
         found = _by_python(path, columns, wanted, separator, encoding)
     else:
         by_arrow = _by_arrow(path, columns, wanted, separator, encoding)
@@ -101,7 +101,7 @@ def read_columns(
 def _by_python(
     path: str | Path, columns: dict[str, FeatureType], wanted: list[str], separator: str, encoding: str
 ) -> dict[str, Any]:
-    """Read columns with a separator of several characters."""
+    """Read columns with a separator of several characters, or one that is not ASCII."""
     numbers = [name for name in wanted if columns[name] is FeatureType.FLOAT]
     message = _what_is_wrong(path, list(columns), numbers, separator, encoding)
     if message:

@@ -31,7 +31,7 @@ class ParquetTable:
         ids: the columns of users' and items' ids.
 
     Raises:
-        ConfigError: pyarrow is not installed.
+        ConfigError: pyarrow is not installed, or not one for this NumPy.
         DataError: the file is damaged, or two of its columns have one name.
     """
 
@@ -39,9 +39,9 @@ class ParquetTable:
         try:
             import pyarrow
             from pyarrow import parquet
-        except ImportError:
+        except ImportError as error:  # the newest releases refuse NumPy 1, too
             raise ConfigError(
-                f"{path}: to read Parquet, install pyarrow (pip install 'recbole_vae[parquet]')."
+                f"{path}: to read Parquet, install pyarrow (pip install 'recbole_vae[parquet]'); now: {error}."
             ) from None
         self.path, self._arrow = path, pyarrow
         try:

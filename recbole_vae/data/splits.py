@@ -61,12 +61,12 @@ def rows(columns: dict[str, Tensor], index: Any) -> dict[str, Tensor] | None:
         index = torch.from_numpy(np.require(index, requirements=("C", "W")))
     if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.bool):
         return None
-    if index.dtype is torch.bool or not len(index) or index.is_cuda or int(index.min()) < 0:
+    if not index.is_cpu and any(values.device != index.device for values in columns.values()):
+        return None
+    if index.dtype is torch.bool or not len(index) or not index.is_cpu or int(index.min()) < 0:
         return {name: values[index] for name, values in columns.items()}
     # Several times as fast as brackets.
-    return {
-        name: values[index] if values.is_cuda else values.index_select(0, index) for name, values in columns.items()
-    }
+    return {name: values.index_select(0, index) if values.is_cpu else values[index] for name, values in columns.items()}
 
 
 def by_ratio(calculate: Callable[..., list[int]], ratios: list[float]) -> Callable[[Sizes], Sizes]:

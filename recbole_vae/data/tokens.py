@@ -53,7 +53,9 @@ class Builder:
 
 
 def joined(parts: list[Any]) -> pd.DataFrame:
-    """Put tables with the same columns below each other."""
+    """Put tables below each other. A column that one of them lacks is missing there, and has objects instead of categories."""
+    if any(set(part) != set(parts[0]) for part in parts):
+        return pd.concat([_as_objects(part) for part in parts], ignore_index=True)
     columns: dict[str, Any] = {}
     for name in parts[0]:
         if all(is_coded(part[name]) for part in parts):
@@ -61,6 +63,10 @@ def joined(parts: list[Any]) -> pd.DataFrame:
         else:
             columns[name] = pd.concat([part[name] for part in parts], ignore_index=True)
     return pd.DataFrame(columns, copy=False)
+
+
+def _as_objects(table: Any) -> Any:
+    return table.astype({name: object for name in table if is_coded(table[name])})
 
 
 def is_coded(column: Any) -> bool:
@@ -109,7 +115,7 @@ def remap(dataset: Any, remap_list: list[tuple[Any, str, FeatureType]]) -> bool:
         if kind == FeatureType.TOKEN:
             feat[field] = found
         elif kind == FeatureType.TOKEN_SEQ:
-            feat[field] = np.split(found, np.cumsum(feat[field].agg(len))[:-1])
+            feat[field] = np.split(found, np.cumsum(feat[field].map(len))[:-1])
     known = np.array(["[PAD]", *names])
     places = {token: place for place, token in enumerate(known)}
     for _, field, _ in remap_list:

@@ -55,13 +55,14 @@ class Autoencoder(HistoryRecommender):
             return None
         kind, output = type(self), cast(nn.Linear, self.decoder.layers[-1])
         names = ("full_sort_predict", "score", "score_latent", "with_padding", "corrected")
-        changed = any(getattr(kind, name) is not getattr(Autoencoder, name) for name in names)
+        own = any(name in vars(self) or getattr(kind, name) is not getattr(Autoencoder, name) for name in names)
         weight = output.weight
         if (
-            changed
+            own
             or type(self.decoder).forward is not Decoder.forward
             or weight.dtype != torch.float32
             or weight.device.type != "cpu"
+            or torch.get_float32_matmul_precision() != "highest"  # products in float32 may be in bfloat16 then
             or not has_fast_bfloat16(weight.device)
         ):
             return None

@@ -25,7 +25,9 @@ _COLUMNS = 64
 _WORTH = 0.4
 """Above this share of the items, float32 products of all take no longer."""
 _ROUNDING = 2.0**-8
-"""Bounds the relative error of rounding a number to bfloat16 (2 ** -9) or from it."""
+"""Bounds the relative error of rounding a number to bfloat16, which has 8 binary digits."""
+_LOST = 1e-16
+"""Bounds what a norm loses because the squares of numbers below 1e-19 are zero in float32, at widths up to a million."""
 _LARGEST = 1e30
 """Scores whose bound is larger, or not a number, are left to float32."""
 
@@ -75,7 +77,7 @@ class Shortlister:
             rounded.copy_(part)
             norms.append(torch.linalg.vector_norm(part, dim=1).max())
             errors.append(torch.linalg.vector_norm(part - rounded.float(), dim=1).max())
-        self._norm, self._error = torch.stack(norms).max(), torch.stack(errors).max()
+        self._norm, self._error = torch.stack(norms).max() + _LOST, torch.stack(errors).max() + _LOST
         largest = bias.abs() if correction is None else bias.abs() + correction.abs()
         self._bias, self._bias_error = largest.max(), (rest - low.float()).abs().max()
         self.useless = False
@@ -130,7 +132,8 @@ class Shortlister:
         # The best ones of k groups are k different items.
         kth = best.float().topk(k, sorted=True).values[:, -1:]
         norm, error = (
-            torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in (features, features - rounded.float())
+            torch.linalg.vector_norm(each, dim=1, keepdim=True) + _LOST
+            for each in (features, features - rounded.float())
         )
         summed = 4 * (self._width + 8) * torch.finfo(torch.float32).eps  # of both sums, and of the norms themselves
         sizes = norm * self._norm + self._bias

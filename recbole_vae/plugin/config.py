@@ -425,7 +425,11 @@ def _file_of(column: str, values: Mapping[str, Any], dataset: str) -> str:
 
 def _has(column: str, file: str, values: Mapping[str, Any], dataset: str) -> bool:
     from recbole_vae.data.atomic import read_header
+    from recbole_vae.data.files import inter_file
+    from recbole_vae.data.parquet import ParquetTable
 
     folder = recbole_folder() / "dataset_example" if dataset == "ml-100k" else Path(str(values["data_path"]))
-    path = folder / dataset / f"{dataset}.{file}"
+    path = inter_file(folder / dataset, dataset) if file == "inter" else folder / dataset / f"{dataset}.{file}"
+    if path.suffix == ".parquet":
+        return column in ParquetTable(path, set()).columns
     return path.is_file() and column in read_header(path, values["field_separator"], values.get("encoding") or "utf-8")

@@ -76,8 +76,8 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], list[NDArray[Any]]]:
                 npy.read_magic(file)
                 shape, _, kind = npy.read_array_header_1_0(file)
                 start, size = file.tell(), int(np.prod(shape)) * kind.itemsize
-                # An empty array cannot be mapped.
-                found.append(np.memmap(path, kind, "c", start, shape) if size else np.empty(shape, kind))
+                # By the open file: a file of this name may be another one by now. An empty array cannot be mapped.
+                found.append(np.memmap(file, kind, "c", start, shape) if size else np.empty(shape, kind))
                 file.seek(start + size + -(start + size) % 64)
             about: dict[str, Any] = json.loads(bytes(found[0]))
     except FileNotFoundError:

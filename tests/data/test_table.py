@@ -23,6 +23,7 @@ from recbole_vae.data import atomic, table
 from recbole_vae.data.files import inter_file
 from recbole_vae.errors import DataError
 from recbole_vae.options import data as limits
+from recbole_vae.storage import arrays
 from recbole_vae.storage.arrays import read_arrays, write_arrays
 from tests.conftest import Builder, random_rows, write_inter
 
@@ -91,6 +92,10 @@ def test_pyarrow_is_used_and_leaves_what_it_cannot_read_to_pandas(tmp_path: Path
         path.write_bytes(content)
         return atomic._by_arrow(path, {"u": TOKEN, "r": FLOAT}, ["u", "r"], separator, encoding)
 
+    path.write_text("u:token·r:float\na·1\n", encoding="utf-8")
+    [row] = atomic.read_columns(path, {"u": TOKEN, "r": FLOAT}, ["u", "r"], "·", "utf-8").to_numpy().tolist()
+    assert row == ["a", 1.0]
+    pytest.importorskip("pyarrow", exc_type=ImportError)
     assert by_arrow(b"u:token\tr:float\r\na\t1\r\n") is not None
     assert by_arrow("u:token\tr:float\n\xe9\t1\n".encode()) is not None
     assert by_arrow(b"u:token\tr:float\na\rb\t1\n") is None
@@ -243,6 +248,25 @@ def test_a_file_that_changes_while_it_is_read_leaves_no_cache(text: Path, monkey
     assert not table.cache_of(text).exists()
 
 
+def test_a_cache_that_another_run_replaces_is_read_whole(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(text)
+    place = table.cache_of(text)
+    other = place.with_name("other")
+    write_arrays(other, {"another": "run"}, [np.arange(1000.0)] * 9)
+    about, expected = read_arrays(place)
+
+    def replacing(*args: Any) -> bytes:
+        found = original(*args)
+        other.replace(place)
+        return found
+
+    original = arrays.sha256
+    monkeypatch.setattr(arrays, "sha256", replacing)
+    again, found = read_arrays(place)
+    assert again == about
+    assert all((one == two).all() for one, two in zip(found, expected, strict=True))
+
+
 def test_what_is_mapped_is_not_the_file(text: Path) -> None:
     read(text)
     before = table.cache_of(text).read_bytes()
@@ -276,6 +300,7 @@ def test_two_writers_leave_one_whole_cache(text: Path, monkeypatch: pytest.Monke
 
 
 def parquet(frame: Any, stem: str = "tiny", folder: str = "parquet", **options: Any) -> str:
+    pytest.importorskip("pyarrow", exc_type=ImportError)  # its newest releases refuse an old NumPy
     path = Path(folder) / "tiny" / f"{stem}.inter.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(path, index=False, **options)
@@ -318,6 +343,46 @@ def test_parquet_has_missing_values_and_fixed_parts_as_text_does(build: Builder)
         parquet(as_frame(rows[number::3]), f"tiny.{part}")
     fixed = {"dataset": "tiny", **LOADED, "benchmark_filename": list(parts)}
     assert everything(build(data_path="parquet", **fixed)) == everything(build(data_path="data", **fixed))
+
+
+def test_a_filter_means_the_column_of_the_parquet_file(build: Builder) -> None:
+    rows = rated()
+    users = "\n".join(["user_id:token\trating:float", *(f"u{number}\t{number % 5}" for number in range(40))])
+    found = []
+    for way in ("text", "parquet"):
+        folder = write_inter(rows, columns=HEADER, folder=way) if way == "text" else parquet(as_frame(rows), folder=way)
+        Path(folder, "tiny/tiny.user").write_text(users)
+        run = build(data_path=folder, dataset="tiny", val_interval={"rating": "[3,inf)"})
+        found.append(run.dataset.inter_feat["rating"].tolist())
+    assert found[0] == found[1]
+    assert sorted(found[1]) == sorted(float(row[2]) for row in rows if row[2] >= 3)
+
+
+def test_parts_may_have_different_columns(build: Builder) -> None:
+    rows, parts = rated(), ("train", "valid", "test")
+    for number, part in enumerate(parts):
+        some = [row if number < 2 else (*row[:2], row[3]) for row in rows[number::3]]
+        write_inter(some, columns=HEADER if number < 2 else HEADER.replace("\trating:float", ""), part=part)
+    run = build(data_path="data", dataset="tiny", load_col=None, benchmark_filename=list(parts))
+    ratings = [row[2] for number in (0, 1) for row in rows[number::3]]
+    feat = run.test._dataset.inter_feat
+    np.testing.assert_allclose(feat["rating"], np.mean(ratings), rtol=1e-6)
+    assert sorted(feat["timestamp"].tolist()) == sorted(row[3] for row in rows[2::3])
+    names = run.dataset.field2id_token["item_id"]
+    assert sorted(names[feat["item_id"]]) == sorted(row[1] for row in rows[2::3])
+
+
+def test_lists_of_tokens_may_share_the_numbers_of_items(build: Builder) -> None:
+    path = write_inter(random_rows())
+    lists = {f"i{number}": [f"i{number // 2}", f"x{number}"][: number % 3] for number in range(25)}
+    lines = ["item_id:token\talike:token_seq", *(f"{item}\t{' '.join(alike)}" for item, alike in lists.items())]
+    Path("data/tiny/tiny.item").write_text("\n".join(lines) + "\n")
+    load = {"inter": ["user_id", "item_id"], "item": ["item_id", "alike"]}
+    data = build("BPR", dataset="tiny", data_path=path, load_col=load, alias_of_item_id=["alike"]).dataset
+    names, feat = data.field2id_token["item_id"], data.item_feat
+    assert data.field2id_token["alike"] is names
+    for item, alike in zip(feat["item_id"][1:], feat["alike"][1:], strict=True):
+        assert [str(name) for name in names[alike[alike > 0].tolist()]] == lists.get(str(names[item]), [])
 
 
 def test_parquet_times_are_exact(build: Builder) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recbole_vae.model import autoencoder
+from recbole_vae.model.multvae import MultVAE
 from recbole_vae.nn import shortlist
 from tests.conftest import Builder, Run, random_rows, write_inter
 
@@ -63,6 +64,32 @@ def test_results_are_the_same(
     assert all(calls)
     assert dict(found) == dict(expected)
     assert all((found.per_user[name] == expected.per_user[name]).all() for name in expected.per_user)
+
+
+def test_scores_of_another_make_are_used(build: Builder, calls: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Backwards(MultVAE):
+        def full_sort_predict(self, interaction: Any) -> Any:
+            return -super().full_sort_predict(interaction)
+
+    run = build(metrics=["NDCG"], topk=[3], epochs=1, valid_metric="NDCG@3", metric_decimal_place=12)
+    run.fit()
+    calls.clear()
+    usual = dict(run.trainer.evaluate(run.test, load_best_model=False))
+    assert calls
+    calls.clear()
+    run.model.__class__ = Backwards
+    of_the_class = dict(run.trainer.evaluate(run.test, load_best_model=False))
+    run.model.__class__ = MultVAE
+    with monkeypatch.context() as patch:
+        patch.setattr(run.model, "full_sort_predict", lambda batch: -MultVAE.full_sort_predict(run.model, batch))
+        of_the_object = dict(run.trainer.evaluate(run.test, load_best_model=False))
+    assert not calls
+    assert of_the_class == of_the_object != usual
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert run.model.shortlister() is None
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize(
