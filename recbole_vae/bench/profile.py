@@ -136,7 +136,7 @@ def needs(net: Any, users: int, entries: float, low: int) -> dict[str, tuple[flo
 
     from recbole_vae.nn.layers import SparseLinear
 
-    items = net.n_items - 1
+    items = net.n_real_items
     layers = [each for each in net.modules() if isinstance(each, nn.Linear)]
     output = sum(each.weight.numel() for each in layers if each.out_features == items)
     hidden = sum(each.weight.numel() for each in layers if each.out_features != items)

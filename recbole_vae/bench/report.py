@@ -98,7 +98,9 @@ def target_table(results: dict[str, Any]) -> str:
         reached = [each for each in repeated if each["reached"]]
         if len(reached) < len(repeated):
             worst = max((each for each in repeated if not each["reached"]), key=lambda each: float(each["seconds"]))
-            said = f"not reached (best {worst['score']:.4f} after {worst['seconds']:.1f} s)"
+            late = results["time_limit"] is not None and worst["seconds"] >= results["time_limit"]
+            end = "the time limit" if late else "early stopping"
+            said = f"not reached (best {worst['score']:.4f}, {end} after {worst['seconds']:.1f} s)"
             if reached:
                 said += f" in {len(repeated) - len(reached)} of {len(repeated)} repeats"
             rows.append([name, "", "", f"{worst['epochs']}", "", said])

@@ -113,6 +113,7 @@ def run(
         "interrupted": interrupted,
         "dataset": dataset,
         "target": {"metric": metric, "value": value, "of": first if of_peer else None},
+        "time_limit": time_limit,
         "commands": {
             side.name: joined(["recbole-vae", "run", *words, *side.words, f"--valid_metric={metric}"]) for side in rows
         },

@@ -267,6 +267,9 @@ def _shared_words(options: Options, rows: Sequence[Any], dataset: str, metric: s
     given = options.config_files or ""
     config_files = [given] if Path(given).is_file() else given.split()
     words = [f"--{name}={text}" for name, text in options.free.items()]
+    name, _, k = metric.partition("@")
+    if not {"metrics", "topk"} & set(options.free) and not config_files:
+        words += [f"--metrics=['{name}']", f"--topk=[{k}]"]
     argv, folder = sys.argv, ""
     try:
         for side in rows:

@@ -53,7 +53,8 @@ class Histories:
             n_users: number of rows of the result.
         """
         width = int(items.max()) + 1 if len(items) else 1
-        if values is None:
+        keys = users.long() * width + items
+        if values is None and not bool((keys[1:] > keys[:-1]).all()):
             from scipy.sparse import coo_matrix  # here, because a server that starts needs none
 
             ones = np.ones(len(users), dtype=bool)
@@ -61,9 +62,10 @@ class Histories:
             table = coo_matrix((ones, (users.numpy(), items.numpy())), shape=(n_users, width)).tocsr()
             table.sum_duplicates()
             return cls(*(torch.from_numpy(each) for each in (table.indptr.astype(np.int64), table.indices)))
-        users, items = users.long(), items.long()
-        keys, entries = torch.unique(users * width + items, return_inverse=True)
-        weights = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, entries, values.double()).float()
+        weights = None
+        if values is not None:
+            keys, entries = torch.unique(keys, return_inverse=True)
+            weights = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, entries, values.double()).float()
         indptr = torch.zeros(n_users + 1, dtype=torch.int64)
         indptr[1:] = torch.bincount(keys // width, minlength=n_users).cumsum(0)
         return cls(indptr, (keys % width).int(), weights)

@@ -73,7 +73,7 @@ def read(
             problem = f"{Path(path).name} or how it is read has changed since"
     if problem:
         log.warning(f"Not used: {place}: {problem}. It is made anew.")
-    log.info(f"Reading {path} ({Path(path).stat().st_size / 1e9:.1f} GB) ...")
+    log.info(f"Reading {path} ({_size(path)}) ...")
     more = [name for name in columns if name in {*wanted, *also}]
     data = atomic.read_columns(path, columns, more, separator, encoding)
     if _state(path) == before:  # otherwise the hash may be of other bytes than were read
@@ -99,6 +99,11 @@ def _plain(columns: dict[str, FeatureType]) -> dict[str, str]:
 def _state(path: str | Path) -> tuple[int, ...]:
     found = Path(path).stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _size(path: str | Path) -> str:
+    size = Path(path).stat().st_size
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _sha256(path: str | Path) -> str:
@@ -147,6 +152,4 @@ def _keep(place: Path, how: dict[str, Any], data: pd.DataFrame) -> None:
     except DataError as error:
         getLogger().warning(f"{error} The file will be read again next time (data_cache: False tries no cache).")
         return
-    getLogger().info(
-        f"Wrote {place} ({place.stat().st_size / 1e9:.1f} GB), from which the next run reads it in seconds."
-    )
+    getLogger().info(f"Wrote {place} ({_size(place)}), from which the next run reads it.")

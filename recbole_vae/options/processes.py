@@ -6,6 +6,8 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from recbole_vae.errors import ConfigError
+
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(seconds=5)
 
@@ -15,15 +17,33 @@ def torchrun_group() -> dict[str, Any] | None:
     given = {name: os.environ.get(name, "") for name in _OF_TORCHRUN}
     if not all(given.values()) or given["WORLD_SIZE"] == "1":
         return None
-    local_rank = int(given["LOCAL_RANK"])
+    try:
+        rank, world, local_rank, here = (int(given[name]) for name in _OF_TORCHRUN[:4])
+    except ValueError:
+        raise ConfigError(
+            f"{', '.join(_OF_TORCHRUN[:4])} (environment variables of torchrun) must be whole numbers, not "
+            f"{', '.join(given[name] for name in _OF_TORCHRUN[:4])}. Start the processes by torchrun, or unset them."
+        ) from None
     return {
         "local_rank": local_rank,
-        "offset": int(given["RANK"]) - local_rank,
-        "world_size": int(given["WORLD_SIZE"]),
-        "nproc": int(given["LOCAL_WORLD_SIZE"]),
+        "offset": rank - local_rank,
+        "world_size": world,
+        "nproc": here,
         "ip": given["MASTER_ADDR"],
         "port": given["MASTER_PORT"],
     }
+
+
+def alone() -> str:
+    """Say so if some variables of torchrun, but not all, tell of several processes: this one trains alone. Else ""."""
+    world = os.environ.get("WORLD_SIZE", "")
+    missing = [name for name in _OF_TORCHRUN if not os.environ.get(name)]
+    if not missing or not world.isdecimal() or int(world) < 2:
+        return ""
+    return (
+        f"WORLD_SIZE is {world}, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: this process trains "
+        "alone. torchrun sets them all."
+    )
 
 
 def is_first() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import Any
 
 from recbole_vae.model.registry import import_models, registered_classes
 from recbole_vae.options import command_line
-from recbole_vae.options.processes import torchrun_group
+from recbole_vae.options.processes import alone, is_first, torchrun_group
 from recbole_vae.plugin import evaluator
 from recbole_vae.plugin.cmd_line import report
 from recbole_vae.plugin.import_hooks import replace
@@ -35,6 +36,10 @@ def _run_recbole(original: Any) -> Any:
         group = torchrun_group()
         if group is not None and "local_rank" not in (config_dict or {}):
             config_dict = {**(config_dict or {}), **group}
+            if is_first():
+                print(f"{group['world_size']} processes meet at {group['ip']}:{group['port']} ...", file=sys.stderr)
+        if said := alone():
+            print(f"warning: {said}", file=sys.stderr)
         return original(model, dataset, config_file_list, config_dict, *rest, **others)
 
     return run_recbole

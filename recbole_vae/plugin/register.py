@@ -25,6 +25,7 @@ Place                                                               File        
 ``recbole.trainer.<Name>Trainer``                                   config       the trainer of a registered model
 ``recbole.quick_start.quick_start.init_logger``                     quick_start  a log says whose class runs
 ``recbole.quick_start.quick_start.run_recboles``                    quick_start  child processes know the registered models
+``recbole.quick_start.quick_start.run_recbole``                     quick_start  joins the processes that torchrun started
 ``recbole.data.utils.create_dataset``                               data_utils   held-out users; no saved data set unseen
 ``recbole.data.utils.create_samplers``                              data_utils   no sampler where nothing is sampled
 ``recbole.data.utils.save_split_dataloaders``                       data_utils   records what they were made from
@@ -33,6 +34,7 @@ Place                                                               File        
 ``recbole.trainer.trainer.Collector``                               trainer      faster, unless ``fast_evaluation: False``
 ``recbole.trainer.trainer.Evaluator``                               trainer      likewise; metrics of lists are exact
 ``recbole.trainer.trainer.DistributedDataParallel``                 trainer      several processes without a GPU
+``recbole.trainer.trainer.get_tensorboard``                         trainer      one of several processes writes
 ``recbole.trainer.trainer.Trainer.fit``                             trainer      a hash of the data; evaluates one epoch; out
 ``recbole.trainer.trainer.NCLTrainer.fit``                          trainer      likewise
 ``recbole.trainer.trainer.Trainer.evaluate``                        trainer      held-out users are scored by their fold-in

@@ -13,6 +13,7 @@ from torch.multiprocessing.spawn import spawn
 from recbole_vae.data.histories import Histories, SharedBatch
 from recbole_vae.errors import ConfigError, TrainingError
 from recbole_vae.nn.layers import row_gradient
+from recbole_vae.options.processes import alone, torchrun_group
 from recbole_vae.training import processes
 
 ROWS = [[[0, 3, 7], [3, 8]], [[], [2]], [[5], [5]]]
@@ -118,3 +119,18 @@ def test_a_shared_batch_is_the_whole_one_in_parts(weighted: bool, monkeypatch: p
     assert torch.equal(shared.rows(), whole.rows())
     assert torch.equal(shared.entry_values(), whole.entry_values())
     assert (shared.values is None) is not weighted
+
+
+def test_variables_of_several_processes_that_are_not_complete_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert alone() == ""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert "LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not set" in alone()
+    assert torchrun_group() is None
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "x")
+    assert alone() == ""
+    with pytest.raises(ConfigError, match=r"must be whole numbers, not 0, 2, x, x"):
+        torchrun_group()
