@@ -94,7 +94,7 @@ REPORT: dict[str, Any] = {
     "machine": {"processor": "P", "gpu": None, "threads": 2},
     "versions": {"torch": "2"},
     "dataset": "tiny",
-    "target": {"metric": "NDCG@10", "value": 0.2424, "of": "RecBole's MultiVAE"},
+    "target": {"metric": "NDCG@10", "value": 0.2424, "of": "RecBole's MultiVAE"}, "time_limit": 250.0,
     "measured": {
         "RecBole's MultiVAE": [timed(100), timed(120), timed(90)],
         "A": [timed(10), timed(6), timed(9)],
@@ -115,7 +115,7 @@ def test_the_table_compares_the_same_repeat() -> None:
     assert [cell.strip() for cell in lines["A"] if cell] == [
         "A", "9.0 (6.0 to 10.0)", "10.00 (10.00 to 20.00)", "4", "0.2500", "5.0, 1.0, 2.0, 3.0"
     ]  # fmt: skip
-    assert "not reached (best 0.2500 after 300.0 s) in 2 of 3 repeats" in text
+    assert "not reached (best 0.2500, the time limit after 300.0 s) in 2 of 3 repeats" in text
     assert "out of memory" in "".join(lines["C"])
 
 
