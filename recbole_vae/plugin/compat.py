@@ -61,13 +61,8 @@ def tensorboard_and_pandas_take_long() -> Iterator[None]:
     tensorboard, pandas = _Later("torch.utils.tensorboard"), _Later("pandas")
     # ``from torch.utils.tensorboard import SummaryWriter`` is no use of it yet.
     tensorboard.SummaryWriter = lambda *args, **kwargs: tensorboard.real().SummaryWriter(*args, **kwargs)  # type: ignore[attr-defined]
-    added = {each.__name__: each for each in (tensorboard, pandas) if each.__name__ not in sys.modules}
-    sys.modules.update(added)
-    try:
+    with _standing_in({each.__name__: each for each in (tensorboard, pandas) if each.__name__ not in sys.modules}):
         yield
-    finally:
-        for name in added:
-            del sys.modules[name]
 
 
 _OF_SKLEARN = {
@@ -94,6 +89,13 @@ def sklearn_takes_long() -> Iterator[None]:
             setattr(later, name, functools.partial(_call_later, later, name))
     # SLIMElastic ignores these, and calls ElasticNet first.
     added["sklearn.exceptions"].ConvergenceWarning = UserWarning  # type: ignore[attr-defined]
+    with _standing_in(added):
+        yield
+
+
+@contextmanager
+def _standing_in(added: dict[str, _Later]) -> Iterator[None]:
+    """Let modules be imported in place of others that are not imported yet."""
     sys.modules.update(added)
     try:
         yield

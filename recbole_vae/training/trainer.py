@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -164,7 +163,7 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.model.forget()  # it is chosen anew, for other parameters
         try:
             with end_together(self.best_so_far):
-                with memory_kept() if self.device.type == "cpu" else nullcontext():
+                with memory_kept(self.device):
                     super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
                 self._mix(valid_data, saved)
         except KeyboardInterrupt:

@@ -21,7 +21,7 @@ def resident() -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_freed_memory_stays_until_the_block_ends() -> None:
     before = resident()
-    with memory_kept():
+    with memory_kept(torch.device("cpu")):
         table = torch.ones(64 * MEBIBYTE, dtype=torch.uint8)
         del table
         assert resident() > before + 60 * MEBIBYTE
@@ -34,7 +34,7 @@ def test_freed_memory_stays_until_the_block_ends() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_an_error_ends_the_block_as_well() -> None:
     before = resident()
-    with pytest.raises(RuntimeError), memory_kept():
+    with pytest.raises(RuntimeError), memory_kept(torch.device("cpu")):
         table = torch.ones(64 * MEBIBYTE, dtype=torch.uint8)
         del table
         raise RuntimeError
