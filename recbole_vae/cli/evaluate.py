@@ -114,7 +114,7 @@ def _exceeded(found: Evaluation, options: Options) -> list[str]:
     for option in ("min", "max_drop"):
         for name, limit in (getattr(options, option) or {}).items():
             shown = f"--{option}={name}:{limit:g}"
-            if not found.users:
+            if not found.users or name not in metrics:
                 lines.append(f"no user with a history has something to be found, so {shown} is not met")
             elif option == "min" and metrics[name].mean < limit:
                 lines.append(f"{name} is {metrics[name].mean:.4f}, below {shown}")

@@ -14,6 +14,7 @@ from recbole_vae.compare.results import DONE, Comparison, Run
 from recbole_vae.compare.statistics import Floats
 from recbole_vae.errors import DataError
 from recbole_vae.evaluation.holm import holm
+from recbole_vae.options.evaluation import COLD, WARM, kind_of
 
 Key = TypeVar("Key", bound=tuple[str, ...])
 
@@ -89,7 +90,8 @@ class Table:
     Attributes:
         rows: in the order of the plan.
         seeds: seeds of all runs.
-        metrics: the columns; ``tested``: those for which every run that is done has a value for each user.
+        metrics: the columns, with those of warm and cold items, if items are held out; ``tested``: those for which every run
+            that is done has a value for each user.
         beyond: names of the metrics beyond accuracy.
         primary: the metric that ranks the rows.
         alpha: level of the tests.
@@ -151,7 +153,7 @@ def base(metric: str) -> str:
 
 def higher_is_better(metric: str) -> bool | None:
     """Return whether more of a metric is better; None where that depends on the purpose."""
-    return BEYOND.get(base(metric), True)
+    return BEYOND.get(kind_of(base(metric))[1], True)
 
 
 def tables(comparison: Comparison) -> list[Table]:
@@ -174,6 +176,8 @@ def _table(comparison: Comparison, runs: list[Run]) -> Table:
     for run in done:
         _check(run, comparison.metrics)
     metrics = list(comparison.metrics)
+    apart = [f"{kind}_{name}" for kind in (WARM, COLD) for name in metrics]
+    metrics += [name for name in apart if done and all(name in run.test for run in done)]
     tested = [m for m in metrics if done and all(run.users is not None and m in run.users.metrics for run in done)]
     measured = dict.fromkeys(name for run in done for name in run.test if base(name) in BEYOND and name not in metrics)
     at = comparison.primary.partition("@")[2]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from recbole_vae.compare import description
 from recbole_vae.compare.analysis import Row, Table, higher_is_better
 from recbole_vae.compare.results import DONE, Comparison
+from recbole_vae.options.evaluation import COLD, WARM, kind_of
 
 _TITLES = {
     "truncatedrecall": "TruncatedRecall",
@@ -21,6 +22,7 @@ _TITLES = {
     "tailrecall": "Tail recall",
     "shannonentropy": "Entropy",
 }
+_ACCURACY = {"": "Accuracy", WARM: "Warm items", COLD: "Cold items"}
 COSTS = {"training_seconds": "Training", "peak_memory": "Peak memory", "parameters": "Parameters", "epochs": "Epochs"}
 SHORTEST = 0.1
 """Seconds of training below this are noise, and shown as less than it."""
@@ -56,11 +58,16 @@ class Cell:
 
 @dataclass
 class Part:
-    """A grid of cells that fits the width of a page: accuracy, other metrics, or costs."""
+    """A grid of cells that fits the width of a page: accuracy, other metrics, or costs.
+
+    Attributes:
+        kind: of accuracy, the items that are measured: "" for all, ``warm`` or ``cold``; else None.
+    """
 
     title: str
     headers: list[str]
     rows: list[tuple[str, list[Cell]]]
+    kind: str | None = None
 
     @property
     def marked(self) -> bool:
@@ -70,6 +77,9 @@ class Part:
 
 def title(metric: str) -> str:
     """Return the name of a metric as tables print it."""
+    kind, name = kind_of(metric)
+    if kind:
+        return f"{kind} {title(name)}"
     name, at, k = metric.partition("@")
     return _TITLES.get(name, name.capitalize()) + at + k
 
@@ -110,7 +120,12 @@ def count(value: float, unit: str = "") -> str:
 
 def parts(table: Table) -> list[Part]:
     """Lay out a table, without the parts of which nothing was measured."""
-    result = [Part("Accuracy", [title(m) for m in table.metrics], _cells(table, table.metrics, everyone=True))]
+    result = []
+    for kind, heading in _ACCURACY.items():
+        metrics = [metric for metric in table.metrics if kind_of(metric)[0] == kind]
+        headers = [title(kind_of(metric)[1]) for metric in metrics]
+        if metrics:
+            result.append(Part(heading, headers, _cells(table, metrics, everyone=not kind), kind))
     if table.beyond:
         ks = {metric.partition("@")[2] for metric in table.beyond}
         # One k for all is said once: these names are long.

@@ -23,6 +23,7 @@ from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.holm import holm
 from recbole_vae.evaluation.metrics import FastEvaluator
 from recbole_vae.nn.chunks import rows_per_chunk
+from recbole_vae.options.evaluation import COLD, WARM, holds_out_items, kind_of
 from recbole_vae.serving.recommender import History, Recommender
 from recbole_vae.storage import recbole_checkpoint
 from recbole_vae.storage.once import read_once
@@ -71,7 +72,9 @@ class Evaluation:
         targets: the rest, which is to be found.
         users: users with targets and a history; ``new_users``: those with targets and without a history, who get the most
             popular items.
-        metrics: of each checkpoint, by its path: metrics over the users with a history; empty if there are none.
+        metrics: of each checkpoint, by its path: metrics over the users with a history; empty if there are none. Where the
+            first model was trained with items held out, those of warm and cold items apart, too, such as ``cold_ndcg@10``:
+            items that are in training histories of a model here, and others.
         new_user_metrics: likewise over the others.
         differences: by metric, if there are two checkpoints.
     """
@@ -125,6 +128,8 @@ def evaluate(
         recommenders = [Recommender.load(checkpoints[0])]
         config = _config(checkpoints[0], metrics, topk)
     measured = [f"{name}@{k}" for name in config["metrics"] for k in config["topk"]]
+    apart = (WARM, COLD) if holds_out_items(config) else ()
+    measured += [f"{kind}_{name}" for kind in apart for name in measured]
     for name in needed:
         if name not in measured:
             raise ConfigError(f"{name} is not measured; there are {', '.join(measured)}.")
@@ -149,10 +154,12 @@ def evaluate(
     of_user, of_item = of_user[kept], of_item[kept]
     chosen = np.unique(of_user)
     some = np.all([model.histories.lengths().numpy()[chosen] > 0 for model in models], axis=0)
+    warm = {item for model in models for item in model.in_training()}
+    of_kind = {kind: np.array([(item in warm) == (kind == WARM) for item in items[of_item]], bool) for kind in apart}
     bar = tqdm(total=len(chosen) * len(models), unit=" users", ncols=100, disable=None if show_progress else True)
     with bar:
         found = [
-            _measure(model, model.seen_by(models), config, chosen, of_user, of_item, bar)
+            _measure(model, model.seen_by(models), config, chosen, of_user, of_item, bar, of_kind, warm)
             for model in models
             if len(chosen)
         ]
@@ -175,7 +182,21 @@ def evaluate(
 def _estimates(of_models: dict[str, dict[str, Floats]], part: NDArray[np.bool_]) -> dict[str, dict[str, Estimate]]:
     if not part.any():
         return {}
-    return {path: estimates({name: values[part] for name, values in of.items()}) for path, of in of_models.items()}
+    found: dict[str, dict[str, Estimate]] = {}
+    for path, of in of_models.items():
+        found[path] = {}
+        for names, counted in _groups(of, part):
+            found[path].update(estimates({name: of[name][counted] for name in names}))
+    return found
+
+
+def _groups(of: Mapping[str, Floats], part: NDArray[np.bool_]) -> list[tuple[list[str], NDArray[np.bool_]]]:
+    """Return the metrics of each kind of items, and which users of a part count in them; no kinds in which nobody does."""
+    groups: dict[str, list[str]] = {}
+    for name in of:
+        groups.setdefault(kind_of(name)[0], []).append(name)
+    found = [(names, part & ~np.isnan(of[names[0]])) for names in groups.values()]
+    return [(names, counted) for names, counted in found if counted.any()]
 
 
 def estimates(metrics: dict[str, Floats]) -> dict[str, Estimate]:
@@ -188,16 +209,21 @@ def estimates(metrics: dict[str, Floats]) -> dict[str, Estimate]:
 
 
 def _differences(one: dict[str, Floats], other: dict[str, Floats], some: NDArray[np.bool_]) -> dict[str, Difference]:
-    values = np.column_stack([one[name][some] - other[name][some] for name in one])
-    base = np.column_stack([other[name][some] for name in one])
-    sizes, p = effects(values, base), holm(randomisation_test(values))
-    means = base.mean(0)
-    found = {}
-    for place, name in enumerate(one):
-        difference, low, high = map(float, sizes.difference[:, place])
-        drop = -difference / float(means[place]) if means[place] else None
-        found[name] = Difference(difference, low, high, float(p[place]), drop)
-    return found
+    found, p_values = {}, []
+    for names, counted in _groups(one, some):
+        values = np.column_stack([one[name][counted] - other[name][counted] for name in names])
+        base = np.column_stack([other[name][counted] for name in names])
+        sizes, means = effects(values, base), base.mean(0)
+        p_values.append(randomisation_test(values))
+        for place, name in enumerate(names):
+            difference, low, high = map(float, sizes.difference[:, place])
+            drop = -difference / float(means[place]) if means[place] else None
+            found[name] = (difference, low, high, drop)
+    corrected = holm(np.concatenate(p_values))
+    return {
+        name: Difference(difference, low, high, float(p), drop)
+        for (name, (difference, low, high, drop)), p in zip(found.items(), corrected, strict=True)
+    }
 
 
 class _Known:
@@ -222,6 +248,11 @@ class _Known:
             given[user] if user in given else recommender.history(user) if user in rows else [] for user in users
         ]
         self.histories = Histories.from_lists([recommender.known(history) for history in found])
+
+    def in_training(self) -> list[str]:
+        """Return the ids of the items that training histories have."""
+        counts = self.model.histories.counts(padding.real(self.n_items)).tolist()
+        return [item for item, count in zip(self.items[padding.REAL], counts, strict=True) if count]
 
     def _numbers(self, items: Iterable[Any]) -> NDArray[np.int64]:
         ids = {item: number for number, item in enumerate(self.items) if number != padding.PADDING}
@@ -250,8 +281,10 @@ def _measure(
     of_user: NDArray[Any],
     of_item: NDArray[Any],
     bar: Any,
+    of_kind: Mapping[str, NDArray[np.bool_]],
+    warm: Collection[str],
 ) -> dict[str, Floats]:
-    """Return the values of each metric, shape [chosen users].
+    """Return the values of each metric, shape [chosen users]; NaN for users who do not count in it.
 
     Args:
         known: the model, and its histories of all users.
@@ -261,25 +294,35 @@ def _measure(
         of_user: the user of each target, one of ``chosen``.
         of_item: its item.
         bar: counts the users.
+        of_kind: which targets are of each kind of items that is measured apart, shape [targets].
+        warm: ids of the items of the kind ``warm``.
     """
     from recbole.evaluator.collector import DataStruct
 
-    counts = torch.from_numpy(np.bincount(np.searchsorted(chosen, of_user), minlength=len(chosen)))
+    is_warm = torch.tensor([item in warm for item in known.items], device=known.model.device)
+    kinds: dict[str, tuple[Tensor | None, Any]] = {"": (None, slice(None))}
+    kinds.update({f"{kind}:": (is_warm == (kind == WARM), of) for kind, of in of_kind.items() if of.any()})
     numbers = torch.from_numpy(known.numbers[of_item])
     can = numbers != padding.PADDING  # others are counted, and missed
     keys = (torch.from_numpy(of_user)[can] * known.n_items + numbers[can]).sort().values
-    parts: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     for part in torch.from_numpy(chosen).split(rows_per_chunk(known.n_items)):
         batch = known.histories[part].to(known.model.device)
         scores = known.model.ranking_scores(batch)
         left_out = seen[part].to(known.model.device)
         scores[left_out.rows(), left_out.indices] = -torch.inf
-        best = scores.topk(max(config["topk"]))
-        wanted = part[:, None] * known.n_items + best.indices.cpu()
-        parts.append(torch.isin(wanted, keys) & (best.values.cpu() > -torch.inf))
+        for kind, (candidates, _) in kinds.items():
+            ranked = scores if candidates is None else scores.where(candidates, -torch.inf)
+            best = ranked.topk(max(config["topk"]))
+            wanted = part[:, None] * known.n_items + best.indices.cpu()
+            parts[kind].append(torch.isin(wanted, keys) & (best.values.cpu() > -torch.inf))
         bar.update(len(part))
     lists = DataStruct()
-    lists.set("rec.topk", torch.cat([torch.cat(parts).long(), counts[:, None]], dim=1))
+    for kind, (_, of) in kinds.items():
+        counts = torch.from_numpy(np.bincount(np.searchsorted(chosen, of_user[of]), minlength=len(chosen)))
+        lists.set(f"{kind}rec.topk", torch.cat([torch.cat(parts[kind]).long(), counts[:, None]], dim=1))
+        if kind:
+            lists.set(f"{kind}rec.counted", counts > 0)
     return dict(FastEvaluator(config).evaluate(lists).per_user)
 
 

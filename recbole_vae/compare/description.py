@@ -10,6 +10,7 @@ from recbole_vae.compare.results import Run
 from recbole_vae.compare.settings import of_the_data
 from recbole_vae.data import padding
 from recbole_vae.evaluation.definitions import definition
+from recbole_vae.options.evaluation import ALL, kind_of, of_other_items
 
 FILTERS = (
     "val_interval", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item", "threshold",
@@ -61,17 +62,32 @@ def facts(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[tup
             which = f"seeds {seeds[0]} to {seeds[-1]}"
         split = f"that of the files {', '.join(files)}" if files else _split(what["eval_args"])
         found.append(("Split", f"{split}; {which}."))
-        found.append(("Candidates", f"{_candidates(what['eval_args'].get('mode', 'full'))}."))
+        candidates = _candidates(what["eval_args"].get("mode", "full"))
+        if "HI" in (what["eval_args"].get("split") or ()):
+            candidates += "; of the items without training interactions, those that the part has"
+        found.append(("Candidates", f"{candidates}."))
     names = dict.fromkeys(metric.partition("@")[0].lower() for metric in metrics)
     defined = [words.split(": ", 1) for name in names if (words := definition(name))]
     found += [(f"{name[0].upper()}{name[1:]}", f"{words}.") for name, words in defined]
+    if any(kind_of(metric)[0] for metric in metrics):
+        words = "items with training interactions, and items without, each ranked apart from the others"
+        found.append(("Warm and cold", f"{words}. Users without such an item to be found do not count there."))
     if any(run.best_epoch for run in runs):
         found.append(("Epoch", f"that of the best {primary} on the validation part."))
     return found
 
 
 def _split(eval_args: Mapping[str, Any]) -> str:
-    kind, how = next(iter((eval_args.get("split") or {"RS": None}).items()))
+    split = eval_args.get("split") or {"RS": None}
+    if "HI" in split:
+        others = of_other_items(split)
+        rest = (
+            "all those of the others for training"
+            if others == ALL
+            else f"of the others {_split({**eval_args, 'split': others})}"
+        )
+        return f"the interactions of {' and '.join(map(str, split['HI']))} items for validation and test; {rest}"
+    kind, how = next(iter(split.items()))
     by_time = eval_args.get("order") == "TO"
     within = "of each user" if eval_args.get("group_by") == "user" else "of all users together"
     if kind == "HU":

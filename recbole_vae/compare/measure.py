@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import sys
 import time
 from collections.abc import Callable
@@ -21,12 +20,15 @@ from recbole_vae.bench.memory import peak_memory
 from recbole_vae.compare import description
 from recbole_vae.compare.results import DONE, REFUSED, Run, Users
 from recbole_vae.data import padding
+from recbole_vae.data.splits import split_hash
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.evaluation.fold_in import why_not
 from recbole_vae.evaluation.metrics import FastEvaluator
+from recbole_vae.evaluation.new_items import refusal
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.registry import recbole_name
+from recbole_vae.options.evaluation import COLD, WARM, holds_out_items, holds_out_users
 from recbole_vae.storage import checkpoint
 
 SHARE = 0.2
@@ -74,16 +76,17 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     try:
         config = Config(model=job["model"], dataset=job["dataset"], config_dict=copy.deepcopy(options))
     except ConfigError as error:
-        reason = why_not(model_class, job["settings"])
-        if reason and reason in str(error):
-            run.status, run.reason = REFUSED, reason
-            return run
+        for reason in (why_not(model_class, job["settings"]), refusal(model_class, job["settings"])):
+            if reason and reason in str(error):
+                run.status, run.reason = REFUSED, reason
+                return run
         raise
-    if "HU" in config["eval_args"]["split"] and job["split_seed"] is not None:
+    drawn = [what for what, holds in (("users", holds_out_users), ("items", holds_out_items)) if holds(config)]
+    if drawn and job["split_seed"] is not None:
         config["eval_args"]["seed"] = split_seed
-    elif "HU" in config["eval_args"]["split"] and "seed" in config["eval_args"]:
+    elif drawn and "seed" in config["eval_args"]:
         run.notes.append(
-            f"The held-out users are the same for all seeds (eval_args: seed: {config['eval_args']['seed']})."
+            f"The held-out {' and '.join(drawn)} are the same for all seeds (eval_args: seed: {config['eval_args']['seed']})."
         )
     init_seed(split_seed, config["reproducibility"])
     dataset = create_dataset(config)
@@ -92,9 +95,8 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     for name, part in (("validation", valid), ("the test", test)):
         if not len(part._dataset):
             raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
-    held_out = getattr(train._dataset, "split_hash", None)  # the command run shows these, too
-    if held_out is None:
-        run.notes += [f"{gap}." for gap in getattr(test._dataset, "gaps", [])]
+    run.notes += [f"{gap}." for gap in getattr(test._dataset, "gaps", [])]
+    held_out = getattr(train._dataset, "split_hash", None)  # the command run shows it, too
     run.split_hash = held_out or split_hash(train._dataset, valid._dataset, test._dataset)
     init_seed(seed, config["reproducibility"])
     if config["train_stage"] == PRETRAINING[0]:
@@ -271,9 +273,11 @@ def _lists(
     result = FastEvaluator(measured).evaluate(lists)
     found = _PartResults()
     table = [f"{name}@{k}" for name in names for k in job["topk"]]
+    table += [name for kind in (WARM, COLD) for each in table if (name := f"{kind}_{each}") in result]
     found.metrics = {name: float(result[name]) for name in table}
     per_user = {name: values for name, values in result.per_user.items() if name in table}
-    found.metrics.update({name: float(values.mean()) for name, values in per_user.items()})  # not rounded
+    means = {name: float(values[~np.isnan(values)].mean()) for name, values in per_user.items()}  # not rounded
+    found.metrics.update(means)
 
     items, marks = lists.get("rec.items").numpy(), lists.get("rec.topk").numpy()
     hits = marks[:, :max_k].astype(bool)
@@ -362,28 +366,3 @@ def popularity_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     bins = np.full(len(counts), -1, dtype=np.int64)
     bins[order] = raw
     return bins
-
-
-def split_hash(*parts: Any) -> str:
-    """Return the SHA-256 of each part's interactions by the data set's own ids; their order does not matter.
-
-    Args:
-        parts: RecBole's data sets for training, validation and test.
-    """
-    whole = parts[-1]
-    names, ranks = [], []
-    for name in (whole.uid_field, whole.iid_field):
-        tokens = np.asarray(whole.field2id_token[name]).astype(str)
-        order = padding.ids(np.argsort(tokens[padding.REAL]))
-        rank = np.zeros(len(tokens), dtype=np.int64)
-        rank[order] = np.arange(len(order))
-        names.append(tokens[order])
-        ranks.append(rank)
-    result = hashlib.sha256()
-    for tokens in names:
-        result.update("\n".join(tokens).encode() + b"\0")
-    for part in parts:
-        users, items = part.inter_feat[part.uid_field].numpy(), part.inter_feat[part.iid_field].numpy()
-        keys = np.sort(ranks[0][users] * len(names[1]) + ranks[1][items])
-        result.update(np.array([len(keys)], dtype="<i8").tobytes() + keys.astype("<i8").tobytes())
-    return result.hexdigest()

@@ -30,7 +30,8 @@ class Users:
     Attributes:
         ids: the data set's own ids, shape [users].
         history_length: number of items in the history by which the user is scored, int64, shape [users].
-        metrics: values of each metric that is a mean over users (``ndcg@10``), float64, shape [users].
+        metrics: values of each metric that is a mean over users (``ndcg@10``), float64, shape [users]; NaN for users who do
+            not count in it, as in ``cold_ndcg@10`` those without a cold item to be found.
     """
 
     ids: NDArray[np.str_]

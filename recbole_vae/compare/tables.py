@@ -82,7 +82,7 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
     lines = [r"% Needs \usepackage{booktabs}. Made by: " + comparison.command.replace("\n", " ")]
     for number, table in enumerate(tables, 1):
         for part in parts(table):
-            first = part.title == "Accuracy"
+            first = part.kind == ""
             words = (
                 " ".join([caption(table, comparison), *remarks(table, comparison)])
                 if first
@@ -98,7 +98,9 @@ def latex(tables: Sequence[Table], comparison: Comparison) -> str:
                 "".join(f" & {header.translate(_LATEX)}" for header in part.headers) + r" \\",
                 r"\midrule",
                 *(
-                    f"{label.translate(_LATEX)} & " + " & ".join(_latex(cell, first) for cell in cells) + r" \\"
+                    f"{label.translate(_LATEX)} & "
+                    + " & ".join(_latex(cell, part.kind is not None) for cell in cells)
+                    + r" \\"
                     for label, cells in part.rows
                 ),
                 r"\bottomrule",
@@ -192,7 +194,7 @@ def parquet() -> tuple[Any, Any]:
 
 
 def per_user_parquet(runs: Sequence[Run]) -> bytes:
-    """Return one line for each run and user, with all metrics; null where a run did not measure one.
+    """Return one line for each run and user, with all metrics; null where a run did not measure one, or the user does not count.
 
     Raises:
         RecBoleVAEError: pyarrow is missing.
@@ -220,7 +222,9 @@ def per_user_parquet(runs: Sequence[Run]) -> bytes:
         columns.append(pa.array(users.history_length, pa.int64()))
         for name in names:
             values = users.metrics.get(name)
-            columns.append(pa.nulls(size, pa.float64()) if values is None else pa.array(values, pa.float64()))
+            columns.append(
+                pa.nulls(size, pa.float64()) if values is None else pa.array(values, pa.float64(), from_pandas=True)
+            )
         pieces.append(pa.table(columns, schema=schema))
     table = pa.concat_tables(pieces).unify_dictionaries() if pieces else schema.empty_table()
     buffer = io.BytesIO()

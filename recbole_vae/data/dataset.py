@@ -20,7 +20,7 @@ class HistoryDataset(Dataset):  # type: ignore[misc]
 
     Attributes:
         n_training_users: number of training users if others are held out, else None.
-        split_hash: SHA-256 of the split if users are held out, else None.
+        split_hash: SHA-256 of the split if users or items are held out, else None.
     """
 
     inter_feat: Any

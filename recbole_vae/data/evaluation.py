@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_vae.data import padding
+from recbole_vae.data.held_out_items import Candidates
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
 
@@ -48,6 +49,7 @@ class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
     Each batch has RecBole's form: the users; row and item of each seen item, as a pair; row of each relevant item; and the item.
 
     Attributes:
+        candidates: what lists may have, if items are held out; else None.
         fold_in: if users are held out, histories to score them by, rows by internal id; else None.
         seen: items that are not to be recommended, rows by internal id.
         relevant: items that are to be found, rows by internal id.
@@ -68,6 +70,7 @@ class FullSortDataLoader(FullSortEvalDataLoader):  # type: ignore[misc]
             return Histories.from_interactions(users, items, None, n_users)
 
         self.relevant = histories([dataset])
+        self.candidates: Candidates | None = getattr(dataset, "candidates", None)
         self.fold_in: Histories | None = getattr(dataset, "fold_in", None)
         if self.fold_in is not None:
             self.seen = Histories(self.fold_in.indptr, self.fold_in.indices)

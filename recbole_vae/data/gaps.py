@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_vae.data import padding
+from recbole_vae.options.evaluation import holds_out_items
 
 
 def _present(part: Any, field: str) -> NDArray[np.int64]:
@@ -27,19 +28,23 @@ def _without(parts: list[Any], field: str, what: str, lacked: str) -> list[str]:
 
 
 def find(dataset: Any, parts: list[Any]) -> list[str]:
-    """Log what a split leaves empty, and return what is to be said of validation and test, in words."""
+    """Log what a split leaves empty, and return what is to be said of validation and test, in words.
+
+    Items without training interactions are no gap where items are held out.
+    """
     empty = [
         f"the {name} part is empty"
         for name, part in zip(("training", "validation", "test"), parts, strict=False)
         if not len(part)
     ]
     users = _without(parts, dataset.uid_field, "users", "history")
-    items = _without(parts, dataset.iid_field, "items", "interaction")
+    new_items = holds_out_items(dataset.config)
+    items = [] if new_items else _without(parts, dataset.iid_field, "items", "interaction")
     total = padding.real(dataset.item_num)
     unknown = total - len(_present(parts[0], dataset.iid_field))
     if empty or users:
         dataset.logger.warning(f"Split: {'; '.join([*empty, *users])}.")
-    if unknown:
+    if unknown and not new_items:
         said = [f"{unknown} of {total} items {'has' if unknown == 1 else 'have'} no training interaction", *items]
         dataset.logger.info(f"Split: {'; '.join(said)}.")
     return users + items

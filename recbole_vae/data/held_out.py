@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
 from scipy.sparse import coo_matrix
 
-from recbole_vae.data import labels
+from recbole_vae.data import held_out_items, labels
 from recbole_vae.data.dataset import HistoryDataset
 from recbole_vae.data.histories import Histories
 from recbole_vae.data.times import check_times
 from recbole_vae.data.tokens import appearing, is_coded
 from recbole_vae.errors import DataError
-from recbole_vae.options.evaluation import HeldOutUsers
+from recbole_vae.options.evaluation import HeldOutItems, HeldOutUsers, holds_out_items
 from recbole_vae.storage.files import write_whole
 
 _BLOCKS = ("training", "validation, fold-in", "validation, target", "test, fold-in", "test, target")
@@ -331,13 +331,20 @@ class HeldOutDataset(HistoryDataset):
         )
         times = feat[self.time_field].to_numpy() if wanted.by_time else None
         check_times(self, feat)
+        part_of, of_all = self._held_out_items(items), users
+        rest = np.flatnonzero(part_of == 0)
+        if len(rest) < len(feat):  # parts are None then: items are not held out of files
+            users, items, times = users[rest], items[rest], None if times is None else times[rest]
         try:
             split = split_users(users, items, times, parts, wanted, self.config["seed"])
         except DataError as error:
             settings = getattr(self.config, "settings_of_data", None)
             raise DataError(f"{error}{f' (Settings of the data set: {settings}.)' if settings else ''}") from None
-        self.inter_feat = feat.iloc[split.order].reset_index(drop=True)
-        self._bounds = [0, *np.cumsum(split.sizes).tolist()]
+        rows, sizes = rest[split.order], split.sizes
+        if len(rest) < len(feat):
+            rows, sizes = held_out_items.with_targets(_sorted(of_all)[0], part_of, rows, sizes)
+        self.inter_feat = feat.iloc[rows].reset_index(drop=True)
+        self._bounds = [0, *np.cumsum(sizes).tolist()]
         self.split_hash, self.n_training_users = split.digest, split.users[0]
         left_out = f"; left out: {split.unknown} interactions with items that no training user has" * bool(
             split.unknown
@@ -352,6 +359,16 @@ class HeldOutDataset(HistoryDataset):
             f"{left_out}. SHA-256 of the split: {split.digest}{where}"
         )
         super()._remap_ID_all()
+
+    def _held_out_items(self, items: NDArray[Any] | pd.Categorical) -> NDArray[np.int64]:
+        """Return 1 or 2 for each interaction, if its item is held out for validation or the test; else 0."""
+        if not holds_out_items(self.config):
+            return np.zeros(len(items), dtype=np.int64)
+        places, tokens = _sorted(items)
+        wanted = HeldOutItems.read(self.config["eval_args"])
+        part_of = held_out_items.draw(tokens, wanted, self.config["seed"])[places]
+        held_out_items.say(self, places, part_of, "; only those of users of the same part count")
+        return part_of
 
     def _parts(self) -> list[Any]:
         self._change_feat_format()
@@ -369,6 +386,8 @@ class HeldOutDataset(HistoryDataset):
             part = self.copy(target)
             part.fold_in = self._histories(given)
             parts.append(part)
+        if holds_out_items(self.config):
+            held_out_items.mark(self, parts, self.split_hash)
         return parts
 
     def _histories(self, given: Interaction) -> Histories:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -93,3 +94,31 @@ def leaving_out(mode: str) -> Callable[[Sizes], Sizes]:
         return np.stack([sizes - left, valid, test], axis=1)
 
     return divide
+
+
+def split_hash(*parts: Any) -> str:
+    """Return the SHA-256 of each part's interactions by the data set's own ids; their order does not matter.
+
+    Users and items that are in no part do not count: a loaded ``.user`` or ``.item`` file may have such.
+
+    Args:
+        parts: RecBole's data sets for training, validation and test.
+    """
+    whole = parts[-1]
+    names, ranks = [], []
+    for name in (whole.uid_field, whole.iid_field):
+        tokens = np.asarray(whole.field2id_token[name]).astype(str)
+        there = np.unique(np.concatenate([part.inter_feat[name].numpy() for part in parts]))
+        order = there[np.argsort(tokens[there])]
+        rank = np.zeros(len(tokens), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        names.append(tokens[order])
+        ranks.append(rank)
+    result = hashlib.sha256()
+    for tokens in names:
+        result.update("\n".join(tokens).encode() + b"\0")
+    for part in parts:
+        users, items = part.inter_feat[part.uid_field].numpy(), part.inter_feat[part.iid_field].numpy()
+        keys = np.sort(ranks[0][users] * len(names[1]) + ranks[1][items])
+        result.update(np.array([len(keys)], dtype="<i8").tobytes() + keys.astype("<i8").tobytes())
+    return result.hexdigest()

@@ -9,8 +9,10 @@ import torch
 from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from torch import Tensor
+from torch.nn import functional as F
 
 from recbole_vae.data import padding
+from recbole_vae.data.held_out_items import Candidates
 from recbole_vae.data.padding import PADDING
 from recbole_vae.nn.shortlist import Shortlist
 
@@ -29,6 +31,8 @@ def hits(items: Tensor, positive_u: Tensor, positive_i: Tensor, n_items: int) ->
         shape [batch].
     """
     device = items.device
+    if not len(positive_u):
+        return torch.zeros_like(items, dtype=torch.bool), torch.zeros(len(items), dtype=torch.int64, device=device)
     keys = torch.unique(positive_u.to(device) * n_items + positive_i.to(device))
     wanted = items + n_items * torch.arange(len(items), device=device).unsqueeze(1)
     places = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
@@ -49,14 +53,22 @@ class FastCollector(Collector):  # type: ignore[misc]
     RecBole's own searches twice, marks relevant items in an integer for each user and item, copies everything with each batch
     and at the end, and fails for metrics that need the items' counts. The results are the same, bit for bit; but with
     ``exact_metrics``, places of a list for which there is no candidate have the padding item, and not some item the user knows.
+
+    Attributes:
+        candidates: what the lists may have, if items are held out; to be set before each evaluation. Then the items of each
+            kind are collected a second time, as if there were no others: what belongs to them has its name before a colon,
+            as in ``cold:rec.topk``, and item ``n`` is the n-th of the kind. ``cold:rec.counted`` tells which users have a
+            relevant item of the kind, bool, shape [users].
     """
 
     register: Any
+    candidates: Candidates | None = None
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.data_struct = _Parts()
         self._exact = config["exact_metrics"] is True
+        self._apart: dict[str, FastCollector] = {}
         self._others = copy.copy(self.register)
         for name in ("rec.items", "rec.topk"):
             self._others.__dict__.pop(name, None)
@@ -95,6 +107,26 @@ class FastCollector(Collector):  # type: ignore[misc]
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
         finally:
             self.register = register
+        if self.candidates is not None:
+            assert isinstance(scores_tensor, Tensor)
+            for kind, items in self.candidates.kinds.items():
+                self._collect_apart(kind, items, scores_tensor, interaction, positive_u, positive_i)
+
+    def _collect_apart(
+        self, kind: str, items: Tensor, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+    ) -> None:
+        """Collect from the scores of some items alone; see :attr:`candidates`."""
+        if kind not in self._apart:
+            self._apart[kind] = FastCollector(self.config)
+        # The padding item comes first, as always, and fills lists that are longer than there are items.
+        columns = F.pad(items, (1, max(0, max(self.topk) - len(items)))).to(scores.device)
+        number = torch.zeros(scores.shape[1], dtype=torch.int64)
+        number[items] = padding.ids(torch.arange(len(items)))
+        of_user, found = positive_u.cpu(), number[positive_i.cpu()]
+        of_user, found = of_user[found > 0], found[found > 0]
+        self._apart[kind].eval_batch_collect(scores[:, columns], interaction, of_user, found)
+        counted = torch.bincount(of_user, minlength=len(scores)) > 0
+        self._apart[kind].data_struct.update_tensor("rec.counted", counted)
 
     def get_data_struct(self) -> DataStruct:
         """Return what was collected, on the CPU, and forget what belongs to this evaluation only."""
@@ -105,4 +137,16 @@ class FastCollector(Collector):  # type: ignore[misc]
                 del self.data_struct[name]
             else:  # a number, or the items' counts
                 result.set(name, value)
+        for kind, collector in self._apart.items():
+            assert self.candidates is not None
+            items = self.candidates.kinds[kind].tolist()
+            part = collector.get_data_struct()._data_dict
+            if "data.num_items" in result:
+                part["data.num_items"] = padding.ids(len(items))
+            if "data.count_items" in result:
+                counts = result.get("data.count_items")
+                part["data.count_items"] = {number: counts.get(item, 0) for number, item in enumerate(items, 1)}
+            for name, value in part.items():
+                result.set(f"{kind}:{name}", value)
+        self._apart = {}
         return result

@@ -57,20 +57,30 @@ def score_histories(model: Any, histories: Histories) -> Tensor:
 
 
 @contextlib.contextmanager
-def evaluated_on(model: Any, histories: Histories | None) -> Iterator[None]:
-    """Let a model's ``full_sort_predict`` score users by these histories instead of the training histories, in this block.
+def evaluated_on(model: Any, part: Any) -> Iterator[None]:
+    """Let a model's ``full_sort_predict`` score users as a part of the data is evaluated, in this block.
 
     Args:
         model: a model of this package, or of RecBole.
-        histories: rows by internal user id; None to change nothing.
+        part: its dataloader. Users are scored by its ``fold_in`` instead of their training histories, if it has one, and items
+            that its ``candidates`` bar have ``-inf``.
     """
-    if histories is None:
+    histories, candidates = (getattr(part, name, None) for name in ("fold_in", "candidates"))
+    if histories is None and candidates is None:
         yield
         return
 
     def full_sort_predict(interaction: Any) -> Tensor:
-        users = interaction[model.USER_ID].to(histories.indptr.device)
-        return score_histories(model, histories[users]).view(-1)
+        scores: Tensor
+        if histories is None:
+            scores = type(model).full_sort_predict(model, interaction)  # the class's: this one replaces the model's
+        else:
+            users = interaction[model.USER_ID].to(histories.indptr.device)
+            scores = score_histories(model, histories[users])
+        if candidates is not None:
+            scores = scores.view(-1, model.n_items)
+            scores[:, candidates.barred.to(scores.device)] = -torch.inf
+        return scores.view(-1)
 
     with _replaced(model, full_sort_predict=full_sort_predict):
         yield
@@ -172,7 +182,7 @@ def _matrix(model: Any, histories: Histories) -> Any:
 
 
 def _as_it_is(model: Any, histories: Histories) -> Any:
-    return contextlib.nullcontext()  # Pop: the same for all
+    return contextlib.nullcontext()  # the same for all
 
 
 def _by_matrix(model: Any, histories: Histories) -> Any:
@@ -201,6 +211,7 @@ def _by_rows(model: Any, histories: Histories) -> Any:
 
 _ADAPTERS: dict[str, Callable[[Any, Histories], Any]] = {
     "Pop": _as_it_is,
+    "Random": _as_it_is,
     "ItemKNN": _by_neighbours,
     "EASE": _by_matrix,
     "SLIMElastic": _by_matrix,

@@ -24,11 +24,12 @@ class GatheringEvaluator(FastEvaluator):
 
     def evaluate(self, dataobject: Any) -> Any:
         """Gather what was collected for each user, then evaluate."""
-        for key in ("rec.items", "rec.topk", "rec.meanrank", "rec.score", "data.label"):
-            if key in dataobject:
+        for key in list(dataobject._data_dict):
+            name = key.rpartition(":")[2]
+            if name.startswith("rec.") or name == "data.label":
                 parts: list[Any] = [None] * dist.get_world_size()
                 dist.all_gather_object(parts, dataobject.get(key))
-                if key in ("rec.score", "data.label"):  # a row for each pair, whose order does not matter
+                if name in ("rec.score", "data.label"):  # a row for each pair, whose order does not matter
                     dataobject.set(key, torch.cat(parts))
                 else:  # RecBole's sampler deals the users out in turn and repeats the first to make the shares equal
                     dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.rows])

@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from recbole.evaluator import Evaluator, metrics
 from recbole.evaluator.base_metric import TopkMetric
+from recbole.evaluator.collector import DataStruct
+from torch import Tensor
 
 from recbole_vae.data.padding import PADDING, REAL, real
 from recbole_vae.errors import ConfigError
+from recbole_vae.options.evaluation import COLD, WARM
 
 Table = NDArray[Any]
 """One row for each user, one column for each rank."""
@@ -187,8 +190,9 @@ class Result(OrderedDict[str, float]):
 
     Attributes:
         per_user: values by the name of the metric, if it is a mean over users; float64, shape [users], in the order of
-            evaluation (the dataloader's ``uid_list``).
-        split_hash: SHA-256 of the split, if users are held out; else None.
+            evaluation (the dataloader's ``uid_list``). NaN for users who do not count in it, as in a metric of cold items
+            those who have none to be found.
+        split_hash: SHA-256 of the split, if users or items are held out; else None.
         gaps: what the split leaves empty, in words, if this is of the test part, and what else makes it misleading.
     """
 
@@ -207,10 +211,21 @@ class Result(OrderedDict[str, float]):
         """Return the standard errors of the means; 0 for a single user."""
         if self._errors is not None:
             return self._errors
+        counted = {name: values[~np.isnan(values)] for name, values in self.per_user.items()}
         return {
             name: float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
-            for name, values in self.per_user.items()
+            for name, values in counted.items()
         }
+
+
+def _of_kind(dataobject: Any, kind: str, counted: Tensor) -> DataStruct:
+    """Return what was collected of a kind of items, as if there were no others; ``counted`` users only."""
+    found = DataStruct()
+    for name, value in dataobject._data_dict.items():
+        if ":" not in name:
+            own = dataobject.get(f"{kind}:{name}") if f"{kind}:{name}" in dataobject else value
+            found.set(name, own[counted] if name.startswith("rec.") else own)
+    return found
 
 
 class FastEvaluator(Evaluator):  # type: ignore[misc]
@@ -237,7 +252,20 @@ class FastEvaluator(Evaluator):  # type: ignore[misc]
         return average(metric, value)
 
     def evaluate(self, dataobject: Any) -> Result:
-        """Compute all metrics from the collected lists."""
+        """Compute all metrics from the collected lists: of all items, and of each kind that was collected apart."""
+        result = self._evaluate(dataobject)
+        for kind in (WARM, COLD):
+            if f"{kind}:rec.counted" in dataobject:
+                counted = dataobject.get(f"{kind}:rec.counted")
+                found = self._evaluate(_of_kind(dataobject, kind, counted))
+                result.update({f"{kind}_{name}": value for name, value in found.items()})
+                for name, values in found.per_user.items():
+                    of_all = np.full(len(counted), np.nan)
+                    of_all[counted.numpy()] = values
+                    result.per_user[f"{kind}_{name}"] = of_all
+        return result
+
+    def _evaluate(self, dataobject: Any) -> Result:
         self._per_user = {}
         result = Result(super().evaluate(dataobject))
         for name, metric in self.metric_class.items():

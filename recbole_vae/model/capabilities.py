@@ -65,6 +65,10 @@ class Capabilities:
     """Whether the end of training has yet to choose options that are ``auto``; until then its scores are not those of the
     model that was asked for."""
 
+    scores_new_items: bool = False
+    """Whether items without training interactions have scores that mean something, whatever the options: by what is known of
+    them besides."""
+
     begins_with_linear_layer: bool = False
     """Whether ``score(h)`` is ``with_padding(decoder(code(encoder(h))))`` with a
     :class:`~recbole_vae.nn.encoder.HistoryEncoder`, a :class:`~recbole_vae.nn.decoder.Decoder` and no popularity correction

@@ -13,6 +13,10 @@ from recbole_vae.errors import ConfigError
 from recbole_vae.options.fields import Strict
 from recbole_vae.options.names import Where, near, refuse
 
+WARM, COLD = "warm", "cold"
+"""Items with training interactions, and items without: where items are held out, metrics stand for both apart, as in
+``cold_recall@10``."""
+
 OF_PROBABILITIES = ("logloss", "mae", "rmse")
 """Metrics of values that compare a label of 0 or 1 with the probability of 1; AUC compares scores with each other."""
 
@@ -41,8 +45,8 @@ def check_metrics(
     """Raise a ConfigError if a metric does not exist, or the one that is to choose the best epoch is not measured.
 
     Args:
-        values: has ``metrics``, ``topk``, ``valid_metric``, ``metric_decimal_place``, and perhaps ``tail_ratio`` and
-            ``popularity_correction``.
+        values: has ``metrics``, ``topk``, ``valid_metric``, ``metric_decimal_place``, and perhaps ``tail_ratio``,
+            ``popularity_correction`` and ``eval_args``.
         kinds: RecBole's ``metric_types``, by the lower-case names of all metrics.
         broken: metrics that this RecBole has, but cannot compute.
         at_k: metrics that are measured at each of ``topk``.
@@ -81,14 +85,17 @@ def check_metrics(
     tail = values.get("tail_ratio")
     if tail is not None and not (isinstance(tail, int | float) and not isinstance(tail, bool) and tail > 0):
         refuse("tail_ratio", tail, where, "a share of the items, > 0 and <= 1, or a number of interactions > 1")
-    valid, _, k = str(values["valid_metric"]).lower().partition("@")
-    if valid in names and k in (list(map(str, topk)) if valid in at_k else [""]):
+    apart = kinds_apart(values)
+    kind, valid = kind_of(str(values["valid_metric"]).lower())
+    valid, _, k = valid.partition("@")
+    if kind in ("", *apart) and valid in names and k in (list(map(str, topk)) if valid in at_k else [""]):
         return str(values["valid_metric"])
     place = where("valid_metric")
     if not place:
         return f"{metrics[0]}@{topk[0]}" if names[0] in at_k else str(metrics[0])
     measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
     measured += [name for name in names if name not in at_k]
+    measured += [f"{kind}_{name}" for kind in apart for name in measured]
     raise ConfigError(
         f"valid_metric: {values['valid_metric']!r} ({place}) is not measured; measured are {', '.join(measured)}. Set "
         "valid_metric to one of these (it chooses the best epoch), or change metrics and topk."
@@ -132,8 +139,14 @@ class EvalArgs(Strict):
         return "none" if str(value).lower() == "none" else value
 
 
+class HeldOutItemsArgs(EvalArgs):
+    """``eval_args`` where items are held out."""
+
+    seed: int | None = Field(None, ge=0, lt=2**32)
+
+
 class HeldOutArgs(EvalArgs):
-    """``eval_args`` where users are held out."""
+    """``eval_args`` where users are held out, perhaps items, too."""
 
     fold_in: float = Field(
         0.8,
@@ -189,6 +202,56 @@ def holds_out_users(values: Any) -> bool:
     return isinstance(args, dict) and isinstance(args.get("split"), dict) and "HU" in args["split"]
 
 
+@dataclass(frozen=True)
+class HeldOutItems:
+    """The part of ``eval_args`` that says how items are held out.
+
+    Attributes:
+        items: of validation and test: numbers, or shares of all items.
+        seed: of the draw; None for the option ``seed``.
+    """
+
+    items: tuple[float, float]
+    seed: int | None
+
+    @classmethod
+    def read(cls, eval_args: Mapping[str, Any]) -> HeldOutItems:
+        """Read checked ``eval_args``."""
+        return cls(tuple(eval_args["split"]["HI"]), eval_args.get("seed"))
+
+
+def holds_out_items(values: Any) -> bool:
+    """Tell whether the options hold out items."""
+    args = values["eval_args"]
+    return isinstance(args, dict) and isinstance(args.get("split"), dict) and "HI" in args["split"]
+
+
+def args_class(values: Any) -> type[EvalArgs]:
+    """Return what ``eval_args`` may have."""
+    if holds_out_users(values):
+        return HeldOutArgs
+    return HeldOutItemsArgs if holds_out_items(values) else EvalArgs
+
+
+def of_other_items(split: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the split of the items that are not held out; without one, all their interactions are for training."""
+    return {name: how for name, how in split.items() if name != "HI"} or ALL
+
+
+def kinds_apart(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the kinds of items, ``warm`` and ``cold``, for which metrics stand apart; none where no items are held out."""
+    if not ("eval_args" in values and holds_out_items(values)):
+        return ()
+    others = {"eval_args": {"split": of_other_items(values["eval_args"]["split"])}}
+    return (COLD,) if trains_on_all(others) else (WARM, COLD)
+
+
+def kind_of(metric: str) -> tuple[str, str]:
+    """Divide the name of a metric in its kind, ``warm``, ``cold`` or "" for all items, and the rest."""
+    kind, _, rest = metric.partition("_")
+    return (kind, rest) if kind in (WARM, COLD) else ("", metric)
+
+
 ALL: dict[str, list[float]] = {"RS": [1.0, 0.0, 0.0]}
 """The split that leaves all interactions for training, also those of all parts that ``benchmark_filename`` names."""
 
@@ -197,7 +260,7 @@ def trains_on_all(values: Any) -> bool:
     """Tell whether the options leave no interaction for validation and test."""
     args = values["eval_args"]
     split = args.get("split") if isinstance(args, dict) else None
-    shares = split.get("RS") if isinstance(split, dict) else None
+    shares = split.get("RS") if isinstance(split, dict) and "HI" not in split else None
     return isinstance(shares, list | tuple) and len(shares) == 3 and not any(shares[1:])
 
 
@@ -226,8 +289,8 @@ def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) ->
     if not isinstance(value, dict):
         example = "{split: {RS: [0.8, 0.1, 0.1]}, group_by: user, order: RO, mode: full}"
         refuse("eval_args", value, where, f"a mapping such as {example}")
-    held_out = holds_out_users(values)
-    kind = HeldOutArgs if held_out else EvalArgs
+    held_out, new_items = holds_out_users(values), holds_out_items(values)
+    kind = args_class(values)
     for key in value:
         if key not in kind.names():
             place = where("eval_args")
@@ -237,9 +300,13 @@ def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) ->
             )
     if held_out:
         _check_held_out(value, parts is not None, where)
+    if new_items:
+        _check_held_out_items(value, parts, where)
+    if held_out or new_items:
         for name, only in (("save_dataset", False), ("save_dataloaders", False), ("fast_evaluation", True)):
             if values.get(name, only) not in (only, None):
-                refuse(name, values[name], where, f"{only} where users are held out")
+                what = "users" if held_out else "items"
+                refuse(name, values[name], where, f"{only} where {what} are held out")
     check_mode(value.get("mode", "full"), of_values, where)
     if parts is not None and not (
         isinstance(parts, list | tuple) and len(parts) == 3 and all(isinstance(each, str) for each in parts)
@@ -248,7 +315,7 @@ def check_eval_args(values: Mapping[str, Any], of_values: bool, where: Where) ->
         refuse("benchmark_filename", parts, where, allowed)
     if parts is None:
         _check_split(value.get("split", {"RS": [0.8, 0.1, 0.1]}), where)
-    if parts is None or held_out:
+    if parts is None or held_out or new_items:
         try:
             kind.read(value, lambda _: where("eval_args"))
         except ConfigError as error:
@@ -268,11 +335,14 @@ def check_mode(modes: Any, of_values: bool, where: Where) -> None:
 
 
 def _check_split(split: Any, where: Where) -> None:
+    if isinstance(split, dict) and "HI" in split:
+        split = of_other_items(split)
     kind, how = next(iter(split.items())) if isinstance(split, dict) and len(split) == 1 else (None, None)
     if kind not in ("RS", "TS", "LS", "HU"):
         allowed = (
             "{RS: [0.8, 0.1, 0.1]} (shares of training, validation and test), {LS: valid_and_test}, {TS: [0.8, 0.1, 0.1]} "
-            "or {HU: [0.1, 0.1]} (users held out for validation and test: shares, or numbers, or the file of a split)"
+            "or {HU: [0.1, 0.1]} (users held out for validation and test: shares, or numbers, or the file of a split), and HI: "
+            "[0.1, 0.1] alone or beside one of these (items held out)"
         )
         refuse("eval_args", split, where, allowed, "split")
     if kind == "LS" and how not in ("valid_and_test", "valid_only", "test_only"):
@@ -308,6 +378,22 @@ def _check_held_out(value: Mapping[str, Any], in_files: bool, where: Where) -> N
         "that a run with held-out users wrote"
     )
     refuse("eval_args", users, where, allowed, "split: HU")
+
+
+def _check_held_out_items(value: Mapping[str, Any], parts: Any, where: Where) -> None:
+    how = value["split"]["HI"]
+    if parts is not None:
+        refuse("benchmark_filename", parts, where, "left out where items are held out: the split is drawn then")
+    if value.get("mode", "full") not in ("full", {"valid": "full", "test": "full"}):
+        refuse("eval_args", value["mode"], where, "full where items are held out", "mode")
+    if isinstance(how, list | tuple) and len(how) == 2 and all(map(_is_share, how)) and min(how) > 0:
+        numbers = [isinstance(each, int) for each in how]
+        if all(numbers) or (not any(numbers) and sum(how) < 1):
+            return
+    allowed = (
+        "two numbers of items, such as [50, 50], or two shares of them that sum to less than 1, such as [0.1, 0.1]"
+    )
+    refuse("eval_args", how, where, allowed, "split: HI")
 
 
 def _is_share(value: Any) -> bool:

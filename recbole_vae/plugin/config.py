@@ -18,13 +18,13 @@ from recbole_vae.model.registry import is_history_model, model_class, recbole_na
 from recbole_vae.options import command_line
 from recbole_vae.options.data import check_data_options, check_dataset_name, check_filters, check_unload_col
 from recbole_vae.options.evaluation import (
-    EvalArgs,
-    HeldOutArgs,
+    args_class,
     as_lists,
     check_eval_args,
     check_metrics,
     check_mode,
     check_values,
+    holds_out_items,
     holds_out_users,
     modes_of,
     orders_by_time,
@@ -147,9 +147,7 @@ def _check_names(config: Any, model: str, kind: Any) -> None:
     check_keys("train_neg_sample_args", given.get("train_neg_sample_args"), _OF_SAMPLING, where)
     _check_negatives(given, model, kind, where)
     if "eval_args" in given and not is_history_model(kind):  # of which all is checked
-        check_keys(
-            "eval_args", given["eval_args"], (HeldOutArgs if holds_out_users(given) else EvalArgs).names(), where
-        )
+        check_keys("eval_args", given["eval_args"], args_class(given).names(), where)
 
 
 def _check_negatives(given: Mapping[str, Any], model: str, kind: Any, where: Where) -> None:
@@ -244,7 +242,10 @@ def _check_evaluation(config: Any, values: Mapping[str, Any], fast: bool, where:
     if valid_metric != values["valid_metric"]:
         config.internal_config_dict["valid_metric"] = config.chosen_metric = valid_metric
     first = values["metrics"] if isinstance(values["metrics"], str) else values["metrics"][0]
-    return bool(metric_types[first.lower()] == EvaluatorType.VALUE)
+    of_values = bool(metric_types[first.lower()] == EvaluatorType.VALUE)
+    if of_values and holds_out_items(values):
+        refuse("metrics", values["metrics"], where, "metrics of a ranking where items are held out")
+    return of_values
 
 
 def _expose(kind: type) -> None:
@@ -326,6 +327,7 @@ def _check_options(config: Any, model: str, kind: Any) -> None:
     values = {**internal, **given}
     of_values = _check_evaluation(config, values, options.fast_evaluation, where)
     check_eval_args(values, of_values, where)
+    _check_new_items(values, kind)
     if of_values and not getattr(options, "by_sigmoid", False):
         check_values(values, f"the scores of {model} with these options are none; {_OTHERS}", where)
     check_data_options(values, where)
@@ -345,16 +347,33 @@ def _check_options_of_data(config: Any, kind: Any) -> None:
 
 
 def _check_held_out(config: Any, kind: type) -> None:
-    """Check the options of a model in RecBole's style where users are held out."""
+    """Check the options of a model in RecBole's style where users or items are held out."""
     values = {**config.internal_config_dict, **config.external_config_dict}
-    if not holds_out_users(values):
-        return
-    from recbole_vae.evaluation.fold_in import why_not
+    if holds_out_users(values):
+        from recbole_vae.evaluation.fold_in import why_not
 
-    reason = why_not(kind, values)
+        reason = why_not(kind, values)
+        if reason:
+            raise ConfigError(f"model: {reason}")
+    _check_new_items(values, kind)
+    if holds_out_items(values) and int(values.get("world_size") or 1) > 1:
+        raise ConfigError(
+            f"nproc: {values['world_size']} processes cannot evaluate {kind.__name__} where items are held out: RecBole "
+            "averages the metrics of processes, whatever their numbers of users. Use one process."
+        )
+    if holds_out_users(values) or holds_out_items(values):
+        check_eval_args(values, False, place_of(config, config.config_file_list))
+
+
+def _check_new_items(values: Mapping[str, Any], kind: type) -> None:
+    """Refuse a model that cannot score items without interactions where items are held out."""
+    if not holds_out_items(values):
+        return
+    from recbole_vae.evaluation.new_items import refusal
+
+    reason = refusal(kind, values)
     if reason:
         raise ConfigError(f"model: {reason}")
-    check_eval_args(values, False, place_of(config, config.config_file_list))
 
 
 def _order_by_time(config: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_vae.errors import ConfigError, DataError, RecBoleVAEError
 from recbole_vae.model.registry import is_history_model, recbole_name
-from recbole_vae.options.evaluation import holds_out_users
+from recbole_vae.options.evaluation import holds_out_items, holds_out_users
 from recbole_vae.plugin.import_hooks import replace
 
 
@@ -80,8 +80,10 @@ def _load_split_dataloaders(original: Any) -> Any:
         asked = config["dataloaders_save_path"]
         path = asked or _saved_file(config)
         replaced = bool(config["save_dataloaders"]) and path == _saved_file(config)
-        if holds_out_users(config) or not saved.fits(
-            path, config, only_data=False, asked=bool(asked), replaced=replaced
+        if (
+            holds_out_users(config)
+            or holds_out_items(config)
+            or not saved.fits(path, config, only_data=False, asked=bool(asked), replaced=replaced)
         ):
             return None
         loaders = original(config)

@@ -13,7 +13,7 @@ from typing import Any
 
 from recbole_vae.errors import DataError
 from recbole_vae.model.registry import is_history_model
-from recbole_vae.options.evaluation import holds_out_users, orders_by_time, trains_on_all
+from recbole_vae.options.evaluation import holds_out_items, holds_out_users, orders_by_time, trains_on_all
 from recbole_vae.plugin.import_hooks import replace
 
 
@@ -38,8 +38,10 @@ def _from_scratch(original: Any) -> Any:
         asked = getattr(config, "asked_dataset", config["dataset_save_path"])
         path = asked or _saved_file(self)
         replaced = bool(config["save_dataset"]) and path == _saved_file(self)
-        if holds_out_users(config) or not saved.fits(
-            path, config, only_data=_only_data(self), asked=bool(asked), replaced=replaced
+        if (
+            holds_out_users(config)
+            or holds_out_items(config)
+            or not saved.fits(path, config, only_data=_only_data(self), asked=bool(asked), replaced=replaced)
         ):
             original(self)
             return
@@ -335,7 +337,7 @@ def _time_based_split(original: Any) -> Any:
 
 def _build(original: Any) -> Any:
     def build(self: Any) -> Any:
-        from recbole_vae.data import gaps, labels
+        from recbole_vae.data import gaps, held_out_items, labels
         from recbole_vae.data.evaluation import check_topk
         from recbole_vae.plugin.data_utils import is_general
 
@@ -343,7 +345,8 @@ def _build(original: Any) -> Any:
         if general:
             _check_labels(self)
             check_topk(self)
-        parts = original(self)
+        apart = holds_out_items(self.config)
+        parts = held_out_items.held_out_apart(self, original) if apart else original(self)
         if general:
             whole = trains_on_all(self.config)
             if whole and self.benchmark_filename_list is not None:  # RecBole looks at no split then
@@ -351,6 +354,8 @@ def _build(original: Any) -> Any:
                 self.logger.info(f"All are for training: {', '.join(self.benchmark_filename_list)}.")
             labels.apply(self, parts)
             parts[-1].gaps = [] if whole else gaps.find(self, parts)
+            if apart:
+                held_out_items.mark(self, parts)
         return parts
 
     return build

@@ -111,8 +111,9 @@ def _evaluate(original: Any) -> Any:
                 check_saved(model_file or self.saved_model_file)
         with (
             end_together(getattr(self, "best_so_far", str)),
-            evaluated_on(self.model, getattr(eval_data, "fold_in", None)),
+            evaluated_on(self.model, eval_data),
         ):
+            self.eval_collector.candidates = getattr(eval_data, "candidates", None)
             result = original(self, eval_data, load_best_model, model_file, show_progress)
         if isinstance(result, Result):  # several processes of RecBole's make a plain dictionary
             result.split_hash = getattr(eval_data._dataset, "split_hash", None)

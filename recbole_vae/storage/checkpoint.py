@@ -9,7 +9,7 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 ``model``, ``dataset`` their names
 ``config``             RecBole's final configuration, as far as it is plain values
 ``users``, ``items``   the tokens of the data set; position = internal id, 0 is RecBole's padding
-``split_hash``         SHA-256 of the held-out users and their interactions; None where no users are held out
+``split_hash``         SHA-256 of the split where users or items are held out; else None
 ``histories``          the training histories: ``indptr``, ``indices``, ``values`` (or None)
 ``epoch``              the last epoch that was trained, from 0
 ``cur_step``           evaluations since the best one
@@ -358,8 +358,8 @@ def check_vocabulary(state: Mapping[str, Any], path: str | Path, dataset: Any) -
     split, split_now = state.get("split_hash"), getattr(dataset, "split_hash", None)
     if split != split_now:
         raise CheckpointError(
-            f"{path}: was trained with other users held out (SHA-256 of the split {split}, now {split_now}). Use the same data "
-            "and eval_args."
+            f"{path}: was trained with other users or items held out (SHA-256 of the split {split}, now {split_now}). "
+            "Use the same data and eval_args."
         )
 
 

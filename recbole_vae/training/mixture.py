@@ -29,6 +29,7 @@ from recbole_vae.evaluation.collector import hits
 from recbole_vae.evaluation.fold_in import evaluated_on
 from recbole_vae.evaluation.metrics import FastEvaluator
 from recbole_vae.model.hybridvae import PATHS, STRENGTHS, HybridVAE, described
+from recbole_vae.options.evaluation import kind_of
 
 _MOST_USERS = 3_000
 """Users of the validation part that are looked at, at most; of more, every second batch, every third, and so on."""
@@ -315,7 +316,7 @@ class _Judge:
 
     def __init__(self, trainer: Any, valid_data: Any) -> None:
         config = trainer.config
-        metric, _, k = str(config["valid_metric"]).lower().partition("@")
+        metric, _, k = kind_of(str(config["valid_metric"]).lower())[1].partition("@")
         if metric not in _RANKINGS or not k.isdecimal():
             metric, k = "ndcg", "10"
         self.name, self.k = f"{metric}@{k}", int(k)
@@ -351,7 +352,7 @@ class _Judge:
             take: a function of the users and a path's scores, shape [batch, n_items], of which memory need hold one path's.
         """
         model = self._trainer.model
-        with evaluated_on(model, getattr(self._data, "fold_in", None)):
+        with evaluated_on(model, self._data):
             for batch in self._drawn if self._drawn is not None else self._batches():
                 taken = []
                 for path in paths:

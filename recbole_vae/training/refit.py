@@ -14,7 +14,7 @@ from recbole.utils import ModelType, get_trainer
 from recbole_vae.errors import CheckpointError
 from recbole_vae.model.registry import is_history_model, model_class
 from recbole_vae.nn.annealing import PlateauCap
-from recbole_vae.options.evaluation import ALL
+from recbole_vae.options.evaluation import ALL, kind_of
 from recbole_vae.storage import checkpoint, recbole_checkpoint
 from recbole_vae.training.restore import load_recboles
 from recbole_vae.training.warm_start import steps_per_epoch
@@ -73,8 +73,9 @@ def recipe(path: str | Path) -> Recipe:
     chosen = state.get("epochs_from_scratch", state["epoch"] + 1)
     options["epochs"] = state["epoch"] + 1 if chosen is None else chosen
     # best_valid_score is that of a mixture's VAE alone.
-    best = (state["best_valid_result"] or {}).get(str(options["valid_metric"]).lower(), state["best_valid_score"])
-    score = f"{options['valid_metric']} {best:.4f}" if state["best_valid_result"] else ""
+    metric = str(state["config"]["valid_metric"])
+    best = (state["best_valid_result"] or {}).get(metric.lower(), state["best_valid_score"])
+    score = f"{metric} {best:.4f}" if state["best_valid_result"] else ""
     evaluations = None if chosen is None else state.get("evaluations")
     mixture = state["state_dict"].get("_extra_state", {}).get("chosen")
     return Recipe(state["model"], state["dataset"], options, chosen, evaluations, score, mixture, changed)
@@ -91,7 +92,8 @@ def _for_all(saved: Mapping[str, Any]) -> dict[str, Any]:
     args = saved["eval_args"]
     kept = {name: args[name] for name in ("group_by", "order", "mode") if name in args}
     options = {name: value for name, value in saved.items() if name not in _OF_THE_RUN}
-    return {**options, "eval_args": {**kept, "split": ALL}}
+    metric = kind_of(str(saved["valid_metric"]))[1]  # without held-out items, there is none of cold ones
+    return {**options, "eval_args": {**kept, "split": ALL}, "valid_metric": metric}
 
 
 def _by_epochs(options: dict[str, Any], state: Mapping[str, Any]) -> str:
@@ -115,5 +117,5 @@ def _of_recboles(path: str | Path) -> Recipe:
         )
     options = _for_all(checkpoint.plain_config(config))
     epochs, best = int(state["epoch"]) + 1, float(state["best_valid_score"])
-    score = f"{options['valid_metric']} {best:.4f}" if math.isfinite(best) else ""
+    score = f"{config['valid_metric']} {best:.4f}" if math.isfinite(best) else ""
     return Recipe(config["model"], config["dataset"], {**options, "epochs": epochs}, epochs, None, score)

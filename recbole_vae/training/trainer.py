@@ -494,7 +494,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.evaluator.rows = eval_data.sample_size
         self.model.eval()
         collects_lists = isinstance(self.eval_collector, FastCollector) and self.eval_collector.list_length
-        if collects_lists and isinstance(self.model, Autoencoder) and isinstance(eval_data, FullSortDataLoader):
+        ours = isinstance(eval_data, FullSortDataLoader) and eval_data.candidates is None  # which need all scores
+        if collects_lists and isinstance(self.model, Autoencoder) and ours:
             fold_in = eval_data.fold_in
             self._scored_by = self.model.histories if fold_in is None else fold_in.to(self.device)
             self._shortlister = self.model.shortlister()
