@@ -23,7 +23,7 @@ from recbole_vae.errors import ConfigError
 from recbole_vae.model.known_options import options_of
 from recbole_vae.model.registry import import_models, model_names
 from recbole_vae.options.data import check_data_options
-from recbole_vae.options.evaluation import check_eval_args, check_metrics
+from recbole_vae.options.evaluation import check_eval_args, check_metrics, kind_of, kinds_apart
 from recbole_vae.options.fields import Strict
 from recbole_vae.options.names import Where, near, refuse
 from recbole_vae.options.recbole import recbole_model_names
@@ -339,7 +339,11 @@ def _check_metrics(plan: Plan, where: Where) -> None:
 
     ranking = {name: kind for name, kind in metric_types.items() if kind == EvaluatorType.RANKING}
     at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)} & set(ranking)
-    values = {"metrics": plan.metrics, "topk": plan.topk, "valid_metric": plan.primary}
+    values: dict[str, Any] = {"metrics": plan.metrics, "topk": plan.topk, "valid_metric": plan.primary}
+    args = [plan.job(*cell, 0)["settings"].get("eval_args") for cell in plan.cells()]
+    kind = kind_of(plan.primary.lower())[0]
+    if kind and all(kind in kinds_apart({"eval_args": each}) for each in args):
+        values["eval_args"] = args[0]
     kinds = {name: ranking[name] for name in at_k}  # the others need scores of all pairs, or have no k
     try:
         check_metrics(values, kinds, (), at_k, lambda key: where("primary" if key == "valid_metric" else key))
@@ -352,7 +356,7 @@ def _check_metrics(plan: Plan, where: Where) -> None:
                 f"metrics{place and f' ({place})'}: less of {name} is better, and the tables mark the most as the best. "
                 "Register a metric that is turned round, such as 1 - x."
             )
-    if plan.primary.partition("@")[0].lower() in _NO_DIRECTION:
+    if kind_of(plan.primary.partition("@")[0].lower())[1] in _NO_DIRECTION:
         raise ConfigError(
             f"primary: {plan.primary!r} ({where('primary')}) is not allowed: more of it is neither better nor worse. "
             "Choose a metric of accuracy, such as NDCG@10."

@@ -21,6 +21,7 @@ from recbole_vae.compare.plan import Plan, PlanRow, digest
 from recbole_vae.compare.results import DONE, FAILED, REFUSED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import DataError
+from recbole_vae.options.evaluation import kind_of
 from recbole_vae.serving.batch import cores
 from recbole_vae.serving.dask_client import dask_client
 from recbole_vae.storage.files import leftovers, write_whole
@@ -295,7 +296,7 @@ def _compare_splits(runs: list[Run]) -> None:
 def _bigger(plan: Plan) -> bool:
     from recbole.evaluator.register import metrics_dict
 
-    return not getattr(metrics_dict[plan.primary.partition("@")[0].lower()], "smaller", False)
+    return not getattr(metrics_dict[kind_of(plan.primary.partition("@")[0].lower())[1]], "smaller", False)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""``recbole.utils.case_study`` says which data it needs."""
+"""``recbole.utils.case_study`` says which data it needs, and ranks no items that are held out for another part."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def _full_sort_scores(original: Any) -> Any:
                 "full_sort_scores and full_sort_topk take the validation or test data of data_preparation, "
                 "with eval_args: {mode: full}."
             )
-        return original(uid_series, model, test_data, device)
+        scores = original(uid_series, model, test_data, device)
+        candidates = getattr(test_data, "candidates", None)
+        if candidates is not None:
+            scores[:, candidates.barred.to(scores.device)] = float("-inf")
+        return scores
 
     return full_sort_scores

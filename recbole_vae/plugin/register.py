@@ -43,7 +43,7 @@ Place                                                               File        
 ``recbole.trainer.hyper_tuning.HyperTuning.__init__``               hypertuning  ``exhaustive`` refuses ranges
 ``recbole.trainer.hyper_tuning.HyperTuning.run``                    hypertuning  nothing is overruled or left out unsaid
 ``recbole.trainer.hyper_tuning.HyperTuning.trial``                  hypertuning  refuses to vary what has no effect
-``recbole.utils.case_study.full_sort_scores``                       case_study   says which data it needs
+``recbole.utils.case_study.full_sort_scores``                       case_study   says which data it needs; held-out items
 ``recbole.evaluator.register.metrics_dict``                         evaluator    the metric TruncatedRecall
 ``recbole.evaluator.register.metric_types``                         evaluator    likewise
 ``recbole.evaluator.register.metric_information``                   evaluator    likewise; TailPercentage knows all items

@@ -345,7 +345,7 @@ def test_a_run_is_resumed_and_loaded_on_the_same_split(build: Builder) -> None:
     state = torch.load(run.trainer.saved_model_file, weights_only=True)
     assert state["split_hash"] == run.dataset.split_hash
     torch.save({**state, "split_hash": "0"}, "other.pth")
-    with pytest.raises(CheckpointError, match=r"^other\.pth: was trained with other users held out"):
+    with pytest.raises(CheckpointError, match=r"^other\.pth: was trained with other users or items held out"):
         run.trainer.evaluate(run.test, model_file="other.pth")
 
 
