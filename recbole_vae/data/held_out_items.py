@@ -174,14 +174,15 @@ def mark(dataset: Any, parts: list[Any], users: str = "") -> None:
             part has no interaction.
     """
     config, field = dataset.config, dataset.iid_field
-    counts = [np.bincount(part.inter_feat[field].numpy(), minlength=dataset.item_num) for part in parts]
-    warm = counts[0] > 0
-    there = np.flatnonzero(sum(counts))
+    in_training, *others = (np.bincount(part.inter_feat[field].numpy(), minlength=dataset.item_num) for part in parts)
+    warm = in_training > 0
+    there = np.flatnonzero(in_training + sum(others))
     tokens = np.asarray(dataset.field2id_token[field])[there].astype(str)
     wanted = HeldOutItems.read(config["eval_args"])
     in_random_order = there[np.argsort(tokens)][_random(wanted, config["seed"]).permutation(len(there))]
+    _, *evaluated = parts
     numbers = []
-    for name, part, number in zip(("validation", "the test"), parts[1:], counts[1:], strict=True):
+    for name, part, number in zip(("validation", "the test"), evaluated, others, strict=True):
         cold = in_random_order[(number > 0)[in_random_order] & ~warm[in_random_order]]
         ids = {WARM: np.flatnonzero(warm), COLD: cold}
         found = {kind: int(number[of].sum()) for kind, of in ids.items()}
@@ -198,7 +199,7 @@ def mark(dataset: Any, parts: list[Any], users: str = "") -> None:
         )
         numbers.append(len(cold))
     kind, _ = kind_of(str(config["valid_metric"]).lower())
-    if kind and kind not in parts[1].candidates.kinds:
+    if kind and kind not in evaluated[0].candidates.kinds:
         raise DataError(
             f"valid_metric: {config['valid_metric']}: the validation part has no interaction with {kind} items. Choose another "
             "metric, or another split (eval_args)."

@@ -17,8 +17,8 @@ INSTALL = f"pip install --no-deps '{RECBOLE}'"
 
 
 def recbole_model_names() -> list[str]:
-    """Return the names of RecBole's own models, from its folder of defaults."""
-    return sorted(path.stem for path in (recbole_folder() / "properties" / "model").glob("*.yaml"))
+    """Return the names of RecBole's own models, from its folder of defaults; Random has none."""
+    return sorted({"Random", *(path.stem for path in (recbole_folder() / "properties" / "model").glob("*.yaml"))})
 
 
 def recbole_folder() -> Path:
