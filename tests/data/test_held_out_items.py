@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from recbole_vae.data.held_out_items import draw
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
-from recbole_vae.options.evaluation import HeldOutItems
+from recbole_vae.options.evaluation import HeldOutItems, kinds_apart, trains_on_all
 from tests.conftest import Builder, Run, random_rows, write_inter
 
 TIMED = "user_id:token\titem_id:token\ttimestamp:float"
@@ -107,7 +108,9 @@ def test_candidates_are_warm_items_and_the_parts_own(build: Builder) -> None:
         kinds = {k: run.dataset.id2token("item_id", v.numpy()).tolist() for k, v in loader.candidates.kinds.items()}
         assert set(kinds["warm"]) == train
         assert sorted(kinds["cold"]) == sorted(own - train)
-        assert kinds["cold"] != sorted(own - train)  # at random, so that equal scores say nothing
+        ids = loader.candidates.kinds["cold"].tolist()
+        assert ids != sorted(ids)  # at random, so that equal scores say nothing
+        assert kinds["cold"] != sorted(kinds["cold"])
         barred = set(run.dataset.id2token("item_id", loader.candidates.barred.numpy())) - {"[PAD]"}
         assert barred == {row[1] for row in ROWS} - train - own
 
@@ -128,6 +131,42 @@ def test_the_split_depends_on_nothing_but_the_interactions_and_the_seed(build: B
     other = make(build, split, args={"order": "TO", "seed": 6})
     assert parts(other) != parts(runs[0])
     assert other.dataset.split_hash != runs[0].dataset.split_hash
+
+
+def test_a_loaded_item_file_makes_no_difference(build: Builder) -> None:
+    items = sorted({row[1] for row in ROWS})
+    split = {"LS": "valid_and_test"}
+    without = make(build, split, args={"order": "TO"})
+    Path("data/tiny/tiny.item").write_text(
+        "item_id:token\tsize:float\n" + "".join(f"{item}\t1\n" for item in ["a", *items, "zz"])
+    )
+    loaded = make(
+        build, split, args={"order": "TO"},
+        load_col={"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "size"]},
+    )  # fmt: skip
+    assert loaded.dataset.item_num == without.dataset.item_num + 2
+    assert parts(loaded) == parts(without)
+    assert loaded.dataset.split_hash == without.dataset.split_hash
+    unknown = {loaded.dataset.token2id("item_id", item) for item in ("a", "zz")}
+    assert unknown < set(loaded.test.candidates.barred.tolist())
+
+
+def test_interactions_of_label_0_are_left_out(build: Builder) -> None:
+    rows = [(*row, place % 4 > 0) for place, row in enumerate(ROWS)]
+    path = write_inter([(*row[:3], int(row[3])) for row in rows], columns=f"{TIMED}\tlabel:float")
+    run = build(
+        "Pop", "tiny", data_path=path, topk=3, valid_metric="MRR@3", eval_args={"split": NEW, "seed": 5},
+        load_col={"inter": ["user_id", "item_id", "timestamp", "label"]},
+    )  # fmt: skip
+    _, test = drawn()
+    assert pairs(run, run.test._dataset.inter_feat) == {row[:2] for row in rows if row[1] in test and row[3]}
+
+
+def test_all_of_the_others_for_training_is_as_without_a_split_of_them(build: Builder) -> None:
+    args = {"split": {"RS": [1, 0, 0], "HI": [10, 12]}}
+    assert kinds_apart({"eval_args": args}) == ("cold",)
+    assert not trains_on_all({"eval_args": args})
+    assert parts(make(build, {"RS": [1, 0, 0]})) == parts(make(build, {}))
 
 
 def test_the_log_says_how_much_is_held_out(build: Builder, caplog: pytest.LogCaptureFixture) -> None:

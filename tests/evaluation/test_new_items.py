@@ -128,12 +128,8 @@ def by_hand(run: Any, loader: Any, score: Callable[[int], Any]) -> tuple[dict[st
     ids=str,
 )
 def test_each_kind_is_ranked_alone_for_the_users_who_have_one_to_be_found(
-    build: Builder, monkeypatch: pytest.MonkeyPatch, model: str, split: dict[str, Any]
+    build: Builder, model: str, split: dict[str, Any]
 ) -> None:
-    def shortlister(self: Any) -> None:
-        raise AssertionError("a shortlist has not all scores")
-
-    monkeypatch.setattr(New, "shortlister", shortlister)
     run = build(
         model, "tiny", data_path=write_inter(ROWS), eval_args={**ARGS, "split": {**split, "HI": [10, 12]}}, topk=TOPK,
         metrics=["Recall", "NDCG", "ItemCoverage", "GAUC"], valid_metric="NDCG@5", metric_decimal_place=8, epochs=1,
@@ -284,8 +280,12 @@ def test_a_split_seed_fixes_the_items_too() -> None:
 
 @pytest.mark.usefixtures("models")
 def test_a_checkpoint_is_evaluated_on_warm_and_cold_items_apart(
-    build: Builder, capsys: pytest.CaptureFixture[str]
+    build: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def shortlister(self: Any) -> None:
+        raise AssertionError("a shortlist has not all scores")
+
+    monkeypatch.setattr(New, "shortlister", shortlister)
     run = build(
         "New", "tiny", data_path=write_inter(ROWS), eval_args=ARGS, topk=TOPK, metrics=["NDCG"], valid_metric="NDCG@5", epochs=1,
     )  # fmt: skip
