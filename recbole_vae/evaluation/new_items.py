@@ -24,7 +24,12 @@ def can_score_new_items(model_class: type, config: Mapping[str, Any]) -> bool:
 
 
 def refusal(model_class: type, config: Mapping[str, Any]) -> str | None:
-    """Return why a model cannot take part where items are held out, or None if it can; arguments as above."""
+    """Return why a model cannot take part where items are held out, or None if it can.
+
+    Args:
+        model_class: the class.
+        config: its options, of which ``item_features`` and ``world_size`` count.
+    """
     from recbole.model.abstract_recommender import AbstractRecommender
 
     name = model_class.__name__
@@ -39,4 +44,9 @@ def refusal(model_class: type, config: Mapping[str, Any]) -> str | None:
     full_sort: Any = getattr(model_class, "full_sort_predict", None)
     if full_sort in (None, AbstractRecommender.full_sort_predict):
         return f"{name} has no full_sort_predict, which ranks all items; it is needed where items are held out."
+    if int(config.get("world_size") or 1) > 1 and not is_history_model(model_class):
+        return (
+            f"{name} needs one process (nproc: 1) where items are held out: RecBole averages the metrics of processes, however "
+            "many users each of them has."
+        )
     return None

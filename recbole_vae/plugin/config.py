@@ -356,11 +356,6 @@ def _check_held_out(config: Any, kind: type) -> None:
         if reason:
             raise ConfigError(f"model: {reason}")
     _check_new_items(values, kind)
-    if holds_out_items(values) and int(values.get("world_size") or 1) > 1:
-        raise ConfigError(
-            f"nproc: {values['world_size']} processes cannot evaluate {kind.__name__} where items are held out: RecBole "
-            "averages the metrics of processes, whatever their numbers of users. Use one process."
-        )
     if holds_out_users(values) or holds_out_items(values):
         check_eval_args(values, False, place_of(config, config.config_file_list))
 

@@ -244,7 +244,7 @@ def test_a_part_without_items_is_refused(wanted: tuple[float, float]) -> None:
         ({"split": NEW}, {"valid_metric": "warm_MRR@10"}, "valid_metric: 'warm_MRR@10'"),
         ({"split": {"RS": [8, 1, 1], **NEW}}, {"valid_metric": "cold_Hits@10"}, "valid_metric: 'cold_Hits@10'"),
         ({"split": {"RS": [8, 1, 1]}}, {"valid_metric": "cold_MRR@10"}, "valid_metric: 'cold_MRR@10'"),
-        ({"split": NEW}, {"world_size": 2}, "nproc: 2 processes cannot evaluate Pop"),
+        ({"split": NEW}, {"world_size": 2}, "model: Pop needs one process (nproc: 1)"),
     ],
     ids=str,
 )

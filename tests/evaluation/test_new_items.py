@@ -24,7 +24,10 @@ from recbole_vae.compare.measure import measure
 from recbole_vae.compare.results import REFUSED, Comparison, Run
 from recbole_vae.compare.statistics import randomisation_test
 from recbole_vae.errors import ConfigError
+from recbole_vae.evaluation import gather
+from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.evaluation.holm import holm
+from recbole_vae.evaluation.metrics import FastEvaluator
 from recbole_vae.evaluation.new_items import can_score_new_items, refusal
 from recbole_vae.model.multdae import MultDAE
 from tests.conftest import Builder, random_rows, write_inter
@@ -362,3 +365,40 @@ def test_the_primary_metric_may_be_of_cold_items_where_all_runs_hold_out_some() 
         primary = "warm_NDCG@5"
         with pytest.raises(ConfigError, match=f"^primary: '{primary}' .* is not measured"):
             plan.read(None, {**given, "primary": primary, "eval_args": args})
+
+
+@pytest.mark.usefixtures("models")
+def test_several_processes_have_the_result_of_one(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = build(
+        "Known", "tiny", data_path=write_inter(ROWS), eval_args=ARGS, topk=TOPK, metrics=["Recall", "ItemCoverage", "GAUC"],
+        valid_metric="Recall@5",
+    )  # fmt: skip
+    run.trainer.tot_item_num = run.dataset.item_num
+    number = len(run.test.uid_list)
+    shares = [list(range(number)), list(range(0, number, 2)), [*range(1, number, 2), 0][: -(-number // 2)]]
+    collected = []
+    for share in shares:
+        collector = FastCollector(run.config)
+        collector.candidates = run.test.candidates
+        collector.data_collect(run.train)
+        for place in share:
+            batch = run.trainer._full_sort_batch_eval(run.test.collate_fn([place]))
+            batch[1][:, run.test.candidates.barred] = -math.inf
+            collector.eval_batch_collect(batch[1], batch[0], batch[2], batch[3])
+        collected.append(collector.get_data_struct())
+    expected = FastEvaluator(run.config).evaluate(collected[0])
+    first, second = collected[1:]
+    names = {id(value): name for name, value in first._data_dict.items()}
+
+    def all_gather_object(parts: list[Any], value: Any) -> None:
+        parts[:] = [value, second.get(names[id(value)])]
+
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_gather_object", all_gather_object)
+    evaluator = gather.GatheringEvaluator(run.config)
+    evaluator.rows = number
+    found = evaluator.evaluate(first)
+    assert found == expected
+    assert "cold_gauc" in found
+    for name, values in expected.per_user.items():
+        np.testing.assert_array_equal(found.per_user[name], values)
