@@ -16,12 +16,14 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import EvaluatorType, InputType
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import Self
 
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories, SharedBatch
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.capabilities import Capabilities
+from recbole_vae.model.new_items import NewItems
 from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.likelihood import (
     LogLikelihood,
@@ -141,7 +143,7 @@ class LossTerms:
         return self.reconstruction if self.kl is None else self.reconstruction + self.beta * self.kl
 
 
-class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc]
+class HistoryRecommender(NewItems, Capabilities, GeneralRecommender):  # type: ignore[misc]
     """Base class of recommenders to which a user is a history of items and nothing else.
 
     A subclass says which options it has (``config_class``) and what it can do
@@ -176,6 +178,7 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         self._weights: Tensor | None = None
         shares = self._counts() / max(1, padding.real(len(self.histories)))
         self.popularity = padding.with_padding(shares)
+        self._begin_features(dataset, self.options.item_features)
         self.correct_popularity(self.options.popularity_correction)
         if self.options.propensity_weight:
             counts = self._counts()
@@ -344,9 +347,10 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
 
         Returns:
             ``logits - popularity_correction * log propensity`` (see :func:`~recbole_vae.nn.propensity.log_propensity`), and
-            ``-inf`` for the padding item, which must never be recommended; shape [batch, n_items].
+            ``-inf`` for the padding item, which must never be recommended; shape [batch, n_items]. With ``item_features``,
+            cold items have scores made from these, and so have the items of :meth:`add_items`, which come last.
         """
-        return padding.with_padding(self.corrected(logits))
+        return padding.with_padding(self.with_new(self.with_cold(self.corrected(logits))))
 
     def corrected(self, logits: Tensor, items: Tensor | slice = slice(None)) -> Tensor:
         """Correct logits for popularity as :meth:`with_padding` does; the result has the shape of ``logits``.
@@ -365,24 +369,31 @@ class HistoryRecommender(Capabilities, GeneralRecommender):  # type: ignore[misc
         the model was trained to fit.
         """
         correction = self._correction_now()
-        return scores if correction is None else scores - padding.with_padding(correction.to(scores), 0.0)
+        if correction is None:
+            return scores
+        added = self.with_new(self.with_cold(correction.to(scores)[None]), bonus=0.0)
+        return scores - padding.with_padding(added, 0.0)
 
     def ranking_scores(self, histories: Histories) -> Tensor:
         """Return the scores by which recommendations are ranked; a history of no items has ``popularity`` instead.
 
         Returns:
-            A new float32 tensor, shape [batch, n_items].
+            A new float32 tensor, shape [batch, n_items + n_new].
         """
-        scores = self.score(histories).float()
+        scores = self.score(self.in_warm_items(histories)).float()
         empty = histories.lengths() == 0
         if empty.any():
-            scores[empty] = self.popularity.to(scores)
+            scores[empty] = F.pad(self.popularity.to(scores), (0, self.n_new))
         return scores
 
-    def get_extra_state(self) -> dict[str, int]:
-        """Return what ``state_dict`` holds besides the parameters: the number of steps, on which annealing depends."""
-        return {"step": self.step}
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what ``state_dict`` holds besides the parameters: the number of steps, on which annealing depends.
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+        With ``item_features`` also the features, and the strengths that were chosen.
+        """
+        return {"step": self.step, **self._features_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned."""
         self.step = state["step"]
+        self._restore_features(state)

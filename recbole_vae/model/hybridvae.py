@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -18,6 +19,7 @@ from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
 from recbole_vae.model.capabilities import SparseLayer
 from recbole_vae.model.multvae import MultVAE, MultVAEConfig
+from recbole_vae.model.new_items import starting_strengths
 from recbole_vae.nn.kernel import UserKernel
 from recbole_vae.nn.linear import ItemItem, LocalItemItem, Ridge, standardise, standardised
 from recbole_vae.nn.spectral import SpectralFilter
@@ -37,7 +39,7 @@ PATHS = ("linear", "kernel", "spectral")
 
 WITHOUT_VALIDATION: dict[str, float] = {
     "linear_share": 0.5, "kernel_share": 0.0, "spectral_share": 0.0,
-    "linear_l2": 10.0, "linear_item_power": 0.15, "linear_neighbours": 0, "kernel_l2": 10.0,
+    "linear_l2": 10.0, "linear_item_power": 0.15, "linear_features": 0.0, "linear_neighbours": 0, "kernel_l2": 10.0,
     "spectral_item_power": 0.4, "spectral_flatness": 1.5,
 }  # fmt: skip
 """What ``auto`` means where there is no validation part, and where the search for a strength begins; see
@@ -48,6 +50,7 @@ STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
     "linear": {
         "linear_l2": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
         "linear_item_power": (0.0, 0.15, 0.3, 0.45, 0.6),
+        "linear_features": (0.0, 0.1, 0.3, 1.0),
         "linear_neighbours": (0, 100),
     },
     "kernel": {"kernel_l2": (1.0, 3.0, 10.0, 30.0, 100.0)},
@@ -77,6 +80,11 @@ class HybridVAEConfig(MultVAEConfig):
     linear_item_power: _Power = Field(
         "auto",
         description="An item of n users is scaled by n ** -linear_item_power. 0 (and 0 for the two above): EASE.",
+    )
+    linear_features: _Power = Field(
+        "auto",
+        description="With item_features, these count so much there, beside the users: two items of the same features as "
+        "linear_features times the users of a mean item. Not with linear_neighbours.",
     )
     linear_neighbours: NonNegativeInt | Literal["auto"] = Field(
         "auto",
@@ -116,6 +124,13 @@ class HybridVAEConfig(MultVAEConfig):
         if sum(given.values()) > 1 + _ROUNDING:
             shares = " and ".join(f"{name}_share: {share:g}" for name, share in given.items())
             raise ConfigError(f"{shares} sum to more than 1; what they leave of 1 is the VAE's share.")
+        if self.linear_features not in ("auto", 0) and (
+            not self.item_features or self.linear_neighbours not in ("auto", 0)
+        ):
+            raise ConfigError(
+                f"linear_features: {self.linear_features:g} needs item_features, and no linear_neighbours; set "
+                "linear_features: 0, or name the features, such as item_features: [genre, release_year]."
+            )
         return self
 
 
@@ -130,7 +145,12 @@ def described(settings: Mapping[str, float]) -> str:
     """Return the shares, and the strengths of their paths, in words."""
     parts = []
     for path, share in _shares(settings).items():
-        strengths = ", ".join(f"{name} {settings[name]:g}" for name in STRENGTHS[path])
+        names = [
+            name
+            for name in STRENGTHS[path]
+            if name != "linear_features" or (settings[name] not in ("auto", 0) and not settings["linear_neighbours"])
+        ]
+        strengths = ", ".join(f"{name} {settings[name]:g}" for name in names)
         parts.append(f"{path} {share:.2g}{f' ({strengths})' * bool(strengths)}")
     return ", ".join(parts)
 
@@ -165,6 +185,8 @@ class HybridVAE(MultVAE):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.auto = {name for name in WITHOUT_VALIDATION if getattr(self.options, name) == "auto"}
+        if not self.options.item_features:
+            self.auto.discard("linear_features")
         self.chosen: dict[str, float] | None = None
         self._alone: str | None = None
         self._settings_of: dict[str, tuple[Any, ...]] = {}
@@ -192,6 +214,8 @@ class HybridVAE(MultVAE):
         for name in self.auto:
             if name.endswith("_share"):
                 self.settings[name] = 0.0
+        if not self.options.item_features:
+            self.settings["linear_features"] = 0.0
         self._solve()  # now: RecBole's count of operations knows no module that a first score would add
 
     def without_validation(self) -> dict[str, float]:
@@ -253,6 +277,8 @@ class HybridVAE(MultVAE):
         found = {name: values for name, values in STRENGTHS[path].items() if name in self.auto}
         if path == "linear" and self.n_real_items > _MANY_ITEMS:  # each solution takes minutes
             return {"linear_neighbours": (100,)} if "linear_neighbours" in found else {}
+        if path == "linear" and self.options.linear_neighbours not in ("auto", 0):
+            found.pop("linear_features", None)
         return found
 
     @property
@@ -284,12 +310,12 @@ class HybridVAE(MultVAE):
             self.register_module(name, None)  # its memory is free before the next is solved
             self._settings_of.pop(name, None)  # which may fail
             if name == "linear":
-                l2, item_power, neighbours = mine
+                l2, item_power, weight, neighbours = mine
                 ridge = Ridge(l2, options.linear_dropout, options.linear_user_power, item_power)
                 module = (
                     LocalItemItem(self.histories, items, ridge, int(neighbours), progress=options.show_progress)
                     if neighbours
-                    else ItemItem(self.histories, items, ridge)
+                    else ItemItem(self.histories, items, ridge, self._linear_features(weight))
                 )
             elif name == "kernel":
                 module = UserKernel(self.histories, items, mine[0], options.kernel_user_power)
@@ -299,6 +325,13 @@ class HybridVAE(MultVAE):
         self._settings_of[name] = mine
         solved: nn.Module = module
         return solved
+
+    def _linear_features(self, weight: float) -> csr_matrix | None:
+        """Return the features that the linear path is solved with; a checkpoint's come after those of its data set."""
+        if not weight or self.features is None:
+            return None
+        fields = starting_strengths(self.features).fields
+        return self.features.space.weighted(self.features.table, fields) * weight**0.5
 
     @contextmanager
     def alone(self, path: str) -> Iterator[None]:
@@ -318,6 +351,7 @@ class HybridVAE(MultVAE):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned."""
         super().set_extra_state(state)
+        self._settings_of.clear()  # the features may be others
         if "chosen" in state:
             self.choose(state["chosen"])
         else:
@@ -335,7 +369,8 @@ class HybridVAE(MultVAE):
         shares = {self._alone: 1.0} if self._alone else self.shares
         scores: Tensor | None = None
         for name, share in shares.items():
-            part = standardise(self.decoder(latent) if name == "vae" else self.path(name)(histories), histories)
+            part = self.decoder(latent) if name == "vae" else self.path(name)(histories)
+            part = standardise(self.with_cold(part), histories)
             scores = part.mul_(share) if scores is None else scores.add_(part, alpha=share)
         assert scores is not None
         return self.with_padding(scores)
@@ -358,7 +393,8 @@ class HybridVAE(MultVAE):
     def logits_of_sums(self, sums: Sequence[Tensor], unseen: Tensor) -> Tensor:
         """See Capabilities: :meth:`score_latent` by operations on whole tables."""
         shares = self.shares
-        parts = [standardised(sums[-1], unseen) * shares["linear"]] if "linear" in shares else []
+        parts = [standardised(self.with_cold(sums[-1]), unseen) * shares["linear"]] if "linear" in shares else []
         if "vae" in shares:
-            parts.append(standardised(super().logits_of_sums(sums, unseen), unseen) * shares["vae"])
+            logits = self.with_cold(super().logits_of_sums(sums, unseen))
+            parts.append(standardised(logits, unseen) * shares["vae"])
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]

@@ -17,7 +17,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix, diags, vstack
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -64,15 +64,15 @@ class ItemItem(FixedWeight):
     Args:
         histories: the training histories.
         n_items: number of items (without RecBole's padding item).
-        ridge: see :func:`item_item_weights`.
+        ridge, features: see :func:`item_item_weights`.
 
     Raises:
         DataError: the items are too many for this machine's memory.
     """
 
-    def __init__(self, histories: Histories, n_items: int, ridge: Ridge) -> None:
+    def __init__(self, histories: Histories, n_items: int, ridge: Ridge, features: csr_matrix | None = None) -> None:
         super().__init__()
-        weight = item_item_weights(histories, n_items, ridge)
+        weight = item_item_weights(histories, n_items, ridge, features)
         self.fix(weight.to(histories.indices.device))
 
     def forward(self, histories: Histories) -> Tensor:
@@ -81,7 +81,7 @@ class ItemItem(FixedWeight):
         return bag(histories.columns(), values, histories.indptr.to(histories.indices.dtype), self.weight)
 
 
-def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tensor:
+def item_item_weights(histories: Histories, n_items: int, ridge: Ridge, features: csr_matrix | None = None) -> Tensor:
     """Solve ``min_B |Y - Y B|^2 + |L B|^2`` for ``B`` with a diagonal of 0, and undo the scaling of the items.
 
     ``Y`` is the interaction matrix ``X`` with row ``u`` divided by ``n_u ** user_power`` and column ``i`` by
@@ -89,12 +89,15 @@ def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tenso
     dominating, the second popular items. ``L^2`` is diagonal: ``l2`` times the mean of the diagonal of ``G = Y^T Y`` (so that
     one value suits data of any size), plus ``dropout / (1 - dropout)`` times that diagonal, which is the effect of dropout on
     the input (Steck 2020). Then ``P = (G + L^2)^-1``, and off the diagonal ``B_ij = -P_ij / P_jj`` (Steck 2019, equation 8).
-    With both powers and ``dropout`` 0 this is EASE.
+    With both powers and ``dropout`` 0 this is EASE. With features, ``Y`` has a further row for each of them, which makes it
+    the collective model of Olivier Jeunen, Jan Van Balen, Bart Goethals: Closed-Form Models for Collaborative Filtering with
+    Side-Information (RecSys 2020, section 3.1).
 
     Args:
         histories: the training histories ``X``.
         n_items: number of items (without RecBole's padding item).
         ridge: ``l2``, ``dropout``, ``user_power`` and ``item_power``.
+        features: of the items, shape [n_items, n_features], in units of the mean norm of a column of ``Y``; None without.
 
     Returns:
         ``W`` with ``W_ij = n_i ** -item_power B_ij n_j ** item_power``, float32, shape [n_items, n_items], on the CPU. An
@@ -108,7 +111,7 @@ def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tenso
         "Set linear_neighbours: 100, with which each item is predicted from its 100 most similar ones alone, or keep fewer items "
         "(item_inter_num_interval).",
     )  # fmt: skip
-    table, penalty, scale, occurs = _scaled(histories, n_items, ridge)
+    table, penalty, scale, occurs = _scaled(histories, n_items, ridge, features)
     # In place from here on, because the matrix may take most of the memory. It is symmetric, and LAPACK wants columns first.
     gram = np.empty((n_items, n_items), dtype=np.float32, order="F")
     transposed = table.T.tocsr()
@@ -135,7 +138,7 @@ def item_item_weights(histories: Histories, n_items: int, ridge: Ridge) -> Tenso
 
 
 def _scaled(
-    histories: Histories, n_items: int, ridge: Ridge
+    histories: Histories, n_items: int, ridge: Ridge, features: csr_matrix | None = None
 ) -> tuple[csr_matrix, NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return ``Y``, the diagonal of ``L^2``, ``n_i ** item_power`` and whether an item occurs; see item_item_weights."""
     table = histories.to_scipy(n_items).astype(np.float64)
@@ -144,6 +147,10 @@ def _scaled(
     scale = np.where(occurs, of_items, 1.0) ** ridge.item_power
     table = csr_matrix(diags(np.where(of_users > 0, of_users, 1.0) ** -ridge.user_power) @ table @ diags(1 / scale))
     squares = np.asarray(table.multiply(table).sum(0)).ravel()
+    if features is not None:
+        of_features = diags(np.where(occurs, np.sqrt(squares.sum() / max(1, n_items)), 0.0)) @ features
+        table = csr_matrix(vstack([table, of_features.T]))
+        squares = np.asarray(table.multiply(table).sum(0)).ravel()
     penalty = ridge.l2 * squares.sum() / max(1, n_items) + ridge.dropout / (1 - ridge.dropout) * squares
     return table, penalty, scale, occurs
 

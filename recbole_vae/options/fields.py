@@ -200,6 +200,11 @@ class ModelConfig(Strict):
         description="Keep what was read of an .inter file of 64 MiB or more in NAME.inter.cache beside it, for the next run; "
         "False: neither read nor write such a file.",
     )
+    item_features: list[str] = Field(
+        [],
+        description="Fields of the .item file by which items without interactions are scored, such as [genre, release_year, "
+        "title:text]; FIELD:KIND reads a field as token, token_seq, float, float_seq or text.",
+    )
     resume: str | None = Field(
         None,
         description="Checkpoint to go on from; its settings hold, but for those that may change (epochs, stopping_step, ...).",
@@ -224,6 +229,13 @@ class ModelConfig(Strict):
         0,
         description="Epochs over which the parameters are averaged for evaluation and scoring; 0: those of the last epoch.",
     )
+
+    @field_validator("item_features")
+    @classmethod
+    def _each_once(cls, entries: list[str]) -> list[str]:
+        if len(set(entries)) < len(entries) or not all(entries):
+            raise ValueError("it must be a list of fields, each once, such as [genre, release_year].")
+        return entries
 
     @field_validator("clip_grad_norm")
     @classmethod

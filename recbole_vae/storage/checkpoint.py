@@ -14,7 +14,8 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 ``epoch``              the last epoch that was trained, from 0
 ``cur_step``           evaluations since the best one
 ``best_valid_score``   on the validation part, and ``best_valid_result``, a dictionary of metrics
-``state_dict``         of the model, with its step in the annealing schedule (and, with ``auto``, its cap and dropout)
+``state_dict``         of the model, with its step in the annealing schedule (and, with ``auto``, its cap and dropout;
+                       with ``item_features``, these and their strengths)
 ``average``            only with ``weight_averaging``, where ``state_dict`` holds the average: ``count``, its number of
                        epochs, and ``weights``, from which training continues, in the order of the parameters
 ``optimizer``          ``state_dict`` of the optimiser

@@ -47,6 +47,13 @@ From format 4 to 5:
 with linear_share           spectral_share          0; ``spectral_item_power`` and ``spectral_flatness`` are without effect
 ==========================  ======================  ==========================================================================
 
+From format 5 to 6:
+
+==========================  ======================  ==========================================================================
+all                         item_features           []
+with linear_share           linear_features         0
+==========================  ======================  ==========================================================================
+
 Two options changed their meaning within format 1:
 
 * Where both ``anneal_epochs`` and ``total_anneal_steps`` are set, the steps count today. In files without
@@ -89,6 +96,11 @@ def _halving_caps(state: dict[str, Any]) -> None:
             config["anneal_epochs"] *= cap  # the slope is that of a rise to 1 in anneal_epochs
 
 
+def _without_features(state: dict[str, Any]) -> None:
+    _adding("train_batch_size", item_features=[])(state)
+    _adding("linear_share", linear_features=0.0)(state)
+
+
 def _from_1(state: dict[str, Any]) -> None:
     for step in (
         _epochs_counted,
@@ -112,6 +124,7 @@ _STEPS: tuple[Step, ...] = (
     _adding("train_batch_size", exact_time=False, exact_ids=False, repeats="keep"),
     _adding("train_batch_size", exact_metrics=False),
     _adding("linear_share", spectral_share=0.0, spectral_item_power=0.4, spectral_flatness=1.5),
+    _without_features,
 )
 """From format 1 to 2, from 2 to 3, ..."""
 FORMAT_VERSION = 1 + len(_STEPS)

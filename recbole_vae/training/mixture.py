@@ -29,7 +29,7 @@ from recbole_vae.evaluation.collector import hits
 from recbole_vae.evaluation.fold_in import evaluated_on
 from recbole_vae.evaluation.metrics import FastEvaluator
 from recbole_vae.model.hybridvae import PATHS, STRENGTHS, HybridVAE, described
-from recbole_vae.options.evaluation import kind_of
+from recbole_vae.options.evaluation import COLD, WARM, kind_of
 
 _MOST_USERS = 3_000
 """Users of the validation part that are looked at, at most; of more, every second batch, every third, and so on."""
@@ -333,6 +333,9 @@ class _Judge:
         )
         rows = len(valid_data.dataset) if dist.is_initialized() else valid_data.sample_size
         self._stride = max(1, round(rows / _MOST_USERS))
+        # Cold items have their scores from the others, so these decide; what ranks cold items best ranks the others badly.
+        kinds = getattr(getattr(valid_data, "candidates", None), "kinds", {})
+        self._cold: Tensor | None = kinds.get(COLD) if WARM in kinds else None
         # Where negative items are drawn, each pass over the data draws others.
         self._drawn = None if isinstance(valid_data, FullSortEvalDataLoader) else list(self._batches())
         self.users = 0
@@ -358,6 +361,10 @@ class _Judge:
                 for path in paths:
                     with model.alone(path):
                         interaction, scores, rows, items = self._score(batch)
+                    if self._cold is not None:
+                        scores[:, self._cold.to(scores.device)] = -torch.inf
+                        kept = ~torch.isin(items, self._cold.to(items.device))
+                        rows, items = rows[kept], items[kept]
                     users = torch.unique_consecutive(interaction[self._uid]).cpu()
                     taken.append(take(users, scores))
                     del scores
@@ -379,9 +386,11 @@ class _Judge:
             again = first[:, 1:] == first[:, :-1]
             first[:, 1:].masked_fill_(again, 0)  # each item once: the padding item stands for the others
             first = first.sort(1, descending=True).values
-            marked, relevant = hits(first, rows, items, n_items)
-            parts.append((users, first, marked, relevant, correction[first]))
+            if len(items):
+                marked, relevant = hits(first, rows, items, n_items)
+                parts.append((users, first, marked, relevant, correction[first]))
         found = _gathered(parts)
+        found = [table[found[3] > 0] for table in found]
         if len(found[0]) > _MOST_USERS:  # batches are large
             kept = np.linspace(0, len(found[0]) - 1, _MOST_USERS).round().astype(np.int64)
             found = [table[kept] for table in found]

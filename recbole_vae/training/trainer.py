@@ -33,6 +33,7 @@ from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import warm_start
 from recbole_vae.training.averaging import WeightAverage
+from recbole_vae.training.cold import choose_strengths
 from recbole_vae.training.memory import memory_kept
 from recbole_vae.training.mixture import mix
 from recbole_vae.training.optimizer import LazyAdam
@@ -161,6 +162,8 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             share_random_state(self.device)
         if isinstance(self.model, HybridVAE) and self.model.chooses and not self.config["refit"]:
             self.model.forget()  # it is chosen anew, for other parameters
+        if self.model.features is not None:
+            self.model.regress(None)  # likewise
         try:
             with end_together(self.best_so_far):
                 with memory_kept(self.device):
@@ -187,15 +190,19 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             self.logger.warning(f"Misleading results: {self.notes[-1]}.")
 
     def _mix(self, valid_data: Any, saved: bool) -> None:
-        """Choose what is ``auto`` in a mixture for the best epoch, and write it into its checkpoint."""
+        """Choose a mixture, and how new items are scored, for the best epoch; write both into its checkpoint."""
         model = self.model
-        if not isinstance(model, HybridVAE) or not model.undecided:
+        mixes = isinstance(model, HybridVAE) and model.undecided
+        if not mixes and (model.features is None or model.feature_strengths is not None):
             return
         started, path = time.perf_counter(), Path(self.saved_model_file)
         state = checkpoint.load(path) if saved and path.exists() else None
         if state is not None:
             self._load_parameters(state, path)
-        mix(self, valid_data)
+        if mixes:
+            mix(self, valid_data)
+        if model.features is not None:
+            self._calibrate()
         self.mixing_seconds = time.perf_counter() - started
         if valid_data:
             self.best_valid_result = self.evaluate(valid_data, load_best_model=False)
@@ -206,6 +213,19 @@ class HistoryTrainer(Trainer):  # type: ignore[misc]
             checkpoint.save({**state, **mixed}, path)
         if dist.is_initialized():
             dist.barrier()
+
+    def _calibrate(self) -> None:
+        """Choose the strengths by which items without interactions are scored, and log them."""
+        self.model.eval()
+        strengths, score, users = choose_strengths(self.model)
+        self.model.regress(strengths)
+        if not users:
+            self.logger.warning("Too few interactions to choose how new items are scored, so the defaults hold.")
+            return
+        self.logger.info(
+            f"New items are scored by {strengths}: NDCG@20 {score:.4f} of {users} users, for a fifth of the items, as if these "
+            "were new, among themselves."
+        )
 
     def _follow(self, recipe: Recipe) -> None:
         """Prepare to repeat an earlier run without a validation part: what that decided is read from its checkpoint."""

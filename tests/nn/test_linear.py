@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import DataError
@@ -60,6 +61,16 @@ def test_all_options_equal_numpy(
     expected = ease(scaled, 1.5 * diagonal.mean() + 0.25 / 0.75 * diagonal)
     expected *= of_items[None] ** 0.3 / of_items[:, None] ** 0.3
     found = item_item_weights(histories_of(table, weighted), 12, Ridge(1.5, 0.25, 0.4, 0.3))
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
+
+
+def test_features_are_further_users(table: np.ndarray) -> None:
+    features = np.random.default_rng(2).random((12, 3))
+    scale = np.sqrt((table**2).sum(0).mean())
+    stacked = np.vstack([table, scale * features.T])
+    diagonal = (stacked**2).sum(0)
+    expected = ease(stacked, 1.5 * diagonal.mean() + 0.25 / 0.75 * diagonal)
+    found = item_item_weights(histories_of(table), 12, Ridge(1.5, 0.25), csr_matrix(features))
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 

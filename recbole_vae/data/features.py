@@ -1,0 +1,468 @@
+"""What is known about items: fields of the ``.item`` file as a table of numbers, in which items that are alike are near.
+
+Each field is a block of columns. The block of an item has length 1, or 0 where the field is missing, so that every field counts
+the same. The kind of a field is its type in the file; ``FIELD:KIND`` reads it as another:
+
+=============  ===================================================================================================
+``token``      a column for each value, times the square root of ``log(items / items with the value)``
+``token_seq``  the same, with several values
+``float``      eight hat functions at quantiles, so that a score need not be linear in the number
+``float_seq``  the numbers, each standardised over the items
+``text``       n-grams of 3 to 5 characters within words, hashed to 4096 columns, times ``log(items / items with it)``
+=============  ===================================================================================================
+
+What only one item has, or what all have, says nothing about another item, and has no column.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, diags, hstack
+
+from recbole_vae.data import atomic, padding
+from recbole_vae.data.missing import MISSING
+from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.options.names import near
+
+KINDS = ("token", "token_seq", "float", "float_seq", "text")
+_KNOTS, _HASHED, _MOST_VALUES = 8, 4096, 10_000
+_GRAMS = (3, 4, 5)
+
+Cell = str | Sequence[str]
+"""A cell as the file has it, or the parts of one; "" where it is missing."""
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """How an ``.item`` file is read.
+
+    Attributes:
+        item_field: the field of the items' ids.
+        separator: between columns.
+        seq_separator: within a sequence.
+        encoding: of the file.
+    """
+
+    item_field: str
+    separator: str
+    seq_separator: str
+    encoding: str
+
+
+@dataclass
+class ItemTable:
+    """Items with the cells of some fields.
+
+    Attributes:
+        ids: of the items.
+        cells: of each field, in the order of ``ids``.
+        kinds: type of each field, as the first line of the file says; "" where there is none.
+        path: of the file, for messages.
+        lines: of the file, for messages; empty where there is none.
+    """
+
+    ids: list[str]
+    cells: dict[str, list[Cell]]
+    kinds: dict[str, str]
+    path: str = "the table"
+    lines: list[int] = field(default_factory=list)
+
+    def where(self, row: int) -> str:
+        """Return where an item stands."""
+        return f"{self.path}, line {self.lines[row]}" if self.lines else f"{self.path}, item '{self.ids[row]}'"
+
+    def without_repetitions(self) -> ItemTable:
+        """Return each item once.
+
+        Raises:
+            DataError: an item has different cells in two lines.
+        """
+        first: dict[str, int] = {}
+        for row, item in enumerate(self.ids):
+            before = first.setdefault(item, row)
+            for name, cells in self.cells.items():
+                if cells[row] != cells[before]:
+                    raise DataError(
+                        f"{self.where(row)}: item '{item}' has {name} {cells[row]!r}, and {cells[before]!r} in an earlier line"
+                        f"{f' ({self.lines[before]})' if self.lines else ''}; keep one of them."
+                    )
+        return self if len(first) == len(self.ids) else self.taken(list(first), list(first.values()))
+
+    def taken(self, ids: list[str], rows: Sequence[int]) -> ItemTable:
+        """Return a table of these ids with the cells of some rows; -1 for an item of which nothing is known."""
+        cells = {name: [column[row] if row >= 0 else "" for row in rows] for name, column in self.cells.items()}
+        lines = [self.lines[row] if row >= 0 else 0 for row in rows] if self.lines else []
+        return ItemTable(ids, cells, self.kinds, self.path, lines)
+
+
+def read_item_file(path: str | Path, names: Sequence[str], form: FileForm) -> ItemTable:
+    """Read some fields of an ``.item`` file, each item once.
+
+    Args:
+        path: the file.
+        names: of the fields.
+        form: how it is read.
+
+    Raises:
+        ConfigError: the file has no such field.
+        DataError: the file is missing, empty or damaged, or an item stands there twice with different values.
+    """
+    separator, encoding = form.separator, form.encoding
+    header = atomic.read_header(path, separator, encoding)
+    columns = {name: kind.value for name, kind in header.items()}
+    for name in (form.item_field, *names):
+        if name not in columns:
+            meant = near(name, columns)
+            raise ConfigError(
+                f"item_features: {path} has no field '{name}'{f'; did you mean {meant}?' if meant else '.'} It has: "
+                f"{', '.join(columns)}."
+            )
+    atomic.check_cells(path, header, separator, encoding)
+    places = [list(columns).index(name) for name in (form.item_field, *names)]
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    with Path(path).open(encoding=encoding, newline="") as file:
+        next(file)
+        reader: Any = (line.rstrip("\r\n").split(separator) for line in file)
+        if len(separator) == 1:
+            reader = csv.reader(file, delimiter=separator, quoting=atomic.quoting(separator))
+        for number, cells in enumerate(reader, start=2):
+            if len(cells) == len(columns):  # others are empty lines
+                rows.append([cells[place] for place in places])
+                numbers.append(getattr(reader, "line_num", number - 1) + 1)
+    if not rows:
+        raise DataError(f"{path}: there is no item below the first line.")
+    ids, *fields = (list(column) for column in zip(*rows, strict=True))
+    cells = dict(zip(names, fields, strict=True))
+    return ItemTable(ids, cells, {name: columns[name] for name in names}, str(path), numbers).without_repetitions()
+
+
+@dataclass(frozen=True)
+class Block:
+    """How one field becomes columns.
+
+    Attributes:
+        entry: as ``item_features`` names it.
+        name: the field.
+        kind: one of ``KINDS``.
+        names: of the columns that are values; empty for other kinds.
+        numbers: of values, the weight of each column; of a float, the quantiles; of a float_seq, means and deviations in turn.
+    """
+
+    entry: str
+    name: str
+    kind: str
+    names: list[str]
+    numbers: list[float]
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return {"float": len(self.numbers), "float_seq": len(self.numbers) // 2, "text": _HASHED}.get(
+            self.kind, len(self.names)
+        )
+
+    def encode(self, table: ItemTable, separator: str) -> csr_matrix:
+        """Return the block of items, rows of length 1 or 0, float32, shape [items, width]."""
+        if self.kind in ("float", "float_seq"):
+            values = _numbers(table, self.name, self.kind, separator)
+            return _unit(csr_matrix(self._hats(values) if self.kind == "float" else self._standardised(table, values)))
+        counts = _counts(table, self.name, self.kind, separator)
+        place = {name: column for column, name in enumerate(self.names)} if self.kind != "text" else None
+        rows, columns, values_ = [], [], []
+        for row, count in enumerate(counts):
+            for value, times in count.items():
+                column = value if place is None else place.get(value)
+                if column is not None:
+                    rows.append(row)
+                    columns.append(int(column))
+                    values_.append(times * self.numbers[int(column)])
+        return _unit(csr_matrix((values_, (rows, columns)), shape=(len(counts), self.width), dtype=np.float64))
+
+    def _hats(self, values: Sequence[Any]) -> NDArray[np.float64]:
+        found = np.zeros((len(values), len(self.numbers)))
+        there = [row for row, value in enumerate(values) if value is not None]
+        given = [values[row] for row in there]
+        for column, hat in enumerate(np.eye(len(self.numbers))):
+            found[there, column] = np.interp(given, self.numbers, hat)
+        return found
+
+    def _standardised(self, table: ItemTable, values: Sequence[Any]) -> NDArray[np.float64]:
+        mean, deviation = np.array(self.numbers[::2]), np.array(self.numbers[1::2])
+        found = np.zeros((len(values), len(mean)))
+        for row, value in enumerate(values):
+            if value is not None and len(value) != len(mean):
+                raise DataError(
+                    f"{table.where(row)}: '{self.name}' has {len(value)} numbers instead of {len(mean)}, which the others have."
+                )
+            if value is not None:
+                found[row] = (value - mean) / deviation
+        return found
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """How fields of items become columns; made by :meth:`fit`.
+
+    Attributes:
+        blocks: of each field that says something.
+        form: how an ``.item`` file is read.
+    """
+
+    blocks: list[Block]
+    form: FileForm
+
+    @classmethod
+    def fit(cls, table: ItemTable, entries: Sequence[str], form: FileForm) -> FeatureSpace:
+        """Make the space of some items.
+
+        Args:
+            table: the items, with the fields that the entries name.
+            entries: of ``item_features``, such as ``genre`` and ``title:text``.
+            form: see :class:`FeatureSpace`.
+
+        Raises:
+            ConfigError: no field says anything.
+            DataError: text stands where a number must be.
+        """
+        blocks, logger = [], getLogger()
+        for entry in entries:
+            name, kind = parsed(entry)
+            kind = kind or table.kinds[name]
+            missing = sum(_is_missing(cell) for cell in table.cells[name])
+            if 2 * missing > len(table.ids):
+                logger.warning(f"item_features: '{name}' is missing for {missing} of {len(table.ids)} items.")
+            block = _fitted(entry, name, kind, table, form.seq_separator)
+            if block is None:
+                hint = f"; {name}:text would read its text" if kind in ("token", "token_seq") else ""
+                logger.warning(
+                    f"item_features: '{entry}' is left out: no two items share a value of it that others lack, so it says "
+                    f"nothing about another item{hint}."
+                )
+            else:
+                blocks.append(block)
+        if not blocks:
+            raise ConfigError(f"item_features: {', '.join(entries)} of {table.path} say nothing about another item.")
+        return cls(blocks, form)
+
+    @property
+    def fields(self) -> dict[str, slice]:
+        """The columns of each entry."""
+        bounds = np.cumsum([0, *(block.width for block in self.blocks)]).tolist()
+        return {block.entry: slice(*each) for block, each in zip(self.blocks, pairwise(bounds), strict=True)}
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each column, such as ``genre=Comedy``."""
+        return [
+            f"{block.name}={block.names[column]}" if block.names else f"{block.entry}#{column}"
+            for block in self.blocks
+            for column in range(block.width)
+        ]
+
+    def read(self, path: str | Path) -> ItemTable:
+        """Read an ``.item`` file of further items; see :func:`read_item_file`."""
+        names = list(dict.fromkeys(block.name for block in self.blocks))
+        return read_item_file(path, names, self.form)
+
+    def encode(self, table: ItemTable) -> csr_matrix:
+        """Return the features of items, float32, shape [items, n_features]; a row has a length of at most 1.
+
+        Raises:
+            DataError: text stands where a number must be, or a sequence has another length.
+        """
+        blocks = [block.encode(table, self.form.seq_separator) for block in self.blocks]
+        return csr_matrix(hstack(blocks) / math.sqrt(len(blocks)), dtype=np.float32)
+
+    def weighted(self, table: csr_matrix, factors: Mapping[str, float]) -> csr_matrix:
+        """Multiply each entry's part of the inner products of items by a factor."""
+        scale = np.ones(table.shape[1])
+        for entry, columns in self.fields.items():
+            scale[columns] = factors.get(entry, 1.0) ** 0.5
+        return csr_matrix(table @ diags(scale), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """The features of a data set's items.
+
+    Attributes:
+        space: what the columns are.
+        table: float32, shape [n_real_items, n_features]; row = column of the item.
+    """
+
+    space: FeatureSpace
+    table: csr_matrix
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values and tensors from which :meth:`from_state` makes the same."""
+        parts = {name: torch.from_numpy(getattr(self.table, name)) for name in ("indptr", "indices", "data")}
+        blocks = [dict(vars(block)) for block in self.space.blocks]
+        return {"form": dict(vars(self.space.form)), "blocks": blocks, **parts}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> ItemFeatures:
+        """Make the features of what :meth:`state` returned."""
+        space = FeatureSpace([Block(**block) for block in state["blocks"]], FileForm(**state["form"]))
+        data, indices, indptr = (state[name].cpu().numpy() for name in ("data", "indices", "indptr"))
+        shape = (len(indptr) - 1, sum(block.width for block in space.blocks))
+        return cls(space, csr_matrix((data, indices, indptr), shape=shape))
+
+
+def features_of(dataset: Any, entries: Sequence[str]) -> ItemFeatures | None:
+    """Read what is known about the items of a data set from its ``.item`` file.
+
+    Args:
+        dataset: the training part of a built RecBole data set, whose items with interactions decide what the columns are; or
+            what stands for one when a model is made from a checkpoint, which has the features itself.
+        entries: of ``item_features``.
+
+    Returns:
+        The features; None for what stands for a data set.
+
+    Raises:
+        ConfigError: the file has no such field, or no field says anything.
+        DataError: the file is missing or damaged, a number is none, or the file has none of the items.
+    """
+    if not hasattr(dataset, "dataset_path"):
+        return None
+    config = dataset.config
+    path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
+    form = FileForm(
+        dataset.iid_field, config["field_separator"], config["seq_separator"], config["encoding"] or "utf-8"
+    )
+    names = list(dict.fromkeys(parsed(entry)[0] for entry in entries))
+    if not path.is_file():
+        raise DataError(f"item_features: there is no file {path}, which would say what is known about the items.")
+    table = read_item_file(path, names, form)
+    place = {item: row for row, item in enumerate(table.ids)}
+    ids = [str(token) for token in dataset.field2id_token[dataset.iid_field]][padding.REAL]
+    rows = [place.get(item, -1) for item in ids]
+    unknown = rows.count(-1)
+    if unknown == len(rows):
+        raise DataError(f"item_features: {path} has none of the data set's items, such as '{ids[0]}'.")
+    if unknown:
+        getLogger().warning(f"item_features: {unknown} of {len(rows)} items are not in {path.name}.")
+    table = table.taken(ids, rows)
+    warm = np.unique(padding.columns(np.asarray(dataset.inter_feat[dataset.iid_field]))).tolist()
+    known = table.taken([ids[row] for row in warm], warm)
+    space = FeatureSpace.fit(known, entries, form)
+    return ItemFeatures(space, space.encode(table))
+
+
+def parsed(entry: str) -> tuple[str, str]:
+    """Return field and kind of an entry of ``item_features``; "" for the kind that the file says."""
+    name, colon, kind = entry.rpartition(":")
+    return (name, kind) if colon and kind in KINDS else (entry, "")
+
+
+def _is_missing(cell: Cell) -> bool:
+    return cell in MISSING if isinstance(cell, str) else not len(cell)
+
+
+def _parts(cell: Cell, separator: str) -> Sequence[str]:
+    if _is_missing(cell):
+        return []
+    return [part for part in cell.split(separator) if part] if isinstance(cell, str) else [str(part) for part in cell]
+
+
+def _numbers(table: ItemTable, name: str, kind: str, separator: str) -> list[Any]:
+    """Return the number, or the array of numbers, of each item; None where it is missing."""
+    found: list[Any] = []
+    for row, cell in enumerate(table.cells[name]):
+        if _is_missing(cell):
+            found.append(None)
+            continue
+        parts = [cell] if kind == "float" and isinstance(cell, str) else _parts(cell, separator)
+        try:
+            numbers = np.array([float(part) for part in parts])
+        except ValueError:
+            numbers = np.array([math.nan])
+        if not np.isfinite(numbers).all() or (kind == "float" and len(numbers) != 1):
+            raise DataError(
+                f"{table.where(row)}: {str(cell)[:80]!r} in '{name}' is not a number. Correct it, leave it empty, or read the "
+                f"field as another kind: {name}:token or {name}:text."
+            )
+        found.append(float(numbers[0]) if kind == "float" else numbers)
+    return found
+
+
+def _counts(table: ItemTable, name: str, kind: str, separator: str) -> list[Counter[Any]]:
+    """Return how often each item has each value; values of text are columns."""
+    counts: list[Counter[Any]] = []
+    for cell in table.cells[name]:
+        if kind == "text":
+            text = cell if isinstance(cell, str) else " ".join(cell)
+            counts.append(Counter() if _is_missing(cell) else _grams(text))
+        elif kind == "token" and isinstance(cell, str):
+            counts.append(Counter() if _is_missing(cell) else Counter([cell]))
+        else:
+            counts.append(Counter(set(_parts(cell, separator))))
+    return counts
+
+
+def _grams(text: str) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for word in re.findall(r"\w+", text.lower()):
+        word = f" {word} "
+        for length in _GRAMS:
+            for start in range(len(word) - length + 1):
+                found[zlib.crc32(word[start : start + length].encode()) % _HASHED] += 1
+    return found
+
+
+def _fitted(entry: str, name: str, kind: str, table: ItemTable, separator: str) -> Block | None:
+    """Return the block of a field, or None if it says nothing about another item."""
+    items = len(table.ids)
+    if kind == "float":
+        values = [value for value in _numbers(table, name, kind, separator) if value is not None]
+        knots = np.unique(np.quantile(values, np.linspace(0, 1, _KNOTS))) if values else np.empty(0)
+        return Block(entry, name, kind, [], knots.tolist()) if len(knots) > 1 else None
+    if kind == "float_seq":
+        rows = [value for value in _numbers(table, name, kind, separator) if value is not None]
+        lengths = Counter(map(len, rows))
+        if not rows:
+            return None
+        usual = lengths.most_common(1)[0][0]
+        same = np.stack([row for row in rows if len(row) == usual])
+        deviation = same.std(0)
+        deviation[deviation == 0] = math.inf  # a constant says nothing
+        numbers = np.stack([same.mean(0), deviation], 1).ravel().tolist()
+        return Block(entry, name, kind, [], numbers) if np.isfinite(deviation).any() else None
+    frequency: Counter[Any] = Counter()
+    for count in _counts(table, name, kind, separator):
+        frequency.update(count.keys())
+    if kind == "text":
+        weights = [0.0] * _HASHED
+        for column, number in frequency.items():
+            weights[column] = math.log(items / number) if number > 1 else 0.0
+        return Block(entry, name, kind, [], weights) if any(weights) else None
+    shared = [value for value, count in frequency.most_common() if 1 < count < items]
+    if len(shared) > _MOST_VALUES:
+        getLogger().warning(
+            f"item_features: '{name}' has {len(shared)} values that several items have; the {_MOST_VALUES} most frequent count."
+        )
+    shared = sorted(shared[:_MOST_VALUES])
+    weights = [math.sqrt(math.log(items / frequency[value])) for value in shared]
+    return Block(entry, name, kind, shared, weights) if shared else None
+
+
+def _unit(table: csr_matrix) -> csr_matrix:
+    """Scale rows to length 1; empty ones stay."""
+    table.eliminate_zeros()
+    lengths = np.sqrt(np.asarray(table.multiply(table).sum(1)).ravel())
+    return csr_matrix(diags(1 / np.where(lengths > 0, lengths, 1.0)) @ table)

@@ -1,0 +1,226 @@
+"""Items without interactions: scored from their features, the same in every model, and kept in checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_vae.data.histories import Histories
+from recbole_vae.errors import ConfigError
+from recbole_vae.nn.cold import Strengths
+from recbole_vae.serving.recommender import Recommender
+from recbole_vae.training import mixture
+from recbole_vae.training.cold import choose_strengths, ndcg
+from tests.conftest import OWN, Builder, Run, write_inter
+
+MODELS = ["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP"]
+N_ITEMS, COLD = 24, ["i22", "i23"]
+
+
+def write_data(folder: str = "data") -> str:
+    """Users like the even or the odd items, and so does the field ``group``; ``noise`` says nothing. Two items are cold."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(60):
+        liked = [item for item in range(22) if item % 2 == user % 2]
+        rows += [(f"u{user}", f"i{item}") for item in rng.choice(liked, 6, replace=False)]
+        rows.append((f"u{user}", f"i{rng.integers(22)}"))
+    rows += [("cold", item) for item in COLD]  # of a user who is left to the test part
+    path = write_inter(sorted(set(rows[: -len(COLD)])), folder=folder, part="train")
+    write_inter([("u0", "i1"), ("u1", "i0"), ("u2", "i3")], folder=folder, part="valid")
+    write_inter([("u0", item) for item in COLD], folder=folder, part="test")
+    noise = rng.integers(3, size=N_ITEMS)
+    lines = [f"i{item}\t{'even' if item % 2 == 0 else 'odd'}\t{noise[item]}" for item in range(N_ITEMS)]
+    Path(folder, "tiny", "tiny.item").write_text("\n".join(["item_id:token\tgroup:token\tnoise:token", *lines]) + "\n")
+    return path
+
+
+def run_of(build: Builder, model: str = "MultVAE", **options: Any) -> Run:
+    parts = {"benchmark_filename": ["train", "valid", "test"]}
+    features = {"item_features": ["group", "noise"]}
+    return build(model, "tiny", **{"data_path": write_data(), **parts, **features, **options})
+
+
+def ids(run: Run, *items: str) -> list[int]:
+    return [int(run.dataset.token2id("item_id", item)) for item in items]
+
+
+def scores_of(run: Run, rows: slice = slice(1, 9)) -> torch.Tensor:
+    run.model.eval()
+    with torch.no_grad():
+        found: torch.Tensor = run.model.score(run.model.histories[torch.arange(60)[rows]])
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_cold_items_have_the_regression_of_the_other_scores(build: Builder, model: str) -> None:
+    run = run_of(build, model)
+    found = scores_of(run).double().numpy()[:, 1:]
+    columns = [each - 1 for each in ids(run, *COLD)]
+    warm = np.setdiff1d(np.arange(N_ITEMS), columns)
+    features = run.model.features.table.toarray().astype(float)
+    centred = features - features[warm].mean(0)
+    ridge = centred[warm].T @ centred[warm] + np.eye(features.shape[1])
+    mean = found[:, warm].mean(1, keepdims=True)
+    expected = (found[:, warm] - mean) @ centred[warm] @ np.linalg.solve(ridge, centred[columns].T) + mean
+    np.testing.assert_allclose(found[:, columns], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "VASP"])
+def test_warm_items_have_the_scores_that_they_have_without_features(build: Builder, model: str) -> None:
+    run, plain = run_of(build, model), run_of(build, model, item_features=[])
+    warm = np.setdiff1d(np.arange(1, N_ITEMS + 1), ids(run, *COLD))
+    torch.testing.assert_close(scores_of(run)[:, warm], scores_of(plain)[:, warm], rtol=0, atol=0)
+    assert not torch.allclose(scores_of(run), scores_of(plain))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_added_item_is_scored_as_a_cold_one_of_the_data(build: Builder, model: str) -> None:
+    run = run_of(build, model)
+    cold = ids(run, *COLD)
+    before = scores_of(run)
+    run.model.add_items(run.model.features.table[[each - 1 for each in cold]])
+    after = scores_of(run)
+    assert after.shape[1] == before.shape[1] + 2
+    torch.testing.assert_close(after[:, :-2], before, rtol=0, atol=0)
+    torch.testing.assert_close(after[:, -2:], before[:, cold])
+    assert run.model.alike(N_ITEMS + 1, 5) == run.model.alike(cold[0], 5)
+    run.model.add_items(run.model.features.table[[cold[0] - 1]], bonus=2.0)
+    raised = scores_of(run)
+    real = before[:, 1:]
+    torch.testing.assert_close(raised[:, -1], before[:, cold[0]] + 2 * real.std(1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_correction_for_popularity_reaches_cold_items_through_the_others(build: Builder) -> None:
+    run = run_of(build, popularity_correction=0.7)
+    run.model.add_items(run.model.features.table[[ids(run, COLD[0])[0] - 1]])
+    corrected = scores_of(run)
+    with run.model.corrected_by(0.0):
+        plain = scores_of(run)
+    torch.testing.assert_close(run.model.uncorrected(corrected), plain)
+    assert not torch.allclose(corrected[:, ids(run, *COLD)], plain[:, ids(run, *COLD)])
+
+
+def test_an_item_is_like_those_with_its_features(build: Builder) -> None:
+    run = run_of(build, item_features=["group"])
+    odd, even = ids(run, "i23", "i22")
+    for cold, parity in ((odd, 1), (even, 0)):
+        found = run.model.alike(cold, 5)
+        assert len(found) == 5
+        assert sum(weight for _, weight in found) == pytest.approx(1)
+        tokens = [str(run.dataset.id2token("item_id", item)) for item, _ in found]
+        assert all(int(token[1:]) % 2 == parity for token in tokens)
+        assert cold not in [item for item, _ in found]
+    assert run.model.alike(ids(run, "i3")[0], 5) == []
+
+
+def test_a_cold_item_in_a_history_stands_as_those_it_is_like(build: Builder) -> None:
+    run = run_of(build)
+    warm, cold = ids(run, "i3")[0], ids(run, "i23")[0]
+    found = run.model.in_warm_items(Histories.from_lists([[warm, cold], [warm]]))
+    like = dict(run.model.alike(cold, 20))
+    expected = {**like, warm: like.get(warm, 0) + 1}
+    assert dict(zip(found.indices[:-1].tolist(), found.entry_values()[:-1].tolist(), strict=True)) == pytest.approx(
+        expected
+    )
+    assert (int(found.indices[-1]), float(found.entry_values()[-1])) == (warm, 1.0)
+    plain = Histories.from_lists([[warm]])
+    assert run.model.in_warm_items(plain) is plain
+    history = Histories.from_lists([[cold]])
+    best = run.model.eval().ranking_scores(history)[0]
+    assert torch.isfinite(best[1:]).all()
+
+
+def test_without_features_nothing_can_be_added(build: Builder) -> None:
+    run = run_of(build, item_features=[])
+    with pytest.raises(ConfigError, match="trained without: train it with item_features"):
+        run.model.add_items(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_checkpoint_needs_no_file(build: Builder, model: str, caplog: pytest.LogCaptureFixture) -> None:
+    run = run_of(build, model)
+    with caplog.at_level(logging.INFO):
+        run.fit()
+    assert "New items are scored by group" in caplog.text
+    run.trainer.evaluate(run.test)
+    expected = scores_of(run)
+    Path("data", "tiny", "tiny.item").unlink()
+    again = Recommender.load(run.trainer.saved_model_file).model
+    assert again.feature_strengths == run.model.feature_strengths is not None
+    with torch.no_grad():
+        torch.testing.assert_close(again.score(again.histories[torch.arange(1, 9)]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_resumed_run_ends_like_one_that_was_not_interrupted(build: Builder) -> None:
+    whole = run_of(build, epochs=4, checkpoint_dir="whole")
+    whole.fit()
+    first = run_of(build, epochs=2, checkpoint_dir="first")
+    first.fit()
+    second = run_of(build, epochs=4, resume=first.trainer.saved_model_file)
+    second.fit()
+    assert torch.equal(scores_of(whole), scores_of(second))
+    assert whole.model.feature_strengths == second.model.feature_strengths
+
+
+def test_strengths_follow_what_the_features_say(build: Builder) -> None:
+    run = run_of(build, epochs=60, dropout_prob=0.3, learning_rate=0.01, stopping_step=0)
+    run.fit()
+    strengths, _, users = choose_strengths(run.model.eval())
+    assert users > 20
+    assert strengths.fields["group"] > strengths.fields["noise"]
+    cold = scores_of(run, slice(1, 60))[:, ids(run, "i22", "i23")]
+    histories = run.model.histories
+    odd = ids(run, *(f"i{item}" for item in range(1, 22, 2)))
+    is_odd = torch.isin(histories.indices, torch.tensor(odd)).float()
+    share = torch.stack([
+        is_odd[histories.indptr[user] : histories.indptr[user + 1]].mean() for user in range(1, 60)
+    ])  # fmt: skip
+    assert ((cold[:, 1] > cold[:, 0]) == (share > 0.5)).float().mean() > 0.9
+
+
+def test_ndcg_equals_its_definition() -> None:
+    found = np.array([[True, False, True], [False, False, False]])
+    expected = (1 + 1 / np.log2(4)) / (1 + 1 / np.log2(3))
+    np.testing.assert_allclose(ndcg(found, np.array([2, 5])), [expected, 0])
+
+
+def test_features_in_the_linear_path(build: Builder) -> None:
+    own = {**OWN["HybridVAE"], "linear_share": 1.0}
+    run, plain = (run_of(build, "HybridVAE", **own, linear_features=weight) for weight in (3.0, 0.0))
+    assert not torch.allclose(run.model.path("linear").weight, plain.model.path("linear").weight)
+    with pytest.raises(ConfigError, match="linear_features: 3 needs item_features"):
+        run_of(build, "HybridVAE", **own, linear_features=3.0, item_features=[])
+
+
+def test_a_mixture_is_chosen_by_warm_items(build: Builder) -> None:
+    write_data()
+    data = Path("data", "tiny")
+    (data / "tiny.inter").write_text((data / "tiny.train.inter").read_text())
+    args = {"split": {"RS": [0.7, 0.2, 0.1], "HI": [4, 4]}, "order": "RO", "group_by": "user", "mode": "full"}
+    run = build(
+        "HybridVAE", "tiny", data_path="data", item_features=["group"], eval_args=args, topk=[3], metrics=["NDCG"],
+        valid_metric="NDCG@3", **dict.fromkeys(("linear_share", "kernel_share", "linear_l2"), "auto"),
+    )  # fmt: skip
+    judge = mixture._Judge(run.trainer, run.valid)
+    judge.collect(["vae", "linear"])
+    cold = run.valid._dataset.candidates.kinds["cold"]
+    counts = run.model.histories.counts(run.model.n_real_items)
+    assert (counts[cold - 1] == 0).all()
+    assert judge.scores_of("vae")[torch.isin(judge._first, cold)].isneginf().all()
+    assert (judge._relevant > 0).all()
+    feat = run.valid._dataset.inter_feat
+    warm_users = torch.unique(feat["user_id"][~torch.isin(feat["item_id"], cold)])
+    assert torch.equal(judge._users, warm_users)
+    run.fit()
+    result = run.trainer.evaluate(run.test)
+    assert {"ndcg@3", "warm_ndcg@3", "cold_ndcg@3"} <= set(result)
+
+
+def test_strengths_in_words() -> None:
+    assert str(Strengths(3.0, {"genre": 1.0, "title:text": 0.1})) == "genre 1, title:text 0.1 (ridge 3)"
