@@ -9,7 +9,7 @@ logits of the recommended items are computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,9 @@ METHODS = ("exact", "gradient")
 
 REMOVALS = 20
 """A counterfactual removes at most this many items from a history."""
+
+_ALIKE = 3
+"""Items named of those that one without interactions is like, at most."""
 
 _RIVALS = 100
 """The greedy search compares a recommendation with this many items below the first k; its result is checked against all."""
@@ -55,7 +58,8 @@ def influences(model: HistoryRecommender, history: Histories, items: Tensor, met
         if not model.begins_with_linear_layer:
             raise ConfigError(
                 "method: gradient is for models that decode a code which begins with a linear layer of the history, such as "
-                f"MultVAE; {type(model).__name__} does not declare that (begins_with_linear_layer). Use method: exact."
+                f"MultVAE without item_features; this {type(model).__name__} does not declare that (begins_with_linear_layer). "
+                "Use method: exact."
             )
         return _gradients(model, history, items)
     with torch.no_grad():
@@ -84,7 +88,7 @@ def scores_without(model: HistoryRecommender, history: Histories, items: Tensor)
 def score_copies(model: HistoryRecommender, history: Histories, removed: Tensor) -> Iterable[Tensor]:
     """Score all items for copies of a history that lack some entries (see Histories.without), some copies at a time."""
     for part in _in_parts(model, removed):
-        yield model.score(history.without(part)).float()
+        yield model.score(model.in_warm_items(history.without(part))).float()
 
 
 def _in_parts(model: HistoryRecommender, removed: Tensor) -> Sequence[Tensor]:
@@ -241,6 +245,20 @@ class Influence:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """An item that is like one without interactions.
+
+    Attributes:
+        item_id, name: as of :class:`Influence`.
+        weight: its part of that item's score, as a share of the parts of the 20 items of the largest.
+    """
+
+    item_id: str
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True)
 class Explained:
     """A recommendation and its reasons.
 
@@ -249,6 +267,7 @@ class Explained:
         influences: influences of all items of the history, the most supporting first.
         counterfactual: ids of items without which this is no longer among the first k, in the order of their influence; found
             greedily and checked. None if none was found or looked for.
+        alike: for an item without interactions, the items that it is most like by features; empty for others.
     """
 
     rank: int
@@ -258,6 +277,7 @@ class Explained:
     score: float
     influences: list[Influence]
     counterfactual: list[str] | None
+    alike: list[Alike] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -343,14 +363,23 @@ class Explainer:
         return Explanation(
             user, type(model).__name__, recommender.dataset, method, k, search, names,
             [
-                Explained(rank, item, self.text(item).name, self.text(item).details, score, influence, lost)
-                for rank, ((item, score), influence, lost) in enumerate(zip(ranking, found, sets, strict=True), start=1)
+                Explained(
+                    rank, item, self.text(item).name, self.text(item).details, score, influence, lost, self._alike(number)
+                )
+                for rank, ((item, score), number, influence, lost) in enumerate(
+                    zip(ranking, items.tolist(), found, sets, strict=True), start=1
+                )
             ],
         )  # fmt: skip
 
     def text(self, item: str) -> ItemText:
         """Return the name and details of an item."""
         return self.texts.get(item) or ItemText(item)
+
+    def _alike(self, item: int) -> list[Alike]:
+        found = self.recommender.model.alike(item, _ALIKE)
+        names = [(self.recommender.items[other], weight) for other, weight in found]
+        return [Alike(name, self.text(name).name, weight) for name, weight in names]
 
     def _reasons(
         self, row: Histories, names: list[str], items: Tensor, method: str, reasons: int, barred: Tensor | None

@@ -19,8 +19,30 @@ _NAMED = 5
 """A sentence names at most this many items of a counterfactual."""
 
 
-def read_item_texts(path: str | Path, item_field: str = "item_id") -> dict[str, ItemText]:
-    """Read the names and details of items from an ``.item`` file of RecBole, in UTF-8.
+def item_texts(recommender: Any, items: str | None, new_items: str | None = None) -> dict[str, ItemText]:
+    """Read names and details of a recommender's items; empty if there is no file.
+
+    Args:
+        recommender: it says which file is beside its data.
+        items: file to read in place of that one; None for that one, if it is there.
+        new_items: file of the items that were added; None for none.
+
+    Raises:
+        DataError: see :func:`read_item_texts`.
+    """
+    beside, key = recommender.item_file, recommender.model.ITEM_ID
+    name = items or (beside if beside and beside.is_file() else None)
+    found = read_item_texts(name, key) if name else {}
+    if new_items is not None:
+        form = recommender.model.features.space.form
+        found = {**read_item_texts(new_items, key, form.separator, form.encoding), **found}
+    return found
+
+
+def read_item_texts(
+    path: str | Path, item_field: str = "item_id", separator: str = "\t", encoding: str = "utf-8"
+) -> dict[str, ItemText]:
+    """Read the names and details of items from an ``.item`` file of RecBole.
 
     The item's name is in the first column whose own name contains "title" or "name", else in the first column beside the id. The
     year of a column with "year" is added to it. The details are the columns with "genre", "class" or "categor".
@@ -28,11 +50,13 @@ def read_item_texts(path: str | Path, item_field: str = "item_id") -> dict[str, 
     Args:
         path: the file.
         item_field: name of the column with the items' ids.
+        separator: between columns.
+        encoding: of the file.
 
     Raises:
         DataError: the file cannot be read, has no such column or no other, or a line has more or fewer columns than the first.
     """
-    columns = list(read_header(path, "\t", "utf-8"))
+    columns = list(read_header(path, separator, encoding))
     if item_field not in columns or len(columns) < 2:
         raise DataError(
             f"{path}, line 1: there must be a column '{item_field}' and one with names; there are: {', '.join(columns)}."
@@ -46,10 +70,10 @@ def read_item_texts(path: str | Path, item_field: str = "item_id") -> dict[str, 
     years, details = with_word("year")[:1], with_word("genre", "class", "categor")
     texts = {}
     try:
-        with Path(path).open(encoding="utf-8-sig") as file:
+        with Path(path).open(encoding=encoding) as file:
             next(file)
             for number, line in enumerate(file, start=2):
-                cells = line.rstrip("\r\n").split("\t")
+                cells = line.rstrip("\r\n").split(separator)
                 if cells == [""]:
                     continue
                 if len(cells) != len(columns):
@@ -60,7 +84,9 @@ def read_item_texts(path: str | Path, item_field: str = "item_id") -> dict[str, 
                 detail = ", ".join(cells[place] for place in details if cells[place])
                 texts[cells[key]] = ItemText((cells[name] or cells[key]) + year, detail)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text in UTF-8 ({error.reason}); save the file as UTF-8.") from None
+        raise DataError(
+            f"{path}: not text in {encoding.upper()} ({error.reason}); save the file as {encoding.upper()}."
+        ) from None
     return texts
 
 
@@ -99,7 +125,18 @@ def lost_without(each: Explained, explanation: Explanation) -> str:
     return f"not among the first {explanation.k} without {_join([*shown, *([f'{more} more'] if more else [])])}"
 
 
+def _said(each: Explained, reason: str, explanation: Explanation) -> tuple[str, ...]:
+    return made_of(each), reason, lost_without(each, explanation)
+
+
 GREEDY = "The sets of items to leave out were found greedily and checked by a full ranking; smaller ones may exist."
+
+
+def made_of(each: Explained) -> str:
+    """Say in words which items one without interactions is most like; "" for other items."""
+    if not each.alike:
+        return ""
+    return f"new, and most like {_join([f'{one.name} ({one.weight:.0%})' for one in each.alike])}"
 
 
 def as_text(explanation: Explanation) -> str:
@@ -112,7 +149,7 @@ def as_text(explanation: Explanation) -> str:
     for each in explanation.recommendations:
         details = f" [{each.details}]" if each.details else ""
         lines.append(f"{each.rank:>3}. {each.name}{details}, score {each.score:.3f}")
-        lines += [f"     {sentence}" for sentence in (because(each), lost_without(each, explanation)) if sentence]
+        lines += [f"     {sentence}" for sentence in _said(each, because(each), explanation) if sentence]
     if any(each.counterfactual for each in explanation.recommendations):
         lines.append(GREEDY)
     return "\n".join(lines) + "\n"
@@ -196,7 +233,7 @@ def _page(explanations: Iterable[Explanation]) -> Iterator[str]:
 def _recommendation(each: Explained, explanation: Explanation) -> dict[str, Any]:
     # The table says what supports a recommendation; in words, only that nothing does.
     supported = any(one.influence > 0 for one in each.influences)
-    sentences = ("" if supported else because(each), lost_without(each, explanation)) if explanation.history else ()
+    sentences = _said(each, "" if supported else because(each), explanation) if explanation.history else ()
     names = {one.item_id: one.name for one in each.influences}
     removed = [names[item] for item in each.counterfactual or ()]
     return {

@@ -56,8 +56,11 @@ def target(words: list[str]) -> tuple[str, float | None]:
         found = float(value) if colon else None
     except ValueError:
         found = None
-    if not re.fullmatch(r"\w+@[1-9]\d*", metric) or (colon and found is None):
-        raise NotAllowedError(words[0], "a metric at a cutoff, perhaps with a value: NDCG@10 or NDCG@10:0.25")
+    reachable = found is None or 0 < found <= 1  # metrics of accuracy are shares
+    if not re.fullmatch(r"\w+@[1-9]\d*", metric) or (colon and found is None) or not reachable:
+        raise NotAllowedError(
+            words[0], "a metric at a cutoff, perhaps with a value above 0 and up to 1: NDCG@10 or NDCG@10:0.25"
+        )
     return metric, found
 
 

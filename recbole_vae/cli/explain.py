@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recbole_vae.cli.histories import (
+    add_new_items,
     check_standard_input,
     histories,
     item_ids,
-    item_texts,
     report_unknown,
     report_unknown_excluded,
 )
@@ -28,7 +28,7 @@ def parser() -> Parser:
     )
     parser.shared("users", "histories")
     parser.shared("k", help="recommendations to explain for each user")
-    parser.shared("candidates", "exclude")
+    parser.shared("candidates", "exclude", "new_items", "new_items_bonus")
     parser.option(
         "--method", kind=one_of("exact", "gradient"), default="exact", metavar="NAME",
         help="exact: leave out each item in turn; gradient: a faster approximation",
@@ -55,7 +55,8 @@ def command(options: Options) -> None:
     from recbole_vae.serving.recommender import Recommender
 
     model = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
-    explainer = explain.Explainer(model, item_texts(model, options))
+    add_new_items(model, options)
+    explainer = explain.Explainer(model, explain_report.item_texts(model, options.items, options.new_items))
     exclude = item_ids(options, "exclude")
     barred = model.selection(candidates=item_ids(options, "candidates"), exclude=exclude).barred
     pairs: Iterable[tuple[str, Iterable[str]]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from recbole_vae.cli.histories import add_new_items
 from recbole_vae.cli.options import Options, Parser, one_of
 from recbole_vae.errors import ConfigError
 
@@ -23,7 +24,7 @@ def parser() -> Parser:
         "--precision", kind=one_of("float32", "int8"), default="float32", metavar="NAME",
         help="int8: a quarter of the size, and faster, at a small loss of accuracy",
     )  # fmt: skip
-    parser.shared("popularity_correction", "imports")
+    parser.shared("new_items", "new_items_bonus", "popularity_correction", "imports")
     return parser
 
 
@@ -45,6 +46,7 @@ def command(options: Options) -> None:
     with read_once():
         loaded = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
         check_can_be_exported(loaded.model)
+        add_new_items(loaded, options)
         size = write(loaded, options.checkpoint, out, int8=options.precision == "int8")
     print(
         f"{out}: {', '.join(FILES)} ({size / 1e6:.1f} MB), {type(loaded.model).__name__} on {loaded.dataset}, "

@@ -11,7 +11,8 @@ from recbole_vae.cli.options import Options
 from recbole_vae.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recbole_vae.serving.recommender import Unknown
+    from recbole_vae.serving.recommender import Recommender
+    from recbole_vae.serving.unknown import Unknown
 
 
 @contextlib.contextmanager
@@ -53,13 +54,20 @@ def histories(name: str, model: Any) -> Iterator[tuple[str, Iterable[str]]]:
         print(f"{called}: contains no histories, only the header.", file=sys.stderr)
 
 
-def item_texts(recommender: Any, options: Options) -> Any:
-    """Return the items' names from ``--items``, or from the file beside the data; None if there is no such file."""
-    from recbole_vae.analysis import explain_report
+def add_new_items(recommender: Recommender, options: Options) -> None:
+    """Add the items of ``--new_items``, and say on standard error what was found there.
 
-    beside = recommender.item_file
-    name = options.items or (beside if beside and beside.is_file() else None)
-    return explain_report.read_item_texts(name, recommender.model.ITEM_ID) if name else None
+    Raises:
+        ConfigError: ``--new_items_bonus`` is given alone; or see ``Recommender.add_items``.
+    """
+    name = options.new_items
+    if name is None:
+        if "new_items_bonus" in options.given:
+            raise ConfigError("--new_items_bonus (command line) needs --new_items=FILE.")
+        return
+    added = recommender.add_items(name, options.new_items_bonus)
+    for line in added.described():
+        print(f"{name}: {line}", file=sys.stderr)
 
 
 def report_unknown(unknown: Unknown, what: str = "histories") -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from recbole_vae.cli.histories import item_texts
 from recbole_vae.cli.options import Options, Parser, one_of, whole
 from recbole_vae.cli.outputs import check_outputs, put
 
@@ -45,11 +44,12 @@ def command(options: Options) -> None:
     """Describe the latent variables, and write what was found."""
     files = check_outputs(options, "json", "html")
     from recbole_vae.analysis import latent, latent_report
+    from recbole_vae.analysis.explain_report import item_texts
     from recbole_vae.serving.recommender import Recommender
 
     loaded = Recommender.load(options.checkpoint)
     found = latent.describe(
-        loaded, item_texts(loaded, options), axes=options.axes, latents=options.latents, k=options.k, user=options.user,
+        loaded, item_texts(loaded, options.items), axes=options.axes, latents=options.latents, k=options.k, user=options.user,
         show_progress=True,
     )  # fmt: skip
     shown = {name: getattr(options, name) for name in ("latents", "k") if name in options.given}

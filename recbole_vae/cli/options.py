@@ -281,6 +281,14 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "candidates": {"metavar": "FILE", "help": "recommend only the items in this file, one id per line"},
     "exclude": {"metavar": "FILE", "help": "never recommend the items in this file, one id per line"},
+    "new_items": {
+        "metavar": "FILE",
+        "help": "new items, which are scored from their features: a RecBole .item file with the fields of item_features",
+    },
+    "new_items_bonus": {
+        "kind": number(), "default": 0.0, "metavar": "X",
+        "help": "added to the scores of new items, in standard deviations of a user's scores; below 0, they come later",
+    },
     "k": {"kind": whole(1), "default": 10, "metavar": "N", "help": "length of each list"},
     "popularity_correction": {
         "kind": number(), "metavar": "X",

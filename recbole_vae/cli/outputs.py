@@ -11,7 +11,7 @@ from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.storage.files import opened
 
 # Options that name files to read, which must not be overwritten.
-_INPUTS = ("checkpoint", "against", "histories", "candidates", "exclude", "items", "unseen", "old", "new")
+_INPUTS = ("checkpoint", "against", "histories", "candidates", "exclude", "items", "new_items", "unseen", "old", "new")
 
 
 _WRITTEN = {"html": "the report, to open in a browser", "json": "the results as JSON"}

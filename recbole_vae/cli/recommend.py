@@ -5,7 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from recbole_vae.cli.histories import check_standard_input, histories, item_ids, report_unknown, report_unknown_excluded
+from recbole_vae.cli.histories import (
+    add_new_items,
+    check_standard_input,
+    histories,
+    item_ids,
+    report_unknown,
+    report_unknown_excluded,
+)
 from recbole_vae.cli.options import Options, Parser, number, true_or_false, whole
 from recbole_vae.cli.outputs import check_outputs
 from recbole_vae.errors import ConfigError
@@ -18,7 +25,7 @@ def parser() -> Parser:
     """Declare the options."""
     parser = Parser("recommend", SUMMARY, "--checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]")
     parser.shared("checkpoint", "users", "histories", "k")
-    parser.shared("candidates", "exclude")
+    parser.shared("candidates", "exclude", "new_items", "new_items_bonus")
     parser.option(
         "--keep_seen",
         kind=true_or_false,
@@ -75,6 +82,7 @@ def command(options: Options) -> None:
         pyarrow()  # what would fail at the end fails here
     sampling = Sampling(options.samples, options.diversify, options.seed)
     model = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
+    add_new_items(model, options)
     candidates, exclude = item_ids(options, "candidates"), item_ids(options, "exclude")
     selection = model.selection(options.k, not options.keep_seen, candidates, exclude, None, sampling)
     size = batch.batch_size(model, selection)
@@ -89,7 +97,8 @@ def command(options: Options) -> None:
             client = stack.enter_context(dask_client(options.scheduler))
             workers = len(client.ncores()) or 1
             correction = options.popularity_correction
-            submit = batch.on_dask(client, model, selection, options.checkpoint, correction, options.imports)
+            added = (options.new_items, options.new_items_bonus) if options.new_items else None
+            submit = batch.on_dask(client, model, selection, options.checkpoint, correction, options.imports, added)
         else:
             workers = options.workers or batch.cores()
             submit = stack.enter_context(batch.threads(model, selection, workers))

@@ -32,7 +32,11 @@ def parser() -> Parser:
     parser.option("--port", kind=whole(0, 65535), default=8000, metavar="N", help="port to listen at; 0: any free one")
     parser.option("--workers", kind=whole(1, 1024), default=1, metavar="N", help="processes, each with the model")
     parser.option("--token_file", metavar="FILE", help="file whose first line is the token that callers must send")
-    parser.shared("popularity_correction", "items")
+    parser.shared(
+        "new_items",
+        help="new items, which are scored from their features: a RecBole .item file. It is watched as the checkpoint is",
+    )
+    parser.shared("new_items_bonus", "popularity_correction", "items")
     for name, what in (
         ("body", "most bytes of a request"),
         ("histories", "most histories or users of a request"),
@@ -64,12 +68,15 @@ def command(options: Options) -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}: pip install 'recbole_vae[serve]'.")
+    if options.new_items is None and "new_items_bonus" in options.given:
+        raise ConfigError("--new_items_bonus (command line) needs --new_items=FILE.")
     from recbole_vae.server.run import run
 
     run(
         Settings(
             checkpoint=options.checkpoint, host=options.host, port=options.port, workers=options.workers, token=token,
             popularity_correction=options.popularity_correction, items=options.items, imports=tuple(options.imports),
+            new_items=options.new_items, new_items_bonus=options.new_items_bonus,
             limits=Limits(
                 body=options.max_body, histories=options.max_histories, items=options.max_items, k=options.max_k,
                 seconds=options.max_seconds, queue=options.max_queue,

@@ -92,6 +92,7 @@ def _print_metrics(config: Any, result: dict[str, Any]) -> None:
 
 def _print_other_models(config: Any, options: dict[str, str], ours: bool) -> None:
     """Print commands for other models on the same split."""
+    from recbole_vae.options.evaluation import holds_out_items
     from recbole_vae.options.fields import ModelConfig
     from recbole_vae.options.recbole import recbole_defaults
 
@@ -105,7 +106,8 @@ def _print_other_models(config: Any, options: dict[str, str], ours: bool) -> Non
     print("  # another model on the same split, and one of RecBole's own")
     print(f"  {run} --model={other} {dataset}{_words(kept)}")
     others = set(ModelConfig.names()) - set(recbole_defaults()) - FOR_ALL
-    print(f"  {run} --model=EASE {dataset}{_words({name: kept[name] for name in kept if name not in others})}")
+    peer = "Pop" if holds_out_items(config) else "EASE"  # which has no scores of such items
+    print(f"  {run} --model={peer} {dataset}{_words({name: kept[name] for name in kept if name not in others})}")
 
 
 def _words(options: dict[str, str]) -> str:

@@ -275,9 +275,30 @@ class FeatureSpace:
         ]
 
     def read(self, path: str | Path) -> ItemTable:
-        """Read an ``.item`` file of further items; see :func:`read_item_file`."""
+        """Read an ``.item`` file of further items; see :func:`read_item_file`.
+
+        Raises:
+            DataError: also where a field has another type than the file of training said.
+        """
         names = list(dict.fromkeys(block.name for block in self.blocks))
-        return read_item_file(path, names, self.form)
+        table = read_item_file(path, names, self.form)
+        for block in self.blocks:
+            if not parsed(block.entry)[1] and block.kind != table.kinds[block.name]:
+                raise DataError(
+                    f"{path}, line 1: '{block.name}' is {table.kinds[block.name]}, and was {block.kind} in training; write "
+                    f"{block.name}:{block.kind}, or train again."
+                )
+        return table
+
+    def unknown(self, table: ItemTable) -> Counter[str]:
+        """Count the values without a column, such as ``genre=Western``, by the number of items that have them."""
+        found: Counter[str] = Counter()
+        for block in self.blocks:
+            if block.kind in ("token", "token_seq"):
+                known = set(block.names)
+                for count in _counts(table, block.name, block.kind, self.form.seq_separator):
+                    found.update(f"{block.name}={value}" for value in count if value not in known)
+        return found
 
     def encode(self, table: ItemTable) -> csr_matrix:
         """Return the features of items, float32, shape [items, n_features]; a row has a length of at most 1.
@@ -293,7 +314,9 @@ class FeatureSpace:
         scale = np.ones(table.shape[1])
         for entry, columns in self.fields.items():
             scale[columns] = factors.get(entry, 1.0) ** 0.5
-        return csr_matrix(table @ diags(scale), dtype=np.float32)
+        found = csr_matrix(table @ diags(scale), dtype=np.float32)
+        found.eliminate_zeros()  # an item with no other features is one of which nothing is known
+        return found
 
 
 @dataclass(frozen=True)
@@ -440,7 +463,7 @@ def _fitted(entry: str, name: str, kind: str, table: ItemTable, separator: str) 
         usual = lengths.most_common(1)[0][0]
         same = np.stack([row for row in rows if len(row) == usual])
         deviation = same.std(0)
-        deviation[deviation == 0] = math.inf  # a constant says nothing
+        deviation[deviation <= 1e-9 * np.abs(same).max(0)] = math.inf  # a constant, up to rounding, says nothing
         numbers = np.stack([same.mean(0), deviation], 1).ravel().tolist()
         return Block(entry, name, kind, [], numbers) if np.isfinite(deviation).any() else None
     frequency: Counter[Any] = Counter()

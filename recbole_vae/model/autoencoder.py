@@ -59,7 +59,8 @@ class Autoencoder(HistoryRecommender):
         weight = output.weight
         if (
             own
-            or self.regression is not None  # cold items need the scores of all others
+            or self._cold is not None  # cold items need the scores of all others
+            or self.n_new
             or type(self.decoder).forward is not Decoder.forward
             or weight.dtype != torch.float32
             or weight.device.type != "cpu"

@@ -380,7 +380,8 @@ class HistoryRecommender(NewItems, Capabilities, GeneralRecommender):  # type: i
         Returns:
             A new float32 tensor, shape [batch, n_items + n_new].
         """
-        scores = self.score(self.in_warm_items(histories)).float()
+        histories = self.in_warm_items(histories)
+        scores = self.score(histories).float()
         empty = histories.lengths() == 0
         if empty.any():
             scores[empty] = F.pad(self.popularity.to(scores), (0, self.n_new))

@@ -77,6 +77,21 @@ class Capabilities:
     A class that overrides one of these methods does not inherit a True: it declares it anew, or its explanations go through
     ``score``, which is slower."""
 
+    features: Any = None
+    """What is known about the items; with it, items without interactions are scored: see
+    :class:`~recbole_vae.model.new_items.NewItems`, where these are other than here."""
+
+    n_new: int = 0
+    """Number of items that were added after training."""
+
+    def in_warm_items(self, histories: Histories) -> Histories:
+        """Return histories in which each item without interactions stands as others."""
+        return histories
+
+    def alike(self, item: int, k: int) -> list[tuple[int, float]]:
+        """Return the items, and their weights, of which the scores of an item without interactions are made."""
+        return []
+
     can_be_exported: bool = False
     """Whether ``score(h)`` is ``with_padding(logits_of_sums(sums, unseen))``, where ``sums`` are the results of
     :meth:`sparse_layers`, at most two. An export then writes both as a graph of ONNX.

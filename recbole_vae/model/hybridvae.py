@@ -351,7 +351,8 @@ class HybridVAE(MultVAE):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned."""
         super().set_extra_state(state)
-        self._settings_of.clear()  # the features may be others
+        if "features" in state:
+            self._settings_of.pop("linear", None)  # the features may be others
         if "chosen" in state:
             self.choose(state["chosen"])
         else:

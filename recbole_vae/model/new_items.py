@@ -9,21 +9,24 @@ import torch
 from torch import Tensor
 
 from recbole_vae.data import padding
-from recbole_vae.data.features import ItemFeatures, features_of
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
-from recbole_vae.nn.cold import ScoreRegression, Strengths
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix  # not at run time: it makes every import slow
+if TYPE_CHECKING:  # at run time where features are used: pandas and SciPy make every import slow
+    from scipy.sparse import csr_matrix
 
-_ALIKE = 20
-"""Warm items as which a cold one stands in a history."""
+    from recbole_vae.data.features import ItemFeatures
+    from recbole_vae.nn.cold import ScoreRegression, Strengths
+
+ALIKE = 20
+"""Warm items that a cold one is said to be like, at most, and as which it stands in a history."""
 
 
 def starting_strengths(features: ItemFeatures) -> Strengths:
     """Return the strengths of the regression on features before any are chosen: text counts for less than other fields."""
-    return Strengths(1.0, {name: 0.1 if name.endswith(":text") else 1.0 for name in features.space.fields})
+    from recbole_vae.nn.cold import Strengths
+
+    return Strengths(3.0, {name: 0.1 if name.endswith(":text") else 1.0 for name in features.space.fields})
 
 
 class NewItems:
@@ -55,6 +58,8 @@ class NewItems:
         self._forget_new()
         self.regression = None
         if entries:
+            from recbole_vae.data.features import features_of
+
             self.begins_with_linear_layer = False  # explanations would miss what the regression adds
             self._take_features(features_of(dataset, entries))
 
@@ -66,12 +71,14 @@ class NewItems:
 
     def regress(self, strengths: Strengths | None) -> None:
         """Score cold items by a regression of these strengths; None for those before any are chosen."""
+        from recbole_vae.nn.cold import ScoreRegression
+
         assert self.features is not None
         self.feature_strengths, strengths = strengths, strengths or starting_strengths(self.features)
         warm = self.histories.counts(self.n_real_items).cpu().numpy() > 0
         self._used, self._is_cold = strengths, torch.from_numpy(~warm).to(self.device)
         table = self.features.space.weighted(self.features.table, strengths.fields)
-        self.regression = ScoreRegression(table, warm, strengths.l2)
+        self.regression = ScoreRegression(table, warm, strengths.l2, strengths.spread)
         cold = (~warm).nonzero()[0]
         self._cold = self.regression.of(table[cold]).to(self.device) if len(cold) else None
         order = torch.arange(self.n_real_items)
@@ -82,6 +89,7 @@ class NewItems:
     def _forget_new(self) -> None:
         self._new: Tensor | None = None
         self.n_new, self._bonus = 0, 0.0
+        self._stand_ins: dict[int, list[tuple[int, float]]] = {}
 
     def with_cold(self, logits: Tensor) -> Tensor:
         """Replace the logits of cold items by those that their features make; shape [batch, n_real_items], as before.
@@ -125,17 +133,20 @@ class NewItems:
                 "item_features, such as --item_features=genre,release_year."
             )
         table = self.features.space.weighted(features, self._used.fields)
-        self._new, self.n_new, self._bonus = self.regression.of(table).to(self.device), features.shape[0], bonus
+        made = self.regression.of(table).to(self.device)  # which may fail for lack of memory
+        self._forget_new()
+        self._new, self.n_new, self._bonus = made, features.shape[0], bonus
 
     def alike(self, item: int, k: int) -> list[tuple[int, float]]:
         """Return the warm items of which a cold or new item's scores are made: those of the largest positive weight.
 
         Args:
             item: internal id of an item without interactions.
-            k: how many at most.
+            k: how many at most, up to :data:`ALIKE`.
 
         Returns:
-            Internal ids, and weights that sum to 1, in descending order; empty for an item that is not cold.
+            Internal ids, and shares of the sum of the :data:`ALIKE` largest weights, in descending order; empty for an item that
+            is not cold, and for one of which nothing is known.
         """
         column = padding.columns(item)
         place = column - self.n_real_items
@@ -144,11 +155,23 @@ class NewItems:
         table, place = (self._cold, int(self._order[column]) - self.n_real_items) if place < 0 else (self._new, place)
         if table is None:
             return []
-        weights, items = table[:, place].topk(min(k, self.n_real_items))
-        weights = weights.clamp_min(0)
-        total = float(weights.sum()) or 1.0
-        pairs = zip(items.tolist(), weights.tolist(), strict=True)
-        return [(padding.ids(item), weight / total) for item, weight in pairs if weight > 0]
+        of = table[:, place]
+        if (of[~self._is_cold] == of.max()).all():  # nothing is known about it: it has the mean score
+            return []
+        weights, items = of.clamp_min(0).topk(min(ALIKE, self.n_real_items))
+        pairs = zip(items.tolist(), (weights / weights.sum()).tolist(), strict=True)
+        return [(padding.ids(item), share) for item, share in pairs if share > 0][:k]
+
+    def stands_for(self, item: int) -> list[tuple[int, float]]:
+        """Return the warm items, and their weights, as which a cold or new one stands in a history; see :meth:`alike`."""
+        if item not in self._stand_ins:
+            self._stand_ins[item] = self.alike(item, ALIKE)
+        return self._stand_ins[item]
+
+    def is_cold(self, item: int) -> bool:
+        """Return whether an item, by its internal id, has no interactions, and is scored from its features."""
+        column = padding.columns(item)
+        return self.regression is not None and (column >= self.n_real_items or bool(self._is_cold[column]))
 
     def in_warm_items(self, histories: Histories) -> Histories:
         """Return histories in which each cold or new item stands as the items that it is like, in proportion; others stay."""
@@ -163,7 +186,7 @@ class NewItems:
         )
         found: list[dict[int, float]] = [{} for _ in range(len(histories))]
         for row, item, value, is_cold in zip(rows, items, values, there.tolist(), strict=True):
-            for other, weight in self.alike(item, _ALIKE) if is_cold else [(item, 1.0)]:
+            for other, weight in self.stands_for(item) if is_cold else [(item, 1.0)]:
                 found[row][other] = found[row].get(other, 0.0) + weight * value
         return Histories.from_lists(found).to(self.device)
 
@@ -172,11 +195,14 @@ class NewItems:
         if self.features is None:
             return {}
         chosen = self.feature_strengths
-        strengths = None if chosen is None else {"l2": chosen.l2, "fields": dict(chosen.fields)}
+        strengths = None if chosen is None else {**vars(chosen), "fields": dict(chosen.fields)}
         return {"features": self.features.state(), "strengths": strengths}
 
     def _restore_features(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`_features_state` returned."""
         if "features" in state:
+            from recbole_vae.data.features import ItemFeatures
+            from recbole_vae.nn.cold import Strengths
+
             self.feature_strengths = Strengths(**state["strengths"]) if state["strengths"] else None
             self._take_features(ItemFeatures.from_state(state["features"]))

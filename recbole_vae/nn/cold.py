@@ -17,7 +17,10 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recbole_vae.nn.linear import one_thread_if_large
+from recbole_vae.nn.chunks import rows_per_chunk
+from recbole_vae.nn.linear import check_memory, one_thread_if_large
+
+_FEWER = "Leave out items without interactions, or name fewer item_features, or one of fewer values."
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,17 @@ class Strengths:
     Attributes:
         l2: ridge of a :class:`ScoreRegression`, > 0.
         fields: factor of each field's part of the inner product of two items' features, >= 0.
+        spread: factor of the deviation from the mean of the scores that are made, > 0. A regression makes scores that differ
+            less than those of items with interactions, so that they would never be among a user's first.
     """
 
     l2: float
     fields: Mapping[str, float]
+    spread: float = 1.0
 
     def __str__(self) -> str:
         parts = [f"{name} {factor:g}" for name, factor in self.fields.items()]
-        return f"{', '.join(parts)} (ridge {self.l2:g})"
+        return f"{', '.join(parts)} (ridge {self.l2:g}, spread {self.spread:.3g})"
 
 
 class ScoreRegression:
@@ -48,14 +54,20 @@ class ScoreRegression:
         features: of all items, float, shape [n_items, n_features].
         warm: which items have interactions, bool, shape [n_items]; at least one.
         l2: ridge, > 0.
+        spread: see :class:`Strengths`.
+
+    Raises:
+        DataError: the pairs of features, or of items, do not fit into memory.
     """
 
-    def __init__(self, features: csr_matrix, warm: NDArray[np.bool_], l2: float) -> None:
+    def __init__(self, features: csr_matrix, warm: NDArray[np.bool_], l2: float, spread: float = 1.0) -> None:
         self._warm = np.flatnonzero(warm)
         self._n_items = features.shape[0]
         known = features[self._warm].astype(np.float64)
         self._known, self._mean = known, np.asarray(known.mean(0)).ravel()
         count, width = known.shape
+        self._spread = spread
+        check_memory(24 * min(count, width) ** 2, "for the regression of scores on features", _FEWER, "item_features")
         # The smaller of both systems of equations: F (F^T F + l2)^-1 = (F F^T + l2)^-1 F.
         self._primal = width <= count
         gram = (known.T @ known if self._primal else known @ known.T).toarray()
@@ -73,8 +85,22 @@ class ScoreRegression:
 
         Returns:
             Float32, shape [n_items, items]. Each column sums to 1, and is 0 for items without interactions.
+
+        Raises:
+            DataError: they do not fit into memory.
         """
-        found = np.zeros((self._n_items, features.shape[0]), dtype=np.float32)
+        count = features.shape[0]
+        check_memory(
+            8 * self._n_items * count, f"for the scores of {count} items without interactions", _FEWER, "item_features"
+        )
+        found = np.zeros((self._n_items, count), dtype=np.float32)
+        step = rows_per_chunk(max(features.shape[1], self._n_items))
+        for start in range(0, count, step):
+            found[:, start : start + step] = self._of(features[start : start + step])
+        return torch.from_numpy(found)
+
+    def _of(self, features: csr_matrix) -> NDArray[np.float64]:
+        found = np.zeros((self._n_items, features.shape[0]))
         centred = features.toarray().astype(np.float64)
         centred[np.diff(features.indptr) > 0] -= self._mean
         if self._primal:
@@ -84,5 +110,5 @@ class ScoreRegression:
             products = self._known @ centred.T - self._mean @ centred.T
             weights = cho_solve(self._factor, products, overwrite_b=True)
             weights -= weights.mean(0)
-        found[self._warm] = weights + 1 / len(self._warm)
-        return torch.from_numpy(found)
+        found[self._warm] = self._spread * weights + 1 / len(self._warm)
+        return found

@@ -106,7 +106,7 @@ def item_item_weights(histories: Histories, n_items: int, ridge: Ridge, features
     Raises:
         DataError: the items are too many for this machine's memory.
     """
-    _check_memory(
+    check_memory(
         4 * n_items**2, f"for {n_items} items (a float32 for each pair of them)",
         "Set linear_neighbours: 100, with which each item is predicted from its 100 most similar ones alone, or keep fewer items "
         "(item_inter_num_interval).",
@@ -203,7 +203,7 @@ def local_item_item_weights(
         DataError: the pairs of items with a common user do not fit into memory.
     """
     pairs = min(float(histories.lengths().double().square().sum()), float(n_items) ** 2)
-    _check_memory(
+    check_memory(
         8 * pairs, "at most for the pairs of items that users have together",  # a float32 and the number of its column
         "Leave out the longest histories (user_inter_num_interval) or rare items (item_inter_num_interval), or take a model "
         "without this path, such as MultVAE.",
@@ -232,13 +232,11 @@ def local_item_item_weights(
     return csr_matrix((diags(1 / scale) @ columns.T @ diags(scale)), dtype=np.float32)
 
 
-def _check_memory(needed: float, what: str, advice: str) -> None:
+def check_memory(needed: float, what: str, advice: str, part: str = "the linear path") -> None:
     """Raise a DataError unless so many bytes are free."""
     free = psutil.virtual_memory().available
     if needed > 0.9 * free:
-        raise DataError(
-            f"the linear path needs {needed / 1e9:.1f} GB {what}, and {free / 1e9:.1f} GB are free. {advice}"
-        )
+        raise DataError(f"{part} needs {needed / 1e9:.1f} GB {what}, and {free / 1e9:.1f} GB are free. {advice}")
 
 
 class NeuralEASE(nn.Module):
@@ -255,7 +253,7 @@ class NeuralEASE(nn.Module):
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
-        _check_memory(
+        check_memory(
             16 * n_items**2,
             f"for {n_items} items (weight, gradient and Adam's two moments, a float32 each for each pair of them)",
             "Keep fewer items (item_inter_num_interval), or take a model without it, such as MultVAE.",

@@ -90,11 +90,13 @@ def check_metrics(
     apart = kinds_apart(values)
     kind, valid = kind_of(str(values["valid_metric"]).lower())
     valid, _, k = valid.partition("@")
-    if kind in ("", *apart) and valid in names and k in (list(map(str, topk)) if valid in at_k else [""]):
-        return str(values["valid_metric"])
     place = where("valid_metric")
+    # Where only cold items are to be found, a metric among all items says little of them.
+    prefix = f"{COLD}_" if apart == (COLD,) and not kind and not place else ""
+    if kind in ("", *apart) and valid in names and k in (list(map(str, topk)) if valid in at_k else [""]):
+        return f"{prefix}{values['valid_metric']}"
     if not place:
-        return f"{metrics[0]}@{topk[0]}" if names[0] in at_k else str(metrics[0])
+        return prefix + (f"{metrics[0]}@{topk[0]}" if names[0] in at_k else str(metrics[0]))
     measured = [f"{name}@{each}" for name in names if name in at_k for each in topk]
     measured += [name for name in names if name not in at_k]
     measured += [f"{kind}_{name}" for kind in apart for name in measured]

@@ -121,8 +121,9 @@ def _read_interactions(dataset: Any, token: str, folder: str) -> None:
     for part in [""] if names is None else [f".{name}" for name in names]:
         file = inter_file(Path(folder), f"{token}{part}")
         if not file.is_file():
+            parts_of = "" if names is None else " A data set in one file needs --benchmark_filename=None."
             raise DataError(
-                f"dataset: there is no file {file}, which data_path, dataset and benchmark_filename point to."
+                f"dataset: there is no file {file}, which data_path, dataset and benchmark_filename point to.{parts_of}"
             )
         parts.append(dataset._load_feat(str(file), FeatureSource.INTERACTION))
         for field, length in dataset.field2seqlen.items():

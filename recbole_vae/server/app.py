@@ -214,6 +214,7 @@ class _Application:
             "loaded": served.loaded.isoformat(timespec="seconds"),
             "age_seconds": round((datetime.now(timezone.utc) - served.written).total_seconds(), 1),
             "items": len(recommender.items) - 1,
+            "new_items": len(recommender.items) - recommender.model.n_items,
             "users": len(recommender.users) - 1,
             "has_posterior": bool(recommender.model.has_posterior),
             "takes_weights": recommender.model.histories.values is not None,

@@ -13,9 +13,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from recbole_vae.analysis.explain import Explainer
-from recbole_vae.analysis.explain_report import read_item_texts
+from recbole_vae.analysis.explain_report import item_texts
 from recbole_vae.errors import CheckpointError, RecBoleVAEError
 from recbole_vae.server.settings import Settings
+from recbole_vae.serving.batch import digest as file_digest
 from recbole_vae.serving.recommender import Recommender
 
 LOG = logging.getLogger("recbole_vae.server")
@@ -26,6 +27,8 @@ _SECONDS = 1.0
 _File = tuple[int, int, int]
 """Inode, time and size of a file: another file under the same name differs in one of them."""
 
+_Files = tuple[_File, ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Served:
@@ -33,9 +36,9 @@ class Served:
 
     Attributes:
         recommender, explainer: what answers.
-        version: the first 12 digits of the checkpoint's SHA-256.
+        version: the first 12 digits of the checkpoint's SHA-256; with new items a + and the first 8 of that of their file.
         written, loaded: when the checkpoint was written, and when it was loaded.
-        file: which file it was.
+        files: which files they were: the checkpoint, and that of new items.
     """
 
     recommender: Recommender
@@ -43,32 +46,34 @@ class Served:
     version: str
     written: datetime
     loaded: datetime
-    file: _File
+    files: _Files
 
 
 def load(settings: Settings) -> Served:
     """Load the checkpoint, and rank once to see that it works.
 
     Raises:
-        CheckpointError, ConfigError, DataError: see Recommender.load and read_item_texts.
+        CheckpointError, ConfigError, DataError: see Recommender.load, Recommender.add_items and item_texts.
     """
-    path = Path(settings.checkpoint)
-    before = _file(path)
+    path, before = Path(settings.checkpoint), _files(settings)
     recommender = Recommender.load(path, popularity_correction=settings.popularity_correction)
     with path.open("rb") as content:
         digest = hashlib.sha256()
         while piece := content.read(2**20):
             digest.update(piece)
-    if before is None or _file(path) != before:
+    version = digest.hexdigest()[:12]
+    if settings.new_items is not None:
+        for line in recommender.add_items(settings.new_items, settings.new_items_bonus).described():
+            LOG.info("%s: %s", settings.new_items, line)
+        version += f"+{file_digest(Path(settings.new_items))[:8]}"
+    if before is None or _files(settings) != before:
         raise CheckpointError(f"{path}: changed while it was read; it is read again once it is whole.")
     recommender.recommend([recommender.items[1:2], []], k=1)
     recommender.history(recommender.users[-1])  # makes the table of users now, not at the first request
-    beside = recommender.item_file
-    names = settings.items or (beside if beside and beside.is_file() else None)
-    texts = read_item_texts(names, recommender.model.ITEM_ID) if names else None
-    written = datetime.fromtimestamp(before[1] / 1e9, timezone.utc)
+    texts = item_texts(recommender, settings.items, settings.new_items)
+    written = datetime.fromtimestamp(before[0][1] / 1e9, timezone.utc)
     now = datetime.now(timezone.utc)
-    return Served(recommender, Explainer(recommender, texts), digest.hexdigest()[:12], written, now, before)
+    return Served(recommender, Explainer(recommender, texts), version, written, now, before)
 
 
 def _file(path: Path) -> _File | None:
@@ -78,8 +83,14 @@ def _file(path: Path) -> _File | None:
     return None
 
 
+def _files(settings: Settings) -> _Files | None:
+    """Return the files that are served; None if one is missing."""
+    found = [_file(Path(name)) for name in (settings.checkpoint, settings.new_items) if name is not None]
+    return None if None in found else tuple(each for each in found if each is not None)
+
+
 class Current:
-    """Holds the model that answers, and replaces it when another file has the checkpoint's name.
+    """Holds the model that answers, and replaces it when another file has the name of the checkpoint, or of the new items.
 
     Attributes:
         served: the model. Who reads it twice may get two.
@@ -89,7 +100,7 @@ class Current:
     def __init__(self, settings: Settings, served: Served) -> None:
         self.settings, self.served = settings, served
         self.reloads = self.refused = 0
-        self._refused = set[_File | None]()
+        self._refused = set[_Files | None]()
         self._asked = asyncio.Event()
         _settle()
 
@@ -100,15 +111,15 @@ class Current:
 
     async def watch(self) -> None:
         """Look at the file again and again. A new one is loaded in another thread, and then takes the old one's place."""
-        seen: _File | None = None
+        seen: _Files | None = None
         while True:
             asked = False
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), _SECONDS)
                 self._asked.clear()
                 asked = True
-            found = _file(Path(self.settings.checkpoint))
-            if found == self.served.file or found in self._refused:
+            found = _files(self.settings)
+            if found == self.served.files or found in self._refused:
                 if found is not None:
                     self._refused.discard(None)  # it is there again; should it go once more, that is said once more
                 if asked:
@@ -117,7 +128,7 @@ class Current:
                 await self._replace(found)
             seen = found
 
-    async def _replace(self, found: _File | None) -> None:
+    async def _replace(self, found: _Files | None) -> None:
         old = self.served
         try:
             new = await asyncio.to_thread(load, self.settings)

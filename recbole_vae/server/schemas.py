@@ -113,6 +113,14 @@ class InfluenceAnswer(BaseModel):
     rank_without: int | None = Field(description="Rank without this item; null where it was not computed.")
 
 
+class AlikeAnswer(BaseModel):
+    """An item that is like one without interactions."""
+
+    item_id: str
+    name: str
+    weight: float = Field(description="Its share among the 20 items that it is most like.")
+
+
 class ExplainedAnswer(BaseModel):
     """A recommendation and its reasons."""
 
@@ -123,6 +131,9 @@ class ExplainedAnswer(BaseModel):
     score: float
     influences: list[InfluenceAnswer]
     counterfactual: list[str] | None = Field(description="Items without which it would not be among the first k.")
+    alike: list[AlikeAnswer] = Field(
+        description="For an item without interactions, those that it is most like; empty for others."
+    )
 
 
 class ExplainAnswer(BaseModel):
@@ -156,12 +167,16 @@ class ModelAnswer(BaseModel):
 
     model: str
     dataset: str
-    version: str = Field(description="The first 12 digits of the SHA-256 of the checkpoint.")
+    version: str = Field(
+        description="The first 12 digits of the SHA-256 of the checkpoint; with `--new_items` + and the first 8 of that "
+        "file's."
+    )
     file: str = Field(description="Name of the checkpoint.")
     written: str = Field(description="When the checkpoint was written (ISO 8601, UTC).")
     loaded: str = Field(description="When it was loaded.")
     age_seconds: float = Field(description="Since it was written.")
-    items: int
+    items: int = Field(description="Number of items, new ones included.")
+    new_items: int = Field(description="Of these, how many training did not have; see `--new_items`.")
     users: int
     has_posterior: bool = Field(description="Whether `samples` and `diversify` are possible.")
     takes_weights: bool = Field(description="Whether histories may have weights.")

@@ -36,6 +36,8 @@ class Settings:
         workers: number of processes.
         token: what a caller must send as ``Authorization: Bearer``; None for nothing.
         popularity_correction: see :meth:`~recbole_vae.serving.recommender.Recommender.load`.
+        new_items: ``.item`` file of items that training did not have, which is watched, too; None for none.
+        new_items_bonus: see ``Recommender.add_items``.
         items: file with the names of the items, for explanations; None for the one beside the data.
         imports: modules that register models.
         limits: of a request.
@@ -47,6 +49,8 @@ class Settings:
     workers: int = 1
     token: str | None = field(default=None, repr=False)
     popularity_correction: float | None = None
+    new_items: str | None = None
+    new_items_bonus: float = 0.0
     items: str | None = None
     imports: tuple[str, ...] = ()
     limits: Limits = Limits()

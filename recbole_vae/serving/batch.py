@@ -152,6 +152,7 @@ def on_dask(
     checkpoint: str | Path,
     correction: float | None,
     imports: Sequence[str],
+    new_items: tuple[str, float] | None = None,
 ) -> Submit:
     """Rank batches on the workers of a Dask scheduler, which load the checkpoint from the same path.
 
@@ -162,9 +163,14 @@ def on_dask(
         checkpoint: the file.
         correction: see :meth:`~recbole_vae.serving.recommender.Recommender.load`.
         imports: modules that register models; the workers must have them, too.
+        new_items: path of a file of items that were added to the recommender, and their bonus.
     """
     path = str(Path(checkpoint).resolve())
-    about = path, fingerprint(path), correction, tuple(imports)
+    added = None
+    if new_items is not None:
+        file = Path(new_items[0]).resolve()
+        added = str(file), digest(file), new_items[1]
+    about = path, fingerprint(path), correction, tuple(imports), added
 
     def submit(rows: Rows) -> _Waiting:
         recommender.without_known += sum(not row for row in rows)
@@ -208,8 +214,9 @@ class _Waiting:
             self.future.cancel()
 
 
-_About = tuple[str, str, float | None, tuple[str, ...]]
-"""A checkpoint's path and fingerprint, the popularity correction, and modules to import."""
+_About = tuple[str, str, float | None, tuple[str, ...], tuple[str, str, float] | None]
+"""A checkpoint's path and fingerprint, the popularity correction, and modules to import; of new items the file, its digest and
+their bonus."""
 
 _loading = threading.Lock()
 
@@ -224,11 +231,29 @@ def _remote(about: _About, selection: Selection, rows: Rows) -> list[Ranking]:
 
 @lru_cache(maxsize=1)
 def _loaded(about: _About) -> Recommender:
-    path, expected, correction, imports = about
+    path, expected, correction, imports, added = about
     import_models(imports, "imports")
     if fingerprint(path) != expected:
         raise CheckpointError(f"{path}: another file than the command has under this name.")
-    return Recommender.load(path, popularity_correction=correction)
+    recommender = Recommender.load(path, popularity_correction=correction)
+    if added is not None:
+        file, of_file, bonus = added
+        if digest(Path(file)) != of_file:
+            raise DataError(f"{file}: another file than the command has under this name.")
+        recommender.add_items(file, bonus)
+    return recommender
+
+
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this file: {error.strerror}.") from None
 
 
 def fingerprint(path: str | Path) -> str:

@@ -16,6 +16,7 @@ import torch
 from onnx import TensorProto, helper
 from scipy.sparse import csr_matrix
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from recbole_vae.data import padding
 from recbole_vae.data.histories import LARGEST_WEIGHT
@@ -58,8 +59,13 @@ class _Dense(nn.Module):
         self.model = model
 
     def forward(self, first: Tensor, second: Tensor, unseen: Tensor) -> Tensor:
-        logits: Tensor = self.model.logits_of_sums((first, second)[: len(self.model.sparse_layers())], unseen)
-        return logits
+        model = self.model
+        logits: Tensor = model.logits_of_sums((first, second)[: len(model.sparse_layers())], unseen)
+        correction = model.corrected(torch.zeros(1, model.n_real_items))
+        if correction.any():
+            logits = logits + correction
+        scores: Tensor = model.with_new(model.with_cold(logits))
+        return scores
 
 
 class _Tracer(fx.Tracer):
@@ -82,6 +88,9 @@ def _traced(model: Any) -> fx.GraphModule:
             f"{type(model).__name__} cannot be exported: torch.fx cannot trace its logits_of_sums "
             f"({' '.join(str(error).split())[:200]})."
         ) from None
+    for node in traced.graph.nodes:
+        if node.op == "call_method" and node.target == "to":  # all is float32
+            node.replace_all_uses_with(node.args[0])
     traced.graph.eliminate_dead_code()
     return traced
 
@@ -103,30 +112,28 @@ def build(model: Any, *, int8: bool = False) -> onnx.ModelProto:
         DataError: the graph is too large for a file.
     """
     check_can_be_exported(model)
-    n_items = model.n_real_items
-    graph = Graph(rounded=n_items if int8 else 0)
+    n_items = model.n_real_items + model.n_new
+    graph = Graph(rounded=model.n_real_items if int8 else 0)
     layers: list[SparseLayer] = model.sparse_layers()
     dense = _traced(model)
     halved = _halve_first(dense)
     if halved:
         layers[0] = _first_half(layers[0])
     history, k = _checked(graph, n_items, weighted=model.histories.values is not None)
-    sums, seen = _sparse(graph, layers, history, n_items, weighted=model.histories.values is not None)
+    weighted, stand_ins = model.histories.values is not None, _stand_ins(model)
+    sums, seen, read = _sparse(graph, layers, history, n_items, stand_ins, weighted=weighted)
     given = {"first": sums[0], "second": sums[-1]}
     if any(node.target == "unseen" and node.users for node in dense.graph.nodes):
-        given["unseen"] = graph.add("Cast", graph.add("Not", seen), to=TensorProto.FLOAT)
+        given["unseen"] = graph.add("Cast", graph.add("Not", read), to=TensorProto.FLOAT)
     try:
         logits = translate(graph, dense, given)
     except UntranslatedError as error:
         raise ConfigError(
             f"{type(model).__name__} cannot be exported: in its logits_of_sums, {error} has no translation into a graph of ONNX."
         ) from None
-    correction = model.corrected(torch.zeros(1, n_items))
-    if correction.any():
-        logits = graph.add("Add", logits, correction)
-    lengths = graph.add("Sub", _slice(graph, "offsets", 1, None), _slice(graph, "offsets", 0, -1))
-    empty = graph.add("Unsqueeze", graph.add("Equal", lengths, 0), [1])
-    scores = graph.add("Where", empty, model.popularity[padding.REAL][None], logits)
+    lengths = graph.add("ReduceSum", graph.add("Cast", read, to=TensorProto.INT64), [1], keepdims=1)
+    popularity = functional.pad(model.popularity[padding.REAL], (0, model.n_new))
+    scores = graph.add("Where", graph.add("Equal", lengths, 0), popularity[None], logits)
     scores = graph.add("Where", seen, -math.inf, scores)
     _best(graph, scores, k, n_items)
     values = {name: helper.make_tensor_value_info(name, *about) for name, about in _TYPES.items()}
@@ -139,6 +146,21 @@ def build(model: Any, *, int8: bool = False) -> onnx.ModelProto:
         whole, producer_name="recbole_vae", producer_version=__version__, ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )  # fmt: skip
+
+
+def _stand_ins(model: Any) -> csr_matrix | None:
+    """Return as which items each item stands in a history, shape [n_real_items + n_new, n_real_items]; None if all are warm."""
+    if model.features is None:
+        return None
+    ids = range(model.n_items + model.n_new)[padding.REAL]
+    cold = {item: model.stands_for(item) for item in ids if model.is_cold(item)}
+    if not cold:
+        return None
+    parts = [cold.get(item, [(item, 1.0)]) for item in ids]
+    places = [padding.columns(other) for part in parts for other, _ in part]
+    weights = np.array([weight for part in parts for _, weight in part], dtype=np.float32)
+    bounds = np.cumsum([0, *map(len, parts)])
+    return csr_matrix((weights, places, bounds), shape=(len(parts), model.n_real_items))
 
 
 def _halve_first(traced: fx.GraphModule) -> bool:
@@ -220,9 +242,11 @@ def _vector(graph: Graph, scalar: str) -> Any:
 
 
 def _sparse(
-    graph: Graph, layers: list[SparseLayer], history: str, n_items: int, *, weighted: bool
-) -> tuple[list[str], str]:
+    graph: Graph, layers: list[SparseLayer], history: str, n_items: int, stand_ins: csr_matrix | None, *, weighted: bool
+) -> tuple[list[str], str, str]:
     """Return what the layers give, each of shape [batch, width], and which items the histories have, bool, [batch, n_items].
+
+    The last result is that of the items that the layers read, bool, [batch, n_real_items], where new items stand as others.
 
     One history after the other, in a loop: the rows of all at once would take [entries, width], which is gigabytes for an
     item-item layer, and ONNX Runtime adds them up either slowly (ScatterElements) or not safely (ScatterND, whose threads may
@@ -245,6 +269,12 @@ def _sparse(
     yes = body.add("Expand", np.array(True), length)
     seen = body.add("ScatterElements", np.zeros(n_items, dtype=bool), items, yes)
     outputs = [helper.make_tensor_value_info(seen, TensorProto.BOOL, [n_items])]
+    if stand_ins is not None:
+        table = _of_csr(body, stand_ins, items, values)
+        items = body.add("Squeeze", body.add("NonZero", table), [0])
+        values = body.add("Gather", table, items)
+        read = body.add("Cast", table, to=TensorProto.BOOL)
+        outputs.append(helper.make_tensor_value_info(read, TensorProto.BOOL, [stand_ins.shape[1]]))
     for layer in layers:
         factors = _unit_length(body, values) if layer.unit_length else values
         row = (
@@ -263,11 +293,12 @@ def _sparse(
         [helper.make_tensor_value_info(goes_on, TensorProto.BOOL, []), *outputs],
     )  # fmt: skip
     batch = graph.add("Sub", graph.add("Size", "offsets"), 1)
-    all_seen, *sums = graph.add("Loop", batch, "", body=inner, outputs=len(outputs))
+    found = graph.add("Loop", batch, "", body=inner, outputs=len(outputs))
+    all_seen, all_read, sums = found[0], found[len(outputs) - len(layers) - 1], found[len(outputs) - len(layers) :]
     for place, layer in enumerate(layers):
         if layer.bias is not None:
             sums[place] = graph.add("Add", sums[place], layer.bias)
-    return sums, all_seen
+    return sums, all_seen, all_read
 
 
 def _unit_length(graph: Graph, values: str) -> Any:
@@ -382,6 +413,7 @@ def _about(recommender: Recommender) -> dict[str, Any]:
         "model": type(model).__name__,
         "dataset": recommender.dataset,
         "items": len(names),
+        "new_items": model.n_new,
         "users": padding.real(len(recommender.users)),
         "weights": options["value_field"],
         "options": options,

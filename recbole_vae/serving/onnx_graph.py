@@ -233,6 +233,19 @@ def _sum(graph: Graph, x: str, dim: int, keepdim: bool = False) -> Any:
     return graph.add("ReduceSum", x, [dim], keepdims=int(keepdim))
 
 
+def _std(graph: Graph, x: str, dim: int, keepdim: bool = False) -> Any:
+    centred = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[dim], keepdims=1))
+    total = graph.add("ReduceSum", graph.add("Mul", centred, centred), [dim], keepdims=int(keepdim))
+    size = graph.add("Gather", graph.add("Shape", x), dim)
+    return graph.add(
+        "Sqrt", graph.add("Div", total, graph.add("Cast", graph.add("Sub", size, 1), to=onnx.TensorProto.FLOAT))
+    )
+
+
+def _index_select(graph: Graph, x: str, dim: int, places: str) -> Any:
+    return graph.add("Gather", x, places, axis=dim)
+
+
 def _square(graph: Graph, x: str) -> Any:
     return graph.add("Mul", x, x)
 
@@ -249,8 +262,8 @@ _STEPS: dict[Any, Callable[..., Any]] = {
     F.silu: _silu, F.glu: _glu, torch.cat: _cat, torch.where: _simple("Where"), torch.logaddexp: _logaddexp,
     operator.add: _simple("Add"), operator.sub: _simple("Sub"), operator.mul: _simple("Mul"),
     operator.truediv: _simple("Div"), operator.neg: _simple("Neg"), operator.le: _simple("LessOrEqual"),
-    operator.getitem: _item,
+    operator.getitem: _item, operator.matmul: _simple("MatMul"),
     "chunk": _chunk, "clamp": _clamp, "clamp_min": _clamp, "sum": _sum, "square": _square, "sqrt": _simple("Sqrt"),
-    "abs": _simple("Abs"),
+    "abs": _simple("Abs"), "index_select": _index_select, "std": _std,
 }  # fmt: skip
 """What adds the nodes of each module, function or method: called with the graph, the module if it is one, and the arguments."""

@@ -89,6 +89,7 @@ def sampled_scores(
         ConfigError: the model has no posterior.
     """
     check_posterior(model)
+    histories = model.in_warm_items(histories)
     mu, logvar = model.comparable_posterior(histories)
     deviation = temperature * (0.5 * logvar).exp()
     generators = [_generator(row.numpy(), seed) for row in histories.indices.cpu().split(histories.lengths().tolist())]

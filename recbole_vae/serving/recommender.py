@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,33 +25,16 @@ from recbole_vae.serving import posterior
 from recbole_vae.serving.loading import model_of
 from recbole_vae.serving.posterior import Sampling
 from recbole_vae.serving.ranking import Ranking
+from recbole_vae.serving.unknown import Unknown
 from recbole_vae.storage import checkpoint, recbole_checkpoint
 
-_EXAMPLES, _EXAMPLE_LENGTH = 1000, 100
-"""Unknown ids that are remembered, and how many characters of each: a server must not grow with what its callers send."""
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from recbole_vae.serving.new_items import Added, Source
+
 History = Iterable[str] | Mapping[str, float]
 """Ids of a user's items, in any order (each has weight 1), or a mapping of ids to weights."""
-
-
-@dataclass
-class Unknown:
-    """Ids that were given but are not in the training data.
-
-    Attributes:
-        times: how many there were, repetitions included.
-        examples: the first 1,000 different ones, cut to 100 characters, and how often each was given.
-    """
-
-    times: int = 0
-    examples: Counter[str] = field(default_factory=Counter)
-
-    def update(self, ids: Iterable[str]) -> None:
-        """Count some more."""
-        for each in ids:
-            self.times += 1
-            name = each[:_EXAMPLE_LENGTH]
-            if name in self.examples or len(self.examples) < _EXAMPLES:
-                self.examples[name] += 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +62,13 @@ class Selection:
 class Recommender:
     """A trained model that ranks items, by the data set's own ids. Make one with :meth:`load`.
 
-    Several threads may use one at the same time. What it keeps does not grow with what it is asked.
+    Several threads may use one at the same time, but for :meth:`add_items`. What it keeps does not grow with what it is asked.
 
     Attributes:
         model: the model, in evaluation mode.
         users: ids of the training users, by row in ``model.histories``; the first is RecBole's padding.
-        items: ids of the items; the first is RecBole's padding.
+        items: ids of the items; the first is RecBole's padding. Those of :meth:`add_items` are the last ones.
+        new_features: of those of :meth:`add_items`; None if there are none.
         dataset: name of the data set.
         unknown: ids in the histories so far that the model does not know.
         unknown_candidates: ids among the candidates so far that the model does not know; ``unknown_excluded``: among the ids that
@@ -104,6 +87,7 @@ class Recommender:
         self.whole = True
         self._item_ids = {item: number for number, item in enumerate(self.items) if number}
         self._user_ids: dict[str, int] | None = None
+        self.new_features: csr_matrix | None = None
         self._counting = threading.Lock()
 
     @classmethod
@@ -262,6 +246,32 @@ class Recommender:
     def knows(self, item: str) -> bool:
         """Tell whether an item is in the training data."""
         return item in self._item_ids
+
+    def add_items(self, source: Source, bonus: float = 0.0) -> Added:
+        """Let new items be recommended, and be in histories: they are scored from their features, without training again.
+
+        No other thread may use the recommender meanwhile, and a :class:`Selection` that was made before is of no use after. A
+        server loads another one, adds the items, and swaps the two.
+
+        Args:
+            source: path of an ``.item`` file, or a mapping or DataFrame with a column for each field of ``item_features``, and
+                one for the ids. Items that the model was trained with stay as they are.
+            bonus: added to the scores of all items that were ever added, in standard deviations of a user's scores; below 0,
+                they come later.
+
+        Raises:
+            ConfigError: the model was trained without ``item_features``, the source lacks a field, or ``bonus`` is not a number
+                from -1000 to 1000.
+            DataError: see :func:`~recbole_vae.serving.new_items.read`; or a feature is not what it was in training.
+        """
+        from recbole_vae.serving import new_items  # not at the top: it needs pandas
+
+        ids, features, added = new_items.of(self, source, bonus)
+        self.model.add_items(features, bonus)
+        self.items = [*self.items[: self.model.n_items], *ids]
+        self._item_ids = {item: number for number, item in enumerate(self.items) if number}
+        self.new_features = features
+        return added
 
     def stream(
         self,

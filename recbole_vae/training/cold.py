@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,12 @@ from recbole_vae.model.new_items import starting_strengths
 from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.cold import Strengths
 
-_SHARE = 0.2
-"""Share of the items that stand for new ones."""
+_FOLDS = 5
+"""Parts of the items that stand for new ones in turn."""
 _MOST_USERS = 2_000
 """Users by whose items the strengths are judged, at most."""
-_MOST_ITEMS = 4_000
-"""Other items from whose scores those of these are made, at most: all their pairs are in memory."""
+_MOST_ITEMS, _MOST_TAKEN = 2_000, 1_000
+"""Items from whose scores others are made, and these others, at most; the time of a step is cubic in the first."""
 _K = 20
 _L2 = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -37,23 +39,24 @@ def choose_strengths(model: HistoryRecommender) -> tuple[Strengths, float, int]:
 
     A fifth of the items is taken out of the histories of up to 2 000 users. The model scores what is left of these, and the
     regression makes the scores of the items taken out from those of the others. NDCG@20 judges their ranking, among
-    themselves. Each strength in turn goes up or down as long as that gets better. No validation part is needed. The model was
-    trained with these items, so the value is higher than for items that are new.
+    themselves. Each fifth has its turn. Each strength goes up or down as long as that makes the mean of the five better, by more
+    than its standard error: users share the items, so what fits a fifth need not fit others. Then the spread is chosen so that
+    the scores that are made vary as much between items as the model's own scores of these. No validation part is needed. The
+    model was trained with these items, so the value is higher than for items that are new.
 
     Args:
         model: a trained model with features, in evaluation mode.
 
     Returns:
-        The strengths, the NDCG@20 of their ranking, and the number of users. Without any user to judge by: those that training
-        began with, 0 and 0.
+        The strengths, the mean NDCG@20 of their rankings, and the number of users. Without any user to judge by: those that
+        training began with, 0 and 0.
     """
-    features = model.features
-    assert features is not None
-    best = starting_strengths(features)
-    sample = _Sample(model)
-    if not sample.users:
+    assert model.features is not None
+    best = starting_strengths(model.features)
+    samples = [sample for sample in map(_Sample, repeat(model), range(_FOLDS)) if sample.users]
+    if not samples:
         return best, 0.0, 0
-    score = sample.measured(best)
+    scores = _measured(samples, best)
     for _ in range(_ROUNDS):
         before = best
         for name in (None, *best.fields):
@@ -64,28 +67,36 @@ def choose_strengths(model: HistoryRecommender) -> tuple[Strengths, float, int]:
                     other = (
                         replace(best, l2=value) if name is None else replace(best, fields={**best.fields, name: value})
                     )
-                    found = sample.measured(other)
-                    if found <= score:
+                    found = _measured(samples, other)
+                    gain = found - scores
+                    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
+                    if gain.mean() <= error:
                         break
-                    best, score = other, found
+                    best, scores = other, found
         if best == before:
             break
-    return best, score, sample.users
+    variances = np.array([sample.variances(best) for sample in samples]).mean(0)
+    spread = float((variances[0] / variances[1]) ** 0.5) if variances.all() else 1.0
+    return replace(best, spread=max(1.0, spread)), float(scores.mean()), max(sample.users for sample in samples)
+
+
+def _measured(samples: Sequence[_Sample], strengths: Strengths) -> Table:
+    return np.array([sample.measured(strengths) for sample in samples])
 
 
 class _Sample:
-    """Users, their items that stand for new ones, and the scores of the other items.
+    """Users, their items of a fold, which stand for new ones, and the scores of the other items.
 
     Attributes:
         users: how many users have such items, and others.
     """
 
-    def __init__(self, model: HistoryRecommender) -> None:
+    def __init__(self, model: HistoryRecommender, fold: int) -> None:
         assert model.features is not None
         rng = np.random.default_rng(0)
         warm = np.flatnonzero(model.histories.counts(model.n_real_items).cpu().numpy())
-        taken = rng.permutation(warm)[: int(_SHARE * len(warm))]
-        others = np.setdiff1d(warm, taken)
+        taken = np.array_split(rng.permutation(warm), _FOLDS)[fold]
+        others, taken = np.setdiff1d(warm, taken), taken[:_MOST_TAKEN]
         if len(others) > _MOST_ITEMS:
             others = np.sort(rng.permutation(others)[:_MOST_ITEMS])
         is_taken = torch.zeros(model.n_real_items, dtype=torch.bool, device=model.device)
@@ -103,12 +114,15 @@ class _Sample:
             return
         left, wanted = left[both], wanted[both]
         self._relevant = wanted.to_scipy(model.n_real_items).toarray()[:, taken] > 0
-        chunk, ids = rows_per_chunk(model.n_items), torch.from_numpy(padding.ids(others)).to(model.device)
+        looked_at = np.concatenate([others, taken])
+        chunk, ids = rows_per_chunk(model.n_items), torch.from_numpy(padding.ids(looked_at)).to(model.device)
         scores = torch.cat([
             model.score(left.slice(start, min(start + chunk, self.users)))[:, ids].double()
             for start in range(0, self.users, chunk)
         ]).cpu()  # fmt: skip
-        self._scores = (scores - scores.mean(1, keepdim=True)).numpy()
+        known, unknown = scores.numpy()[:, : len(others)], scores.numpy()[:, len(others) :]
+        self._scores = known - known.mean(1, keepdims=True)
+        self._variance = unknown.var(1).mean()
         self._products = {
             entry: _centred(model.features.table[others][:, columns], model.features.table[taken][:, columns])
             for entry, columns in model.features.space.fields.items()
@@ -116,13 +130,23 @@ class _Sample:
 
     def measured(self, strengths: Strengths) -> float:
         """Return the mean NDCG@20 of the items that stand for new ones."""
+        made = self._made(strengths)
+        best = np.argpartition(-made, min(_K, made.shape[1]) - 1, axis=1)[:, :_K]
+        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(made, best, 1), 1, kind="stable"), 1)
+        return float(ndcg(np.take_along_axis(self._relevant, best, 1), self._relevant.sum(1)).mean())
+
+    def variances(self, strengths: Strengths) -> tuple[float, float]:
+        """Return the mean over users of the variance over these items, of the model's scores and of those that are made."""
+        return float(self._variance), float(self._made(strengths).var(1).mean())
+
+    def _made(self, strengths: Strengths) -> Table:
         within, to_taken = (
             np.sum([factor * self._products[entry][place] for entry, factor in strengths.fields.items()], axis=0)
             for place in (0, 1)
         )
         solved = solve(within + strengths.l2 * np.eye(len(within)), to_taken, assume_a="pos")
-        best = np.argsort(-(self._scores @ solved), 1, kind="stable")[:, :_K]
-        return float(ndcg(np.take_along_axis(self._relevant, best, 1), self._relevant.sum(1)).mean())
+        made: Table = self._scores @ solved
+        return made
 
 
 def _centred(others: csr_matrix, taken: csr_matrix) -> tuple[Table, Table]:

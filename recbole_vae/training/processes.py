@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ def end_together(advice: Callable[[], str]) -> Iterator[None]:
             f"when one has ended; the report of torchrun names it. {advice()}"
         )
 
-    before = signal.signal(signal.SIGTERM, lost)
+    in_main = threading.current_thread() is threading.main_thread()  # Python lets no other thread handle signals
+    before = signal.signal(signal.SIGTERM, lost) if in_main else None
     try:
         yield
     except RuntimeError as error:
@@ -139,7 +141,8 @@ def end_together(advice: Callable[[], str]) -> Iterator[None]:
             f"report of torchrun names it. {advice()}"
         ) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _of_the_network(error: RuntimeError) -> bool:

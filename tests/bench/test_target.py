@@ -124,6 +124,8 @@ def test_the_table_compares_the_same_repeat() -> None:
     [
         (["--to=NDCG"], "to: 'NDCG' (command line) is not allowed; it must be a metric at a cutoff"),
         (["--to=NDCG@10:x"], "to: 'NDCG@10:x' (command line) is not allowed"),
+        (["--to=NDCG@10:1.5"], "to: 'NDCG@10:1.5' (command line) is not allowed"),
+        (["--to=NDCG@10:nan"], "to: 'NDCG@10:nan' (command line) is not allowed"),
         (["--dataset=a"], "--dataset (command line) has no meaning without --to."),
         (["--to=NDCG@10", "--preset=ml-1m"], "--preset (command line) has no meaning with --to"),
         (["--to=NDCG@10", "--fast_evaluation=True"], "--fast_evaluation (command line): bench --to sets this itself"),

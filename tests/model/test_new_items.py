@@ -15,7 +15,7 @@ from recbole_vae.errors import ConfigError
 from recbole_vae.nn.cold import Strengths
 from recbole_vae.serving.recommender import Recommender
 from recbole_vae.training import mixture
-from recbole_vae.training.cold import choose_strengths, ndcg
+from recbole_vae.training.cold import _Sample, choose_strengths, ndcg
 from tests.conftest import OWN, Builder, Run, write_inter
 
 MODELS = ["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP"]
@@ -65,7 +65,7 @@ def test_cold_items_have_the_regression_of_the_other_scores(build: Builder, mode
     warm = np.setdiff1d(np.arange(N_ITEMS), columns)
     features = run.model.features.table.toarray().astype(float)
     centred = features - features[warm].mean(0)
-    ridge = centred[warm].T @ centred[warm] + np.eye(features.shape[1])
+    ridge = centred[warm].T @ centred[warm] + 3 * np.eye(features.shape[1])
     mean = found[:, warm].mean(1, keepdims=True)
     expected = (found[:, warm] - mean) @ centred[warm] @ np.linalg.solve(ridge, centred[columns].T) + mean
     np.testing.assert_allclose(found[:, columns], expected, atol=1e-4)
@@ -112,7 +112,7 @@ def test_an_item_is_like_those_with_its_features(build: Builder) -> None:
     for cold, parity in ((odd, 1), (even, 0)):
         found = run.model.alike(cold, 5)
         assert len(found) == 5
-        assert sum(weight for _, weight in found) == pytest.approx(1)
+        assert sum(weight for _, weight in run.model.alike(cold, 20)) == pytest.approx(1)
         tokens = [str(run.dataset.id2token("item_id", item)) for item, _ in found]
         assert all(int(token[1:]) % 2 == parity for token in tokens)
         assert cold not in [item for item, _ in found]
@@ -168,12 +168,18 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(build: Builder) ->
     assert whole.model.feature_strengths == second.model.feature_strengths
 
 
-def test_strengths_follow_what_the_features_say(build: Builder) -> None:
+def test_strengths_follow_what_the_features_say(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(build, epochs=60, dropout_prob=0.3, learning_rate=0.01, stopping_step=0)
     run.fit()
-    strengths, _, users = choose_strengths(run.model.eval())
+    bad = Strengths(3.0, {"group": 0.03, "noise": 3.0})
+    monkeypatch.setattr("recbole_vae.training.cold.starting_strengths", lambda features: bad)
+    monkeypatch.setattr("recbole_vae.training.cold._K", 2)  # of four or five items
+    strengths, score, users = choose_strengths(run.model.eval())
     assert users > 20
-    assert strengths.fields["group"] > strengths.fields["noise"]
+    with torch.no_grad():
+        samples = [_Sample(run.model, fold) for fold in range(5)]
+    assert score == pytest.approx(np.mean([sample.measured(strengths) for sample in samples]))
+    assert score > np.mean([sample.measured(bad) for sample in samples]) + 0.05
     cold = scores_of(run, slice(1, 60))[:, ids(run, "i22", "i23")]
     histories = run.model.histories
     odd = ids(run, *(f"i{item}" for item in range(1, 22, 2)))
@@ -223,4 +229,42 @@ def test_a_mixture_is_chosen_by_warm_items(build: Builder) -> None:
 
 
 def test_strengths_in_words() -> None:
-    assert str(Strengths(3.0, {"genre": 1.0, "title:text": 0.1})) == "genre 1, title:text 0.1 (ridge 3)"
+    assert (
+        str(Strengths(3.0, {"genre": 1.0, "title:text": 0.1}, 2.5)) == "genre 1, title:text 0.1 (ridge 3, spread 2.5)"
+    )
+
+
+def test_a_warm_start_takes_the_features_of_its_own_data(build: Builder) -> None:
+    first = run_of(build, epochs=1)
+    first.fit()
+    lines = Path("data", "tiny", "tiny.train.inter").read_text().splitlines()
+    more = [lines[0], "new\ti30", *reversed(lines[1:])]  # other internal ids, and an item more
+    Path("data", "tiny", "tiny.train.inter").write_text("\n".join(more) + "\n")
+    with Path("data", "tiny", "tiny.item").open("a") as file:
+        file.write("i30\teven\t1\n")
+    second = build(
+        "MultVAE", "tiny", data_path="data", benchmark_filename=["train", "valid", "test"], epochs=1,
+        item_features=["group", "noise"], warm_start=first.trainer.saved_model_file,
+    )  # fmt: skip
+    second.fit()
+    features = second.model.features
+    for item in ("i30", "i4", "i5"):
+        row = features.table[ids(second, item)[0] - 1].toarray()[0]
+        assert (row[features.space.names.index("group=even")] > 0) == (int(item[1:]) % 2 == 0)
+
+
+def test_made_scores_are_spread_as_the_models_own(build: Builder) -> None:
+    run = run_of(build, epochs=30, learning_rate=0.01, stopping_step=0)
+    run.fit()
+    strengths, _, _ = choose_strengths(run.model.eval())
+    with torch.no_grad():
+        own, made = np.mean([_Sample(run.model, fold).variances(strengths) for fold in range(5)], axis=0)
+    assert strengths.spread == pytest.approx(max(1.0, (own / made) ** 0.5), rel=1e-5)
+    assert strengths.spread > 1
+    found = {}
+    for spread in (1.0, strengths.spread):
+        run.model.regress(Strengths(strengths.l2, strengths.fields, spread))
+        scores = scores_of(run)[:, 1:]
+        mean = scores[:, [each - 1 for each in ids(run, *(f"i{item}" for item in range(22)))]].mean(1, keepdim=True)
+        found[spread] = scores[:, [each - 1 for each in ids(run, *COLD)]] - mean
+    torch.testing.assert_close(found[strengths.spread], found[1.0] * strengths.spread, rtol=1e-3, atol=1e-3)

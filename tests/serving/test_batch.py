@@ -224,10 +224,10 @@ def test_a_worker_with_another_file_is_refused(made: Path) -> None:
     recommender = Recommender.load(made)
     selection = recommender.selection(3)
     _, histories = next(batch.batches_of_users(recommender, ["u1"], 5))
-    about = (str(made), batch.fingerprint(made), None, ())
+    about = (str(made), batch.fingerprint(made), None, (), None)
     assert batch._remote(about, selection, histories) == recommender.recommend_users(["u1"], k=3)
     with pytest.raises(CheckpointError, match="another file than the command has under this name"):
-        batch._remote((about[0], "0" * 64, None, ()), selection, histories)
+        batch._remote((about[0], "0" * 64, None, (), None), selection, histories)
 
 
 @pytest.mark.usefixtures("in_batches_of_three")

@@ -25,7 +25,8 @@ from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.options.limits import LARGEST
 from recbole_vae.serving.history_file import read_histories
 from recbole_vae.serving.ranking import Ranking, write_rankings
-from recbole_vae.serving.recommender import Recommender, Unknown
+from recbole_vae.serving.recommender import Recommender
+from recbole_vae.serving.unknown import Unknown
 from tests.conftest import Builder, Run, random_rows, write_inter
 from tests.serving.interrupted import interrupted
 

@@ -1,6 +1,7 @@
 """The sums over several processes, compared with sums by NumPy."""
 
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,20 @@ def test_variables_of_several_processes_that_are_not_complete_are_told(monkeypat
     assert alone() == ""
     with pytest.raises(ConfigError, match=r"must be whole numbers, not 0, 2, x, x"):
         torchrun_group()
+
+
+def test_a_thread_may_train_beside_the_main_one(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    done = []
+
+    def work() -> None:
+        with processes.end_together(lambda: "Resume."):  # Python handles signals in the main thread alone
+            done.append(True)
+
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert done
