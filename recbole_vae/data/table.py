@@ -116,6 +116,8 @@ def _sha256(path: str | Path) -> str:
 
 def _kept(place: Path) -> tuple[tuple[dict[str, Any], dict[str, Any]] | None, str]:
     """Return what a cache was made from and its columns, or None and why not; "" if there is none."""
+    if place.is_dir():
+        return None, ""  # which is said where it is to be written
     try:
         about, arrays = read_arrays(place)
         if about.get("made_from", {}).get("format") != FORMAT:

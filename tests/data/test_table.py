@@ -219,6 +219,13 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     assert names() == ["tiny.inter"]
 
 
+def test_a_folder_in_the_place_of_the_cache_is_one_line(text: Path, log: pytest.LogCaptureFixture) -> None:
+    (place := table.cache_of(text)).mkdir()
+    assert len(read(text)) == len(rated())
+    [warning] = [each.getMessage() for each in log.records if each.levelno == logging.WARNING]
+    assert warning.startswith(f"{place}: cannot write this file: it is a folder. The file will be read again next time")
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(
     text: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
