@@ -26,10 +26,10 @@ OPTIONS = [
 DIES = """
 import os, signal
 import torch.distributed as dist
-from recbole_vae.training import trainer
+from recbole_vae.training import saving
 from recbole_vae.training.trainer import HistoryTrainer
 
-trainer._SAVED_EVERY = 0.0
+saving._SAVED_EVERY = 0.0
 
 train_epoch = HistoryTrainer._train_epoch
 

@@ -172,7 +172,7 @@ def test_a_refit_that_chose_its_cap_is_not_resumed(build: Builder, monkeypatch: 
     from recbole_vae.training.trainer import HistoryTrainer
 
     scores_of({2: 0.2, 12: 0.5}, monkeypatch)
-    monkeypatch.setattr("recbole_vae.training.trainer._SAVED_EVERY", 0.0)
+    monkeypatch.setattr("recbole_vae.training.saving._SAVED_EVERY", 0.0)
     first = build(**{**LEARN, "stopping_step": 12, "epochs": 14}, anneal_cap="auto")
     first.fit()
     original = HistoryTrainer._train_epoch
@@ -291,7 +291,7 @@ def test_without_a_validation_part_the_last_epoch_is_saved_and_those_before_only
     monkeypatch.setattr(checkpoint, "save", save)
     build(**{**LEARN, "epochs": 5}, eval_args={"split": {"RS": [1, 0, 0]}}).fit()
     assert written == [0, 4]
-    monkeypatch.setattr("recbole_vae.training.trainer._SAVED_EVERY", 0.0)
+    monkeypatch.setattr("recbole_vae.training.saving._SAVED_EVERY", 0.0)
     build(**{**LEARN, "epochs": 4}, eval_step=0).fit()
     assert written == [0, 4, 0, 1, 2, 3]
     assert not list(Path().glob("**/.*.tmp"))
