@@ -121,7 +121,8 @@ def _read_interactions(dataset: Any, token: str, folder: str) -> None:
     for part in [""] if names is None else [f".{name}" for name in names]:
         file = inter_file(Path(folder), f"{token}{part}")
         if not file.is_file():
-            parts_of = "" if names is None else " A data set in one file needs --benchmark_filename=None."
+            whole = f" If all interactions are in one file, {token}.inter, add --benchmark_filename=None."
+            parts_of = "" if names is None else whole
             raise DataError(
                 f"dataset: there is no file {file}, which data_path, dataset and benchmark_filename point to.{parts_of}"
             )

@@ -91,6 +91,21 @@ def test_a_newer_file_and_a_warm_start(capsys: pytest.CaptureFixture[str], caplo
     assert "25 items stay, 0 are new, 0 are gone" in caplog.text
 
 
+def test_after_a_run_on_parts_one_file_is_asked_for_and_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = random_rows(users=20)
+    for place, part in enumerate(("train", "valid", "test")):
+        write_inter(rows[place::3], part=part, folder="parts")
+    of_parts = ["--dataset=tiny", "--data_path=parts", "--benchmark_filename=[train,valid,test]"]
+    assert main(["run", *FAST, *of_parts, "--epochs=1", "--out=model.pth"]) == 0
+    write_inter(rows, folder="later")
+    capsys.readouterr()
+    assert refit("--data_path=later") == 1
+    advice = "If all interactions are in one file, tiny.inter, add --benchmark_filename=None.\n"
+    assert capsys.readouterr().err.endswith(advice)
+    assert refit("--data_path=later", "--benchmark_filename=None") == 0
+    assert f"on all {len(rows)} interactions of 20 users" in capsys.readouterr().out
+
+
 def test_what_began_with_a_warm_start_does_not_say_how_long_to_train_from_scratch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
