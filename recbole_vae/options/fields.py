@@ -230,10 +230,11 @@ class ModelConfig(Strict):
         description="Epochs over which the parameters are averaged for evaluation and scoring; 0: those of the last epoch.",
     )
 
-    @field_validator("item_features")
+    @field_validator("item_features", mode="before")
     @classmethod
-    def _each_once(cls, entries: list[str]) -> list[str]:
-        if len(set(entries)) < len(entries) or not all(entries):
+    def _each_once(cls, entries: Any) -> Any:
+        entries = entries.split(",") if isinstance(entries, str) else entries
+        if isinstance(entries, list) and (len({*map(str, entries)}) < len(entries) or "" in entries):
             raise ValueError("it must be a list of fields, each once, such as [genre, release_year].")
         return entries
 

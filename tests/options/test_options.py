@@ -662,3 +662,14 @@ def test_sequential_models_have_the_options_of_transformations() -> None:
     for option in ("eta", "mask_ratio", "MASK_INDEX", "CROP_ITEM_SEQ"):
         assert option in options_of("SASRec")
         assert option not in options_of("BPR")
+
+
+@pytest.mark.parametrize("entries", [["a", "b:text"], "a,b:text"])
+def test_item_features_may_be_written_as_a_list_or_with_commas(entries: Any) -> None:
+    assert ModelConfig.read({**recbole_defaults(), "item_features": entries}).item_features == ["a", "b:text"]
+
+
+@pytest.mark.parametrize("entries", [["a", "a"], "a,,b", 5, [1], {"a": 1}])
+def test_other_item_features_are_refused(entries: Any) -> None:
+    with pytest.raises(ConfigError, match="item_features: .* is not allowed; it must be a list"):
+        ModelConfig.read({**recbole_defaults(), "item_features": entries})
