@@ -126,10 +126,12 @@ def read_item_file(path: str | Path, names: Sequence[str], form: FileForm) -> It
     columns = {name: kind.value for name, kind in header.items()}
     for name in (form.item_field, *names):
         if name not in columns:
-            meant = near(name, columns)
+            meant, kinds = near(name, columns), ""
+            if name.rpartition(":")[0] in columns:
+                kinds = f" FIELD:KIND reads a field as another kind: {', '.join(KINDS)}."
             raise ConfigError(
                 f"item_features: {path} has no field '{name}'{f'; did you mean {meant}?' if meant else '.'} It has: "
-                f"{', '.join(columns)}."
+                f"{', '.join(columns)}.{kinds}"
             )
     atomic.check_cells(path, header, separator, encoding)
     places = [list(columns).index(name) for name in (form.item_field, *names)]

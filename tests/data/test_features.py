@@ -193,6 +193,20 @@ def test_numbers_that_are_none(kind: str, cell: str, message: str) -> None:
         space(items).encode(items)
 
 
+def test_a_kind_that_does_not_exist() -> None:
+    path = write("item_id:token\tprice:float\nA\t1\n")
+    with pytest.raises(ConfigError, match=r"FIELD:KIND reads .*: token, token_seq, float, float_seq, text\."):
+        read_item_file(path, ["price:flot"], FORM)
+
+
+def test_a_constant_is_one_up_to_rounding() -> None:
+    vectors = np.random.default_rng(0).normal(size=(1682, 2))
+    items = table(vector=[f"{one} 0.1 {other}" for one, other in vectors])
+    found = space(items).encode(items).toarray()
+    assert not found[:, 1].any()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+
+
 def data_set(ids: list[str], warm: list[int]) -> Any:
     config = {"field_separator": "\t", "seq_separator": " ", "encoding": None}
     return SimpleNamespace(
