@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # at run time where features are used: pandas and SciPy make 
     from scipy.sparse import csr_matrix
 
     from recbole_vae.data.features import ItemFeatures
-    from recbole_vae.nn.cold import ScoreRegression, Strengths
+    from recbole_vae.nn.cold import Made, ScoreRegression, Strengths
 
 ALIKE = 20
 """Warm items that a cold one is said to be like, at most, and as which it stands in a history."""
@@ -54,7 +54,7 @@ class NewItems:
 
     def _begin_features(self, dataset: Any, entries: Sequence[str]) -> None:
         self.features = self.feature_strengths = None
-        self._cold: Tensor | None = None
+        self._cold: Made | None = None
         self._forget_new()
         self.regression = None
         if entries:
@@ -87,7 +87,7 @@ class NewItems:
         self._forget_new()
 
     def _forget_new(self) -> None:
-        self._new: Tensor | None = None
+        self._new: Made | None = None
         self.n_new, self._bonus = 0, 0.0
         self._stand_ins: dict[int, list[tuple[int, float]]] = {}
 
@@ -98,7 +98,7 @@ class NewItems:
         """
         if self._cold is None:
             return logits
-        made = logits @ self._cold.to(logits.dtype)
+        made = self._cold(logits)
         return torch.cat([logits, made], 1).index_select(1, self._order)
 
     def with_new(self, logits: Tensor, bonus: float | None = None) -> Tensor:
@@ -110,7 +110,7 @@ class NewItems:
         """
         if self._new is None:
             return logits
-        made = logits @ self._new.to(logits.dtype)
+        made = self._new(logits)
         bonus = self._bonus if bonus is None else bonus
         if bonus:
             made = made + bonus * logits.std(1, keepdim=True)
@@ -152,11 +152,12 @@ class NewItems:
         place = column - self.n_real_items
         if self.regression is None or (place < 0 and not self._is_cold[column]):
             return []
-        table, place = (self._cold, int(self._order[column]) - self.n_real_items) if place < 0 else (self._new, place)
-        if table is None:
+        made, place = (self._cold, int(self._order[column]) - self.n_real_items) if place < 0 else (self._new, place)
+        if made is None:
             return []
-        of = table[:, place]
-        if (of[~self._is_cold] == of.max()).all():  # nothing is known about it: it has the mean score
+        of = made.weights(place)
+        there = of[~self._is_cold]
+        if there.max() - there.min() <= 1e-6 * there.max():  # nothing is known about it: it has the mean score
             return []
         weights, items = of.clamp_min(0).topk(min(ALIKE, self.n_real_items))
         pairs = zip(items.tolist(), (weights / weights.sum()).tolist(), strict=True)

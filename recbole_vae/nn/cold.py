@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,36 @@ class Strengths:
     def __str__(self) -> str:
         parts = [f"{name} {factor:g}" for name, factor in self.fields.items()]
         return f"{', '.join(parts)} (ridge {self.l2:g}, spread {self.spread:.3g})"
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Makes the scores of some items from those of all others: by a product with one matrix, or with two that are smaller.
+
+    Attributes:
+        left: float32, shape [n_items, n_features + 1]; None for one matrix.
+        right: float32, shape [n_features + 1, items], or [n_items, items] without the other.
+    """
+
+    left: Tensor | None
+    right: Tensor
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Return the scores, shape [batch, items], from those of all items, shape [batch, n_items].
+
+        Scores of items without interactions have no effect.
+        """
+        if self.left is not None:
+            scores = scores @ self.left.to(scores.dtype)
+        return scores @ self.right.to(scores.dtype)
+
+    def weights(self, place: int) -> Tensor:
+        """Return the weight of each item's score in that of the item at a place, shape [n_items]; they sum to 1."""
+        return self.right[:, place] if self.left is None else self.left @ self.right[:, place]
+
+    def to(self, device: Any) -> Made:
+        """Return it on a device."""
+        return Made(None if self.left is None else self.left.to(device), self.right.to(device))
 
 
 class ScoreRegression:
@@ -80,33 +111,48 @@ class ScoreRegression:
         with one_thread_if_large(len(gram)):
             self._factor = cho_factor(gram, overwrite_a=True)
 
-    def of(self, features: csr_matrix) -> Tensor:
-        """Return the weights of all items' scores in the scores of items of these features.
-
-        Returns:
-            Float32, shape [n_items, items]. Each column sums to 1, and is 0 for items without interactions.
+    def of(self, features: csr_matrix) -> Made:
+        """Return what makes the scores of items of these features.
 
         Raises:
-            DataError: they do not fit into memory.
+            DataError: it does not fit into memory.
         """
-        count = features.shape[0]
-        check_memory(
-            8 * self._n_items * count, f"for the scores of {count} items without interactions", _FEWER, "item_features"
-        )
-        found = np.zeros((self._n_items, count), dtype=np.float32)
-        step = rows_per_chunk(max(features.shape[1], self._n_items))
+        count, (n_items, width) = features.shape[0], (self._n_items, features.shape[1] + 1)
+        in_two = self._primal and (n_items + count) * width < n_items * count
+        entries = (n_items + count) * width if in_two else n_items * count
+        check_memory(8 * entries, f"for the scores of {count} items without interactions", _FEWER, "item_features")
+        if in_two:
+            left = np.zeros((n_items, width), dtype=np.float32)
+            left[self._warm, :-1] = self._known.toarray() - self._mean
+            left[self._warm, -1] = 1 / len(self._warm)
+        found = np.ones((width if in_two else n_items, count), dtype=np.float32)
+        step = rows_per_chunk(max(width, n_items))
         for start in range(0, count, step):
-            found[:, start : start + step] = self._of(features[start : start + step])
-        return torch.from_numpy(found)
+            part = features[start : start + step]
+            if in_two:
+                found[:-1, start : start + step] = self._spread * self._solved(part)
+            else:
+                found[:, start : start + step] = self._weights(part)
+        return Made(torch.from_numpy(left) if in_two else None, torch.from_numpy(found))
 
-    def _of(self, features: csr_matrix) -> NDArray[np.float64]:
-        found = np.zeros((self._n_items, features.shape[0]))
-        centred = features.toarray().astype(np.float64)
+    def _centred(self, features: csr_matrix) -> NDArray[np.float64]:
+        centred: NDArray[np.float64] = features.toarray().astype(np.float64)
         centred[np.diff(features.indptr) > 0] -= self._mean
+        return centred
+
+    def _solved(self, features: csr_matrix) -> NDArray[np.float64]:
+        """Return ``(F^T F + l2)^-1 f``, shape [n_features, items]."""
+        found: NDArray[np.float64] = cho_solve(self._factor, self._centred(features).T, overwrite_b=True)
+        return found
+
+    def _weights(self, features: csr_matrix) -> NDArray[np.float64]:
+        """Return the weights of all items' scores in the scores that are made, shape [n_items, items]."""
+        found: NDArray[np.float64] = np.zeros((self._n_items, features.shape[0]))
         if self._primal:
-            centred = cho_solve(self._factor, centred.T, overwrite_b=True)
-            weights = self._known @ centred - self._mean @ centred
+            solved = self._solved(features)
+            weights = self._known @ solved - self._mean @ solved
         else:
+            centred = self._centred(features)
             products = self._known @ centred.T - self._mean @ centred.T
             weights = cho_solve(self._factor, products, overwrite_b=True)
             weights -= weights.mean(0)

@@ -219,7 +219,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             return
         self.logger.info(
             f"New items are scored by {strengths}: NDCG@20 {score:.4f} of {users} users, for a fifth of the items, as if these "
-            "were new, among themselves."
+            "were new, among themselves; too high for new ones, for the model knows these."
         )
 
     def _follow(self, recipe: Recipe) -> None:

@@ -35,7 +35,7 @@ def test_it_is_a_ridge_regression_with_an_intercept(width: int) -> None:
     warm = np.arange(20) % 4 > 0
     scores = RNG.normal(size=(5, 20))
     regression = ScoreRegression(features, warm, 0.7)
-    found = scores @ regression.of(features[~warm]).numpy()
+    found = regression.of(features[~warm])(torch.tensor(scores)).numpy()
     dense = features.toarray().astype(float)
     np.testing.assert_allclose(found, by_numpy(scores[:, warm], dense[warm], dense[~warm], 0.7), rtol=2e-4, atol=2e-4)
 
@@ -44,13 +44,29 @@ def test_an_item_of_which_nothing_is_known_has_the_mean_score() -> None:
     features, warm = sparse(10, 4), np.arange(10) < 7
     regression = ScoreRegression(features, warm, 0.3)
     scores = torch.tensor(RNG.normal(size=(3, 10)))
-    found = scores @ regression.of(csr_matrix((1, 4), dtype=np.float32)).double()
+    found = regression.of(csr_matrix((1, 4), dtype=np.float32))(scores)
     torch.testing.assert_close(found[:, 0], scores[:, :7].mean(1), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("width", [4, 30])
-def test_the_weights_sum_to_1_and_are_of_warm_items(width: int) -> None:
-    features, warm = sparse(10, width), np.arange(10) < 7
-    weights = ScoreRegression(features, warm, 0.3).of(features)
-    torch.testing.assert_close(weights.sum(0), torch.ones(10), rtol=1e-5, atol=1e-5)
-    assert (weights[7:] == 0).all()
+@pytest.mark.parametrize(("width", "items"), [(4, 5), (30, 10), (4, 200)], ids=["primal", "dual", "two matrices"])
+def test_the_weights_sum_to_1_and_are_of_warm_items(width: int, items: int) -> None:
+    features, warm = sparse(40, width), np.arange(40) < 30
+    more = sparse(items, width)
+    made = ScoreRegression(features, warm, 0.3, 1.7).of(more)
+    assert (made.left is not None) == (items == 200)
+    scores = torch.tensor(RNG.normal(size=(3, 40)))
+    found = made(scores)
+    for place in (0, items - 1):
+        weights = made.weights(place)
+        assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
+        assert (weights[30:] == 0).all()
+        torch.testing.assert_close(scores @ weights.double(), found[:, place], rtol=1e-4, atol=1e-5)
+
+
+def test_two_matrices_make_what_one_does() -> None:
+    features, warm, more = sparse(40, 4), np.arange(40) < 30, sparse(200, 4)
+    regression = ScoreRegression(features, warm, 0.3, 1.7)
+    scores = torch.tensor(RNG.normal(size=(3, 40)))
+    one_by_one = torch.cat([regression.of(more[place])(scores) for place in range(200)], 1)
+    assert regression.of(more[0]).left is None
+    torch.testing.assert_close(regression.of(more)(scores), one_by_one, rtol=1e-4, atol=1e-5)
