@@ -333,9 +333,14 @@ class _Judge:
         )
         rows = len(valid_data.dataset) if dist.is_initialized() else valid_data.sample_size
         self._stride = max(1, round(rows / _MOST_USERS))
-        # Cold items have their scores from the others, so these decide; what ranks cold items best ranks the others badly.
+        # Cold items have their scores from the others, so these decide, unless there is nothing else to be found. What ranks cold
+        # items best ranks the others badly, and cold ones get their place among the others after this.
         kinds = getattr(getattr(valid_data, "candidates", None), "kinds", {})
-        self._cold: Tensor | None = kinds.get(COLD) if WARM in kinds else None
+        self._left_out: Tensor | None = kinds.get(COLD)
+        if kinds and WARM not in kinds:
+            others = torch.ones(trainer.tot_item_num, dtype=torch.bool)
+            others[kinds[COLD]] = False
+            self._left_out = others.nonzero()[:, 0]
         # Where negative items are drawn, each pass over the data draws others.
         self._drawn = None if isinstance(valid_data, FullSortEvalDataLoader) else list(self._batches())
         self.users = 0
@@ -361,9 +366,9 @@ class _Judge:
                 for path in paths:
                     with model.alone(path):
                         interaction, scores, rows, items = self._score(batch)
-                    if self._cold is not None:
-                        scores[:, self._cold.to(scores.device)] = -torch.inf
-                        kept = ~torch.isin(items, self._cold.to(items.device))
+                    if self._left_out is not None:
+                        scores[:, self._left_out.to(scores.device)] = -torch.inf
+                        kept = ~torch.isin(items, self._left_out.to(items.device))
                         rows, items = rows[kept], items[kept]
                     users = torch.unique_consecutive(interaction[self._uid]).cpu()
                     taken.append(take(users, scores))

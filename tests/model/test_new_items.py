@@ -228,6 +228,25 @@ def test_a_mixture_is_chosen_by_warm_items(build: Builder) -> None:
     assert {"ndcg@3", "warm_ndcg@3", "cold_ndcg@3"} <= set(result)
 
 
+def test_a_mixture_is_chosen_by_cold_items_where_there_is_nothing_else(build: Builder) -> None:
+    write_data()
+    data = Path("data", "tiny")
+    (data / "tiny.inter").write_text((data / "tiny.train.inter").read_text())
+    args = {"split": {"HI": [4, 4]}, "order": "RO", "group_by": "user", "mode": "full"}
+    run = build(
+        "HybridVAE", "tiny", data_path="data", item_features=["group"], eval_args=args, topk=[3], metrics=["NDCG"],
+        **dict.fromkeys(("linear_share", "kernel_share", "linear_l2"), "auto"),
+    )  # fmt: skip
+    assert run.config["valid_metric"] == "cold_NDCG@3"
+    judge = mixture._Judge(run.trainer, run.valid)
+    judge.collect(["vae", "linear"])
+    cold = run.valid._dataset.candidates.kinds["cold"]
+    scores = judge.scores_of("vae")
+    assert torch.equal(scores.isneginf(), ~torch.isin(judge._first, cold))
+    run.fit()
+    assert run.model.chosen is not None
+
+
 def test_strengths_in_words() -> None:
     assert (
         str(Strengths(3.0, {"genre": 1.0, "title:text": 0.1}, 2.5)) == "genre 1, title:text 0.1 (ridge 3, spread 2.5)"
