@@ -16,13 +16,12 @@ What only one item has, or what all have, says nothing about another item, and h
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from logging import getLogger
 from pathlib import Path
@@ -33,124 +32,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags, hstack
 
-from recbole_vae.data import atomic, padding
+from recbole_vae.data import padding
+from recbole_vae.data.item_file import KINDS, Cell, FileForm, ItemTable, read_item_file
 from recbole_vae.data.missing import MISSING
 from recbole_vae.errors import ConfigError, DataError
-from recbole_vae.options.names import near
 
-KINDS = ("token", "token_seq", "float", "float_seq", "text")
 _KNOTS, _HASHED, _MOST_VALUES = 8, 4096, 10_000
 _GRAMS = (3, 4, 5)
-
-Cell = str | Sequence[str]
-"""A cell as the file has it, or the parts of one; "" where it is missing."""
-
-
-@dataclass(frozen=True)
-class FileForm:
-    """How an ``.item`` file is read.
-
-    Attributes:
-        item_field: the field of the items' ids.
-        separator: between columns.
-        seq_separator: within a sequence.
-        encoding: of the file.
-    """
-
-    item_field: str
-    separator: str
-    seq_separator: str
-    encoding: str
-
-
-@dataclass
-class ItemTable:
-    """Items with the cells of some fields.
-
-    Attributes:
-        ids: of the items.
-        cells: of each field, in the order of ``ids``.
-        kinds: type of each field, as the first line of the file says; "" where there is none.
-        path: of the file, for messages.
-        lines: of the file, for messages; empty where there is none.
-    """
-
-    ids: list[str]
-    cells: dict[str, list[Cell]]
-    kinds: dict[str, str]
-    path: str = "the table"
-    lines: list[int] = field(default_factory=list)
-
-    def where(self, row: int) -> str:
-        """Return where an item stands."""
-        return f"{self.path}, line {self.lines[row]}" if self.lines else f"{self.path}, item '{self.ids[row]}'"
-
-    def without_repetitions(self) -> ItemTable:
-        """Return each item once.
-
-        Raises:
-            DataError: an item has different cells in two lines.
-        """
-        first: dict[str, int] = {}
-        for row, item in enumerate(self.ids):
-            before = first.setdefault(item, row)
-            for name, cells in self.cells.items():
-                if cells[row] != cells[before]:
-                    raise DataError(
-                        f"{self.where(row)}: item '{item}' has {name} {cells[row]!r}, and {cells[before]!r} in an earlier line"
-                        f"{f' ({self.lines[before]})' if self.lines else ''}; keep one of them."
-                    )
-        return self if len(first) == len(self.ids) else self.taken(list(first), list(first.values()))
-
-    def taken(self, ids: list[str], rows: Sequence[int]) -> ItemTable:
-        """Return a table of these ids with the cells of some rows; -1 for an item of which nothing is known."""
-        cells = {name: [column[row] if row >= 0 else "" for row in rows] for name, column in self.cells.items()}
-        lines = [self.lines[row] if row >= 0 else 0 for row in rows] if self.lines else []
-        return ItemTable(ids, cells, self.kinds, self.path, lines)
-
-
-def read_item_file(path: str | Path, names: Sequence[str], form: FileForm) -> ItemTable:
-    """Read some fields of an ``.item`` file, each item once.
-
-    Args:
-        path: the file.
-        names: of the fields.
-        form: how it is read.
-
-    Raises:
-        ConfigError: the file has no such field.
-        DataError: the file is missing, empty or damaged, or an item stands there twice with different values.
-    """
-    separator, encoding = form.separator, form.encoding
-    header = atomic.read_header(path, separator, encoding)
-    columns = {name: kind.value for name, kind in header.items()}
-    for name in (form.item_field, *names):
-        if name not in columns:
-            meant, kinds = near(name, columns), ""
-            if name.rpartition(":")[0] in columns:
-                kinds = f" FIELD:KIND reads a field as another kind: {', '.join(KINDS)}."
-            raise ConfigError(
-                f"item_features: {path} has no field '{name}'{f'; did you mean {meant}?' if meant else '.'} It has: "
-                f"{', '.join(columns)}.{kinds}"
-            )
-    atomic.check_cells(path, header, separator, encoding)
-    places = [list(columns).index(name) for name in (form.item_field, *names)]
-    rows: list[list[str]] = []
-    numbers: list[int] = []
-    with Path(path).open(encoding=encoding, newline="") as file:
-        next(file)
-        reader: Any = (line.rstrip("\r\n").split(separator) for line in file)
-        if len(separator) == 1:
-            reader = csv.reader(file, delimiter=separator, quoting=atomic.quoting(separator))
-        for number, cells in enumerate(reader, start=2):
-            if len(cells) == len(columns):  # others are empty lines
-                rows.append([cells[place] for place in places])
-                numbers.append(getattr(reader, "line_num", number - 1) + 1)
-    if not rows:
-        raise DataError(f"{path}: there is no item below the first line.")
-    ids, *fields = (list(column) for column in zip(*rows, strict=True))
-    cells = dict(zip(names, fields, strict=True))
-    return ItemTable(ids, cells, {name: columns[name] for name in names}, str(path), numbers).without_repetitions()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from recbole_vae.data import padding
-from recbole_vae.data.features import Cell, FeatureSpace, ItemTable
+from recbole_vae.data.features import FeatureSpace
+from recbole_vae.data.item_file import Cell, ItemTable
 from recbole_vae.data.missing import MISSING
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import HistoryRecommender

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_vae.data.features import FeatureSpace, FileForm, ItemFeatures, ItemTable, features_of, read_item_file
+from recbole_vae.data.features import FeatureSpace, ItemFeatures, features_of
+from recbole_vae.data.item_file import FileForm, ItemTable, read_item_file
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.storage import checkpoint
 
