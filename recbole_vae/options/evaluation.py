@@ -22,11 +22,9 @@ OF_PROBABILITIES = ("logloss", "mae", "rmse")
 
 
 def as_lists(given: dict[str, Any]) -> None:
-    """Turn ``metrics``, ``topk``, ``item_features`` and ``normalize_field`` into lists, also if written ``A,B``."""
-    for name in ("metrics", "topk", "item_features"):
+    """Turn ``metrics``, ``topk`` and ``normalize_field`` into the lists that RecBole needs, also if written ``A,B``."""
+    for name in ("metrics", "topk"):
         value: Any = given.get(name)
-        if name == "item_features" and isinstance(value, str):
-            value = value.split(",")
         if isinstance(value, str) and re.search(r"[,\s]", value.strip()):
             value = [word for word in re.split(r"[,\s]+", value.strip("[]() ")) if word]
             if name == "topk" and all(map(str.isdecimal, value)):

@@ -157,7 +157,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             share_random_state(self.device)
         if isinstance(self.model, HybridVAE) and self.model.chooses and not self.config["refit"]:
             self.model.forget()  # it is chosen anew, for other parameters
-        if self.model.features is not None:
+        if self.model.feature_strengths is not None:
             self.model.regress(None)  # likewise
         try:
             with end_together(self.best_so_far):
