@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from pkgutil import iter_modules
+
+from recbole_vae import data
 
 
 def peak_memory(on_gpu: bool = False) -> int:
@@ -32,19 +35,14 @@ def limit_memory(gigabytes: float) -> bool:
         import resource
     except ImportError:
         return False
+    ours = [f"{data.__name__}.{module.name}" for module in iter_modules(data.__path__)]  # most are imported when needed
     for module in (
         "recbole.data.dataset",
         "recbole.model.general_recommender",
         "recbole.quick_start",
         "recbole.trainer",
-        "recbole_vae.data.prepare",
-        "recbole_vae.data.times",
-        "recbole_vae.data.repeats",
-        "recbole_vae.data.filters",
-        "recbole_vae.data.gaps",
-        "recbole_vae.data.atomic",
-        "recbole_vae.data.evaluation",
         "recbole_vae.training.trainer",
+        *ours,
     ):
         import_module(module)
     limit = int(gigabytes * 1e9)
