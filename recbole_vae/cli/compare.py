@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, names, number_between, whole
+from recbole_vae.errors import ConfigError
 from recbole_vae.options.shell import joined
+
+if TYPE_CHECKING:
+    from recbole_vae.compare.plan import Plan
 
 SUMMARY = "Run models on the same splits, and make tables with statistical tests."
 
@@ -26,17 +31,28 @@ def seeds(words: list[str]) -> str:
     raise NotAllowedError(" ".join(words), allowed)
 
 
+def labelled_files(words: list[str]) -> str:
+    """Read ``LABEL=FILE``, once or several times."""
+    found: dict[str, str] = {}
+    for word in words:
+        label, equals, file = word.partition("=")
+        if not (label and equals and file) or label in found:
+            raise NotAllowedError(word, "LABEL=FILE, with another label for each")
+        found[label] = file
+    return str(found)
+
+
 def parser() -> Parser:
     """Declare the options; a plan's file may have all of them, and checks them again."""
     parser = Parser(
-        "compare", SUMMARY, "--out=DIR [--models=A,B] [--config=PLAN.yaml] [--OPTION=VALUE ...]",
+        "compare", SUMMARY, "--out=DIR [--models=A,B] [--config=PLAN.yaml] [--lists LABEL=FILE] [--OPTION=VALUE ...]",
         free=True,
         epilog="Needs pip install 'recbole_vae[compare]'. "
         "Each run has a process of its own. An interrupted comparison continues with the same command; rows, seeds and "
         "data sets may be added. Any other --OPTION=VALUE is an option of RecBole for all rows (defaults: --epochs=300 "
         "--stopping_step=50).",
     )  # fmt: skip
-    parser.option("--out", metavar="DIR", missing="the folder for the results", help="folder for the results")
+    parser.option("--out", metavar="DIR", help="folder for the results")
     parser.option(
         "--config", metavar="PLAN.yaml",
         help="a plan: rows with labels and settings, data sets, protocols, search spaces, and any option below",
@@ -48,6 +64,15 @@ def parser() -> Parser:
         metavar="NAME",
         help="models to compare, including RecBole's own (default: MultVAE,MultDAE)",
     )
+    parser.option(
+        "--lists", kind=labelled_files, several=True, metavar="LABEL=FILE",
+        help="ranked lists of other tools, made from --export-split: CSV (also .gz) or Parquet with user_id,item_id and perhaps "
+        "rank or score; {dataset}, {protocol} and {seed} in the name stand for those of the plan",
+    )  # fmt: skip
+    parser.option(
+        "--export-split", "--export_split", metavar="DIR",
+        help="write the parts of each split for other tools instead of running anything; without --out",
+    )  # fmt: skip
     parser.option("--dataset", kind=names, several=True, metavar="NAME", help="data sets (default: ml-100k)")
     parser.option(
         "--seeds", kind=seeds, several=True, metavar="N",
@@ -107,13 +132,31 @@ def command(options: Options) -> int:
     own = {
         name: _text(getattr(options, name), words) for name, words in options.given.items() if name not in options.free
     }
-    out, file = Path(own.pop("out")), own.pop("config", None)
+    out, splits, file = own.pop("out", None), own.pop("export_split", None), own.pop("config", None)
+    if (out is None) == (splits is None):
+        raise ConfigError(
+            "--out (command line) is missing: the folder for the results."
+            if out is None
+            else "--out and --export-split (command line) cannot be given together; export first, then compare."
+        )
     if "tune" in own:
         own["trials"] = own.pop("tune")
-    from recbole_vae.compare import outputs, plan, results, runner, tables
+    from recbole_vae.compare import plan, runner, tables
 
+    if splits is not None:
+        own["lists"] = "{}"  # those of the plan are to be made from the splits
     planned = plan.read(file, {**own, **options.free})
+    if splits is not None:
+        for folder in runner.export(planned, Path(splits)):
+            print(f"{folder}: a split; split.json describes it")
+        return 0
     tables.parquet()  # what would fail at the end fails here
+    return _compare(planned, Path(str(out)), called)
+
+
+def _compare(planned: Plan, out: Path, called: str) -> int:
+    from recbole_vae.compare import outputs, results, runner
+
     try:
         comparison = runner.compare(planned, out, called)
     except runner.Interrupted as interrupted:

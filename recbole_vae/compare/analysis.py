@@ -36,7 +36,7 @@ class Row:
 
     Attributes:
         runs: by seed, done or not.
-        done: the runs that are done.
+        done: the runs that are done; ``foreign``: whether they are of lists that another tool made.
     """
 
     label: str
@@ -47,14 +47,19 @@ class Row:
         """The runs that are done."""
         return [run for run in self.runs if run.status == DONE]
 
+    @property
+    def foreign(self) -> bool:
+        """Whether another tool made the lists that are measured."""
+        return any(run.lists for run in self.done)
+
     def over_seeds(self, metric: str) -> tuple[float, float | None] | None:
         """Return mean and standard deviation of a test metric over seeds; None if no run has it."""
         values = [run.test[metric] for run in self.done if metric in run.test]
         return statistics.over_seeds(values) if values else None
 
     def mean(self, name: str) -> float | None:
-        """Return the mean over seeds of an attribute of the runs (``training_seconds``); None if it is unknown."""
-        values = [getattr(run, name) for run in self.done if getattr(run, name) is not None]
+        """Return the mean over seeds of a cost (``training_seconds``); None if it is unknown, as that of other tools' lists."""
+        values = [getattr(run, name) for run in self.done if getattr(run, name) is not None and not run.lists]
         return float(np.mean(values)) if values else None
 
 

@@ -210,6 +210,12 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
             " The tests compare these trained models: another training may end otherwise." if table.against_best else ""
         )
         found.append(("Values", f"of one seed, so there is no deviation over seeds.{tests}"))
+    foreign = [row.label for row in table.rows if row.foreign]
+    if foreign:
+        words = (
+            f"the lists of {', '.join(foreign)} were made by other tools on these splits, and are only evaluated here"
+        )
+        found.append(("Other tools", f"{words}. Their costs, settings and tuning are not known."))
     tuned = f"{_plural(comparison.trials, 'trial')} for each row with a search space."
     found.append(("Tuning", tuned if comparison.trials else "none; settings are the defaults and the plan's."))
     if sum(bool(row.done) for row in table.rows) > 1:
@@ -249,11 +255,12 @@ def _most(table: Table) -> int:
 
 def settings(table: Table) -> list[tuple[str, str]]:
     """Return the settings that were given or tuned, in words: those that all rows share, then each row's own."""
-    found = {row.label: description.settings(row.done[0]) for row in table.rows if row.done}
+    found = {row.label: description.settings(row.done[0]) for row in table.rows if row.done and not row.foreign}
     several = list(found.values()) if len(found) > 1 else [{}]
     shared = {n: v for n, v in several[0].items() if all(n in each and each[n] == v for each in several)}
     rows = [(label, {n: v for n, v in own.items() if n not in shared}) for label, own in found.items()]
-    return [(label, description.in_words(own)) for label, own in ([("all rows", shared)] if shared else []) + rows]
+    words = [(label, description.in_words(own)) for label, own in ([("all rows", shared)] if shared else []) + rows]
+    return words + [(row.label, f"made elsewhere: {row.done[0].lists['file']}") for row in table.rows if row.foreign]
 
 
 def remarks(table: Table, comparison: Comparison) -> list[str]:
@@ -285,7 +292,8 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
 
 def constructed(table: Table) -> list[str]:
     """Say which rows have a training time of another kind; nothing if there are none."""
-    labels = [row.label for row in table.rows if row.done and all(run.epochs is None for run in row.done)]
+    rows = [row for row in table.rows if row.done and not row.foreign]
+    labels = [row.label for row in rows if all(run.epochs is None for run in row.done)]
     said = f"Not trained by epochs, so their training time is that of construction: {', '.join(labels)}."
     return [said] if labels else []
 

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_vae.bench.memory import peak_memory
-from recbole_vae.compare import description
-from recbole_vae.compare.results import DONE, REFUSED, Run, Users
+from recbole_vae.compare import part
+from recbole_vae.compare.exported import export
+from recbole_vae.compare.foreign import measure_lists
+from recbole_vae.compare.prepared import prepare, started
+from recbole_vae.compare.results import DONE, LISTS, REFUSED, Run, Users
 from recbole_vae.data import padding
-from recbole_vae.data.splits import split_hash
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.collector import FastCollector
-from recbole_vae.evaluation.fold_in import why_not
-from recbole_vae.evaluation.metrics import FastEvaluator
-from recbole_vae.evaluation.new_items import refusal
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.registry import recbole_name
-from recbole_vae.options.evaluation import COLD, WARM, holds_out_items, holds_out_users
-from recbole_vae.storage import checkpoint
-
-SHARE = 0.2
-"""Share of the training interactions in each popularity bin of the items; the first bin is the tail."""
 
 CORRECTIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 """Values of ``popularity_correction`` with which a trained model is evaluated."""
@@ -46,58 +34,33 @@ class PrunedError(Exception):
 
 
 def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = None) -> Run:
-    """Train and evaluate the model of a job (see ``Plan.job``).
+    """Train and evaluate the model of a job (see ``Plan.job``), or evaluate the lists of another tool.
 
     Args:
-        job: the job; with a true ``trial``, only the validation part is measured.
+        job: the job; with a true ``trial``, only the validation part is measured; with ``export``, the split is written.
         report: called after each validation with its number and score; the run stops if it returns True.
 
     Raises:
         PrunedError: ``report`` stopped the run.
         Exception: whatever RecBole or the model raises.
     """
-    started = time.perf_counter()
-    sys.argv = sys.argv[:1]
-    run = Run(job["dataset"], "", job["model"], job["model"], job["seed"])
-    run.settings, run.versions = dict(job["settings"]), checkpoint.versions()
+    start = time.perf_counter()
+    run = started(job)
+    if "export" in job:
+        return export(job, run)
+    if job["model"] == LISTS:
+        return measure_lists(job, run)
     model_class = get_model(job["model"])
-    torch.autograd.set_detect_anomaly(False)  # importing RecBole's SINE turns it on for the whole process
     if model_class.type not in (ModelType.GENERAL, ModelType.TRADITIONAL):
         run.status, run.reason = (
             REFUSED,
             f"{job['model']} is a {model_class.type.name.lower()} model, not a general one.",
         )
         return run
-    seed, split_seed = job["seed"], job["seed"] if job["split_seed"] is None else job["split_seed"]
-    options = {
-        **job["settings"], "seed": seed, "metrics": job["metrics"], "topk": job["topk"], "valid_metric": job["primary"],
-        "show_progress": False, "checkpoint_dir": "saved", "fast_evaluation": True,
-    }  # fmt: skip
-    try:
-        config = Config(model=job["model"], dataset=job["dataset"], config_dict=copy.deepcopy(options))
-    except ConfigError as error:
-        for reason in (why_not(model_class, job["settings"]), refusal(model_class, job["settings"])):
-            if reason and reason in str(error):
-                run.status, run.reason = REFUSED, reason
-                return run
-        raise
-    drawn = [what for what, holds in (("users", holds_out_users), ("items", holds_out_items)) if holds(config)]
-    if drawn and job["split_seed"] is not None:
-        config["eval_args"]["seed"] = split_seed
-    elif drawn and "seed" in config["eval_args"]:
-        run.notes.append(
-            f"The held-out {' and '.join(drawn)} are the same for all seeds (eval_args: seed: {config['eval_args']['seed']})."
-        )
-    init_seed(split_seed, config["reproducibility"])
-    dataset = create_dataset(config)
-    run.data = description.data(dataset, config)
-    train, valid, test = data_preparation(config, dataset)
-    for name, part in (("validation", valid), ("the test", test)):
-        if not len(part._dataset):
-            raise DataError(f"the split leaves no interactions for {name}; see eval_args.")
-    run.notes += [f"{gap}." for gap in getattr(test._dataset, "gaps", [])]
-    held_out = getattr(train._dataset, "split_hash", None)  # the command run shows it, too
-    run.split_hash = held_out or split_hash(train._dataset, valid._dataset, test._dataset)
+    data = prepare(job, run)
+    if data is None:
+        return run
+    config, train, valid, test, seed = data.config, data.train, data.valid, data.test, job["seed"]
     init_seed(seed, config["reproducibility"])
     if config["train_stage"] == PRETRAINING[0]:
         config = _pretrained(config, model_class, train, run)
@@ -125,7 +88,7 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     on_gpu = config["device"].type == "cuda"
     run.peak_memory = peak_memory(on_gpu)
     run.device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    run.status, run.seconds = DONE, time.perf_counter() - started
+    run.status, run.seconds = DONE, time.perf_counter() - start
     return run
 
 
@@ -162,7 +125,7 @@ def _pretrained(config: Any, model_class: Any, train: Any, run: Run) -> Any:
         )
     start, path = time.perf_counter(), ""
     for stage in PRETRAINING:
-        staged = _with(config, train_stage=stage, pre_model_path=path)
+        staged = part.with_options(config, train_stage=stage, pre_model_path=path)
         trainer = get_trainer(config["MODEL_TYPE"], run.model)(
             staged, model_class(staged, train._dataset).to(config["device"])
         )
@@ -173,7 +136,7 @@ def _pretrained(config: Any, model_class: Any, train: Any, run: Run) -> Any:
         f"{run.model} is trained in three stages; the curves show the last. The others have pretrain_epochs: "
         f"{config['pretrain_epochs']} each."
     )
-    return _with(config, train_stage="finetune", pre_model_path=path)
+    return part.with_options(config, train_stage="finetune", pre_model_path=path)
 
 
 def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int, float], bool] | None) -> None:
@@ -227,26 +190,9 @@ class _NoEvaluator:
         return collected
 
 
-@dataclass
-class _PartResults:
-    """The results on one part of the data; the attributes are those of :class:`Run`."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    over_k: dict[str, list[float]] = field(default_factory=dict)
-    by_popularity: list[dict[str, float]] = field(default_factory=list)
-    users: Users | None = None
-
-
-def _with(config: Any, **values: Any) -> Any:
-    """Return a copy of RecBole's Config with other values."""
-    other = copy.copy(config)
-    other.final_config_dict = {**config.final_config_dict, **values}
-    return other
-
-
 def _lists(
     config: Any, trainer: Any, train: Any, loader: Any, job: dict[str, Any], *, whole: bool, best: bool = False
-) -> _PartResults:
+) -> part.PartResults:
     """Evaluate a part once, at the largest k, and compute everything from the lists.
 
     Args:
@@ -255,14 +201,11 @@ def _lists(
         train: dataloader of the training part.
         loader: dataloader of the part to evaluate.
         job: names the metrics and k.
-        whole: whether to compute curves, popularity bins and the users' values as well.
+        whole: see :func:`~recbole_vae.compare.part.results`.
         best: whether to load the best epoch first.
     """
-    n_items = loader._dataset.item_num
-    max_k = min(job["max_k"], padding.real(n_items)) if whole else max(job["topk"])
-    topk = sorted({*job["topk"], max_k})
-    names = list(dict.fromkeys([*map(str.lower, job["metrics"]), "itemcoverage", "giniindex", "averagepopularity"]))
-    measured = _with(config, metrics=names, topk=topk, metric_decimal_place=10)
+    max_k = min(job["max_k"], padding.real(loader._dataset.item_num)) if whole else max(job["topk"])
+    measured = part.options(config, job, max_k)
     collector, before = FastCollector(measured), (trainer.eval_collector, trainer.evaluator)
     collector.data_collect(train)
     trainer.eval_collector, trainer.evaluator = collector, _NoEvaluator()
@@ -270,64 +213,7 @@ def _lists(
         lists = trainer.evaluate(loader, load_best_model=best, show_progress=False)
     finally:
         trainer.eval_collector, trainer.evaluator = before
-    result = FastEvaluator(measured).evaluate(lists)
-    found = _PartResults()
-    table = [f"{name}@{k}" for name in names for k in job["topk"]]
-    table += [name for kind in (WARM, COLD) for each in table if (name := f"{kind}_{each}") in result]
-    found.metrics = {name: float(result[name]) for name in table}
-    per_user = {name: values for name, values in result.per_user.items() if name in table}
-    means = {name: float(values[~np.isnan(values)].mean()) for name, values in per_user.items()}  # not rounded
-    found.metrics.update(means)
-
-    items, marks = lists.get("rec.items").numpy(), lists.get("rec.topk").numpy()
-    hits = marks[:, :max_k].astype(bool)
-    users = loader.uid_list
-    counts = torch.bincount(train._dataset.inter_feat[train._dataset.iid_field], minlength=n_items).numpy()
-    bin_of = popularity_bins(counts)
-    relevant = loader.relevant[users]
-    owners, wanted = relevant.rows().numpy(), relevant.indices.numpy()
-    in_tail = bin_of == 0
-    tail_relevant = np.bincount(owners[in_tail[wanted]], minlength=len(users))
-    bits = -np.log2(np.maximum(counts, 1) / max(1, counts.sum()))
-    for k in job["topk"]:
-        tail_hits = (hits[:, :k] & in_tail[items[:, :k]]).sum(axis=1)
-        has = tail_relevant > 0  # a mean over the users who have some
-        found.metrics[f"tailrecall@{k}"] = float((tail_hits[has] / tail_relevant[has]).mean()) if has.any() else 0.0
-        shown = items[:, :k] != padding.PADDING
-        per_user[f"novelty@{k}"] = (bits[items[:, :k]] * shown).sum(axis=1) / shown.sum(axis=1)
-        found.metrics[f"novelty@{k}"] = float(per_user[f"novelty@{k}"].mean())
-    if not whole:
-        return found
-    curves = FastEvaluator(_with(measured, metrics=["recall", "ndcg"], topk=list(range(1, max_k + 1)))).evaluate(lists)
-    found.over_k = {
-        name: [float(curves.per_user[f"{name}@{k}"].mean()) for k in range(1, max_k + 1)] for name in ("recall", "ndcg")
-    }
-    k = max(job["topk"])
-    hit_items = np.bincount(items[:, :k][hits[:, :k]], minlength=n_items)
-    relevant_items = np.bincount(wanted, minlength=n_items)
-    for number in range(bin_of.max() + 1):
-        inside = bin_of == number
-        total = int(relevant_items[inside].sum())
-        found.by_popularity.append(
-            {
-                "items": int(inside.sum()),
-                "popularity": float(counts[inside].mean()),
-                "relevant": total,
-                "recall": float(hit_items[inside].sum() / total) if total else 0.0,
-            }
-        )
-    part = loader._dataset
-    if loader.fold_in is None:
-        histories = torch.bincount(train._dataset.inter_feat[part.uid_field], minlength=part.user_num)
-    else:
-        histories = loader.fold_in.lengths()
-    tokens = np.asarray(part.field2id_token[part.uid_field]).astype(str)
-    found.users = Users(
-        tokens[users.numpy()],
-        histories[users].numpy().astype(np.int64),
-        {name: values.astype(np.float64) for name, values in per_user.items()},
-    )
-    return found
+    return part.results(measured, lists, train, loader, job, whole=whole)
 
 
 def _frontier(
@@ -346,23 +232,3 @@ def _frontier(
     finally:
         net.correct_popularity(net.options.popularity_correction)
     return found
-
-
-def popularity_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Divide items by popularity into bins that each hold a fifth of the training interactions.
-
-    The first bin is the tail: the least popular items, which together have at most 20 % of the interactions (at least one item).
-
-    Args:
-        counts: training interactions of each item, shape [n_items]; the first item is RecBole's padding.
-
-    Returns:
-        The bin of each item, int64, shape [n_items], from 0 without gaps; -1 for the padding.
-    """
-    order = padding.ids(np.argsort(counts[padding.REAL], kind="stable"))
-    shares = np.cumsum(counts[order]) / max(1, counts.sum())
-    raw = np.minimum(np.ceil(np.round(shares / SHARE, 9)).astype(np.int64) - 1, round(1 / SHARE) - 1)
-    _, raw = np.unique(np.maximum(raw, 0), return_inverse=True)
-    bins = np.full(len(counts), -1, dtype=np.int64)
-    bins[order] = raw
-    return bins

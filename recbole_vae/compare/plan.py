@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 
 from recbole_vae.compare import FIRST_SEED
 from recbole_vae.compare.plan_file import convert, load
+from recbole_vae.compare.results import LISTS
 from recbole_vae.compare.settings import check_space, check_values, of_the_data, read_settings
 from recbole_vae.data.files import inter_file
 from recbole_vae.errors import ConfigError
@@ -27,6 +29,7 @@ from recbole_vae.options.evaluation import check_eval_args, check_metrics, kind_
 from recbole_vae.options.fields import Strict
 from recbole_vae.options.names import Where, near, refuse
 from recbole_vae.options.recbole import recbole_model_names
+from recbole_vae.storage.files import sha256
 
 TRAINING = {"epochs": 300, "stopping_step": 50, "eval_step": 1}
 """The stopping rule of all rows, unless the plan has another: 50 evaluations without a better one."""
@@ -39,12 +42,24 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 @dataclass(frozen=True)
 class PlanRow:
-    """A row of the table: a model, whose own settings override those of the plan."""
+    """A row of the table: a model, whose own settings override those of the plan; or lists that another tool made.
+
+    Attributes:
+        model: its name, or ``lists``.
+        lists: name of the files of lists, with ``{dataset}``, ``{protocol}`` and ``{seed}`` where they differ; None for a model.
+    """
 
     model: str
     label: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] | None = None
+    lists: str | None = None
+
+    def file(self, dataset: str, protocol: str, seed: int) -> str:
+        """Return the name of the file of lists for a run."""
+        assert self.lists is not None
+        values = {"dataset": dataset, "protocol": protocol, "seed": str(seed)}
+        return _PLACEHOLDER.sub(lambda found: values[found[1]], self.lists)
 
 
 class Plan(Strict):
@@ -57,6 +72,11 @@ class Plan(Strict):
         description="Settings of all runs. Those of a data set override them, those of a protocol both, those of a row all three."
     )
     options: dict[str, Any] = Field(description="Settings of the command line, which override all others.")
+    lists: dict[str, str] = Field(
+        {},
+        description="Ranked lists of other tools, by their labels: files with `{dataset}`, `{protocol}` and `{seed}` in the name "
+        "where they differ.",
+    )
     seeds: list[Seed] = Field(
         [FIRST_SEED],
         min_length=1,
@@ -153,6 +173,7 @@ class Plan(Strict):
             {"model": row.model, "label": row.label, "settings": left(row.settings)}
             | ({} if row.space is None else {"space": dict(row.space)})
             for row in self.rows
+            if row.lists is None
         ]
         others = {name: value for name in KEYS if (value := getattr(self, name, None)) not in (None, {}, [])}
         named = {
@@ -174,7 +195,9 @@ class Plan(Strict):
         return {**self.settings, **self.datasets[dataset], **self.protocols[protocol]}
 
     def lacking(self, dataset: str, protocol: str, row: PlanRow) -> list[str]:
-        """Return the settings of all rows that the model of this one has not, sorted."""
+        """Return the settings of all rows that the model of this one has not, sorted; nothing for lists, which have no model."""
+        if row.model == LISTS:
+            return []
         return sorted(({*self._shared(dataset, protocol), *self.options}) - options_of(row.model))
 
     def job(
@@ -184,11 +207,19 @@ class Plan(Strict):
         settings = {**self._shared(dataset, protocol), **row.settings, **(tuned or {}), **self.options}
         for name in self.lacking(dataset, protocol, row):
             del settings[name]
-        return {
+        if row.model == LISTS:
+            settings = {name: settings[name] for name in sorted(of_the_data() & settings.keys())}
+        job = {
             "dataset": dataset, "model": row.model, "seed": seed, "split_seed": self.split_seed, "settings": settings,
             "metrics": self.metrics, "topk": self.topk, "primary": self.primary, "max_k": self.max_k,
         }  # fmt: skip
+        if row.lists is not None:
+            file = row.file(dataset, protocol, seed)
+            job["lists"] = {"label": row.label, "file": file, "sha256": sha256(Path(file))}
+        return job
 
+
+_PLACEHOLDER = re.compile(r"\{(dataset|protocol|seed)\}")
 
 KEYS = ["models", "dataset", *(name for name in Plan.names() if name != "options")]
 """The keys of a plan's file."""
@@ -243,6 +274,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
             ("datasets", _named_settings(values, where)), ("protocols", values["protocols"] or {"default": {}}),
         )
     }  # fmt: skip
+    rows += _foreign(values, rows, where)
     of_command = {name: value for name, value in given.items() if name not in KEYS}
     values |= own_settings | {
         "rows": rows,
@@ -256,6 +288,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     _check_metrics(plan, where)
     _check_splits(plan, where)
     _check_spaces(plan, where)
+    _check_lists(plan, where)
     for name, settings in plan.datasets.items():
         _check_files({**plan.settings, **settings, **plan.options}, name, where)
     return plan
@@ -333,6 +366,44 @@ def _row(given: Any, key: str, where: Where) -> PlanRow:
     return PlanRow(model, str(row.get("label") or model), settings, row.get("space"))
 
 
+def _foreign(values: Mapping[str, Any], rows: Sequence[PlanRow], where: Where) -> list[PlanRow]:
+    """Return the rows of lists, whose labels say what they are."""
+    given = values.get("lists", {})
+    if not isinstance(given, dict) or not all(isinstance(each, str) and each for each in given.values()):
+        refuse("lists", given, where, "a mapping, lines 'LABEL: FILE'")
+    found = [PlanRow(LISTS, f"{label} (lists)", lists=file) for label, file in given.items()]
+    for row in found:
+        if row.label in [each.label for each in rows]:
+            raise ConfigError(f"lists ({where('lists')}): a row is called '{row.label}' already; choose another label.")
+    return found
+
+
+def _check_lists(plan: Plan, where: Where) -> None:
+    """Refuse files of lists that are not there, or that would stand for several data sets or protocols."""
+    for row in plan.rows:
+        if row.lists is None:
+            continue
+        place = f"lists: {row.label.removesuffix(' (lists)')}: {row.lists} ({where('lists')})"
+        left = re.search(r"\{[^{}]*\}", _PLACEHOLDER.sub("", row.lists))
+        if left:
+            raise ConfigError(
+                f"{place}: {left[0]} stands for nothing; there are {{dataset}}, {{protocol}} and {{seed}}."
+            )
+        for name, there in (("dataset", plan.datasets), ("protocol", plan.protocols)):
+            if len(there) > 1 and f"{{{name}}}" not in row.lists:
+                raise ConfigError(
+                    f"{place}: the plan has several {name}s ({', '.join(there)}), and lists are of one; write {{{name}}} "
+                    "where the names of the files differ."
+                )
+        for dataset, protocol, seed in itertools.product(plan.datasets, plan.protocols, plan.seeds):
+            file = row.file(dataset, protocol, seed)
+            if not Path(file).is_file():
+                raise ConfigError(
+                    f"{place}: there is no file {file}, for {dataset}, {protocol}, seed {seed}. Lists are made from what "
+                    "compare --export-split=DIR writes."
+                )
+
+
 def _check_metrics(plan: Plan, where: Where) -> None:
     from recbole.evaluator.register import metric_information, metric_types, metrics_dict
     from recbole.utils import EvaluatorType
@@ -340,7 +411,7 @@ def _check_metrics(plan: Plan, where: Where) -> None:
     ranking = {name: kind for name, kind in metric_types.items() if kind == EvaluatorType.RANKING}
     at_k = {name for name, needs in metric_information.items() if {"rec.items", "rec.topk"} & set(needs)} & set(ranking)
     values: dict[str, Any] = {"metrics": plan.metrics, "topk": plan.topk, "valid_metric": plan.primary}
-    args = [plan.job(*cell, 0)["settings"].get("eval_args") for cell in plan.cells()]
+    args = [plan.job(*cell, 0)["settings"].get("eval_args") for cell in plan.cells() if cell[2].lists is None]
     kind = kind_of(plan.primary.lower())[0]
     if kind and all(kind in kinds_apart({"eval_args": each}) for each in args):
         values["eval_args"] = args[0]
@@ -367,6 +438,8 @@ def _check_splits(plan: Plan, where: Where) -> None:
     shared = of_the_data()
     for dataset, protocol in itertools.product(plan.datasets, plan.protocols):
         for row in plan.rows:
+            if row.lists is not None:
+                continue
             settings = plan.job(dataset, protocol, row, 0)["settings"]
             own = sorted(set(row.settings) & shared)
             if own:
@@ -386,7 +459,7 @@ def _check_splits(plan: Plan, where: Where) -> None:
 
 
 def _check_spaces(plan: Plan, where: Where) -> None:
-    models = sorted({row.model for row in plan.rows})
+    models = sorted({row.model for row in plan.rows if row.lists is None})
     for name in plan.spaces:
         if name not in models:
             place = where("spaces" if where("spaces") == "command line" else name)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from recbole_vae.compare.analysis import Table
-from recbole_vae.compare.results import Comparison, Run
+from recbole_vae.compare.results import LISTS, Comparison, Run
 from recbole_vae.options.shell import joined
 
 
@@ -22,6 +22,7 @@ def settings_yaml(comparison: Comparison, tables: Iterable[Table]) -> str:
             "seed": run.seed,
             "status": run.status,
             "split_hash": run.split_hash,
+            **({"lists": run.lists} if run.lists else {}),
             "device": run.device,
             "settings": run.settings,
             "data": run.data,
@@ -56,7 +57,7 @@ def versions(runs: Iterable[Run]) -> dict[str, str]:
 def command(run: Run, comparison: Comparison) -> str:
     """Return the command that reproduces a run alone; that of the comparison if only ``compare`` can do it."""
     plan = comparison.settings
-    if plan.get("split_seed") is not None or plan.get("imports") or run.model == "Pop":
+    if plan.get("split_seed") is not None or plan.get("imports") or run.model in ("Pop", LISTS):
         return comparison.command
     measured = {
         "metrics": list(dict.fromkeys(metric.partition("@")[0] for metric in comparison.metrics)),

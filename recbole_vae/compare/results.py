@@ -21,6 +21,8 @@ from recbole_vae.storage.files import write_whole
 
 DONE, FAILED, OUT_OF_MEMORY, TIMED_OUT, REFUSED = "done", "failed", "out of memory", "timed out", "cannot take part"
 WAITING = "not run yet"
+LISTS = "lists"
+"""Stands in the place of a model's name where another tool made the lists."""
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Run:
     Attributes:
         dataset: its name; ``protocol``: the name of its protocol in the plan.
         label: name of the row of the table: the model's, unless the plan has another.
-        model: name of the class.
+        model: name of the class; ``lists`` for lists that another tool made.
         seed: that of the model, and of the split unless the plan has a ``split_seed``.
         status: ``done``, ``failed``, ``out of memory``, ``timed out`` or ``cannot take part``.
         reason: why the run is not done, in one line.
@@ -69,6 +71,7 @@ class Run:
             results of older versions.
         trials: of tuning, if any: ``settings``, ``valid``, ``status`` and ``seconds`` of each.
         split_hash: SHA-256 of the interactions of each part.
+        lists: of lists of another tool, the ``file`` and its ``sha256``; empty for a model.
         notes: what was corrected or left out, in sentences.
         users: of the test part; None unless the run is done.
     """
@@ -98,6 +101,7 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
     split_hash: str = ""
+    lists: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     users: Users | None = None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -18,7 +20,7 @@ from tqdm import tqdm
 from recbole_vae.compare import process
 from recbole_vae.compare.folder import held
 from recbole_vae.compare.plan import Plan, PlanRow, digest
-from recbole_vae.compare.results import DONE, FAILED, REFUSED, WAITING, Comparison, Run
+from recbole_vae.compare.results import DONE, FAILED, LISTS, REFUSED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import kind_of
@@ -72,6 +74,28 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
         optuna()
     with held(plan, out), _executor(plan) as executor:
         return _Comparing(plan, out, executor).run(command)
+
+
+def export(plan: Plan, out: Path) -> list[Path]:
+    """Write the split of each data set, protocol and seed of a plan into a folder of its own, and return these.
+
+    Raises:
+        DataError: a split cannot be made or written.
+    """
+    cells = list(itertools.product(plan.datasets, plan.protocols, plan.seeds))
+    folders = [out / f"{dataset}-{protocol}-{seed}" for dataset, protocol, seed in cells]
+    with process.children_end():
+        for (dataset, protocol, seed), folder in zip(
+            tqdm(cells, "Export", unit=" splits", ncols=100), folders, strict=True
+        ):
+            job = plan.job(dataset, protocol, PlanRow(LISTS, LISTS), seed)
+            job |= {"protocol": protocol, "export": str(folder.resolve())}
+            with tempfile.TemporaryDirectory(prefix="recbole-vae-", ignore_cleanup_errors=True) as work:
+                process.execute(_specification(plan, job), work)
+                run = Run.load(Path(work))
+            if run.status != DONE:
+                raise DataError(f"{dataset}, {protocol}, seed {seed}: the split cannot be written: {run.reason}")
+    return folders
 
 
 class _Comparing:
@@ -153,7 +177,7 @@ class _Comparing:
                 trial, settings = cell.study.ask()
                 job = plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0], settings)
                 others = [each["scores"] for each in trials if each["status"] == "done" and each["scores"]]
-                specification = {**self._specification(job), "others": others, "bigger": cell.study.bigger}
+                specification = {**_specification(plan, job), "others": others, "bigger": cell.study.bigger}
                 specification["job"]["trial"] = True
                 folder = self.out / "tuning" / f"{cell.row.model}-{cell.key(job)[:16]}"
                 self._submit(specification, folder, "trial", cell, (trial, settings))
@@ -187,23 +211,13 @@ class _Comparing:
                     yield "kept"
                     continue
                 yield "again"
-            self._submit(self._specification(job), folder, "run", cell, job)
+            self._submit(_specification(plan, job), folder, "run", cell, job)
 
     def _shown(self, cell: _PlanCell, number: int) -> int:
         """Count the trials of an earlier command in the progress bar, once."""
         before, cell.shown = cell.shown, number
         self.bar.update(number - before)
         return number - before
-
-    def _specification(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        plan = self.plan
-        settings = dict(job["settings"])
-        settings["data_path"] = str(Path(str(settings.get("data_path", "dataset"))).resolve())
-        threads = None if plan.scheduler else max(1, cores() // plan.jobs)  # Dask's workers have OMP_NUM_THREADS
-        return {
-            "job": {**job, "settings": settings}, "imports": plan.imports, "path": [str(Path.cwd())],
-            "threads": threads, "memory_limit": plan.memory_limit, "time_limit": plan.time_limit,
-        }  # fmt: skip
 
     def _submit(self, specification: dict[str, Any], folder: Path, *what: Any) -> None:
         folder = folder.resolve()
@@ -274,16 +288,42 @@ class _Comparing:
         lacking = self.plan.lacking(cell.dataset, cell.protocol, cell.row)
         if lacking:
             notes.append(f"{run.model} has no option {', '.join(lacking)}, which the plan sets for other rows.")
-        if self.plan.trials and not cell.study:
+        if self.plan.trials and not cell.study and cell.row.lists is None:
             notes.append(f"{run.label} has nothing to tune: defaults.")
         run.notes += [note for note in notes if note not in run.notes]
         return run
 
 
+def _specification(plan: Plan, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the process of a run gets."""
+    settings = dict(job["settings"])
+    settings["data_path"] = str(Path(str(settings.get("data_path", "dataset"))).resolve())
+    if "lists" in job:
+        job = {**job, "lists": {**job["lists"], "path": str(Path(job["lists"]["file"]).resolve())}}
+    threads = None if plan.scheduler else max(1, cores() // plan.jobs)  # Dask's workers have OMP_NUM_THREADS
+    return {
+        "job": {**job, "settings": settings}, "imports": plan.imports, "path": [str(Path.cwd())],
+        "threads": threads, "memory_limit": plan.memory_limit, "time_limit": plan.time_limit,
+    }  # fmt: skip
+
+
 def _compare_splits(runs: list[Run]) -> None:
-    """Mark the runs whose split differs from that of the others with the same data set, protocol and seed."""
+    """Mark the runs whose split differs from that of the others with the same data set, protocol and seed.
+
+    Lists are of one split, so a file that stands for several is an error of all its runs.
+    """
     first: dict[tuple[str, str, int], Run] = {}
+    splits: dict[str, set[str]] = {}
     for run in runs:
+        if run.status == DONE and run.lists:
+            splits.setdefault(run.lists["sha256"], set()).add(run.split_hash)
+    for run in runs:
+        if run.lists and len(splits.get(run.lists["sha256"], ())) > 1:
+            run.status = FAILED
+            run.reason = (
+                f"{run.lists['file']} stands for runs with different splits, and lists are of one; write {{seed}} where the "
+                "names of the files differ"
+            )
         if run.status == DONE:
             other = first.setdefault((run.dataset, run.protocol, run.seed), run)
             if other.split_hash != run.split_hash:

@@ -7,7 +7,6 @@ none, is not even unpickled, because that may run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import Any
 import pandas as pd
 
 from recbole_vae.data.repeats import are_expected
-from recbole_vae.errors import DataError
 from recbole_vae.options.recbole import options_in
 from recbole_vae.storage.checkpoint import versions
-from recbole_vae.storage.files import write_whole
+from recbole_vae.storage.files import sha256, write_whole
 
 _OF_DATA = options_in("dataset/sample") | {
     "seed", "eval_args", "repeatable", "encoding", "exact_time", "exact_ids", "repeats", "value_field",
@@ -44,7 +42,7 @@ def record(path: str | Path, config: Any, *, only_data: bool) -> None:
     Raises:
         DataError: the record cannot be written.
     """
-    content = {**_made_from(config, only_data), "sha256": _sha256(Path(path))}
+    content = {**_made_from(config, only_data), "sha256": sha256(Path(path))}
     write_whole(_record_of(path), json.dumps(content, indent=1, sort_keys=True).encode())
 
 
@@ -89,7 +87,7 @@ def _why_not(path: str | Path, config: Any, only_data: bool) -> str:
             if what == "files":
                 return f"{name} has changed since it was saved"
             return _difference(name, before, after)
-    return "" if digest == _sha256(Path(path)) else "it is damaged, or another than was recorded"
+    return "" if digest == sha256(Path(path)) else "it is damaged, or another than was recorded"
 
 
 def _difference(name: str, before: Any, after: Any) -> str:
@@ -113,7 +111,7 @@ def _made_from(config: Any, only_data: bool) -> dict[str, Any]:
             "repeats": [config["repeats"], "expects them" if are_expected(config) else "does not expect them"],
         },
         "files": {
-            str(path.name): [path.stat().st_size, _sha256(path)] for path in files if path.name.startswith(f"{name}.")
+            str(path.name): [path.stat().st_size, sha256(path)] for path in files if path.name.startswith(f"{name}.")
         },
         "versions": {**versions(), "pandas": pd.__version__},
     }
@@ -123,14 +121,3 @@ def _made_from(config: Any, only_data: bool) -> dict[str, Any]:
 
 def _record_of(path: str | Path) -> Path:
     return Path(f"{path}.json")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read this file: {error.strerror}.") from None
-    return digest.hexdigest()

@@ -112,6 +112,19 @@ class FastCollector(Collector):  # type: ignore[misc]
             for kind, items in self.candidates.kinds.items():
                 self._collect_apart(kind, items, scores_tensor, interaction, positive_u, positive_i)
 
+    def collect_lists(self, items: Tensor, positive_u: Tensor, positive_i: Tensor, n_items: int) -> None:
+        """Collect from ranked lists in place of scores, where metrics need nothing else of these.
+
+        Args:
+            items: internal ids, int64, shape [users, places]; the padding item after the end of a list.
+            positive_u: row of each relevant item, int64, shape [positives].
+            positive_i: the item, int64, shape [positives].
+            n_items: number of items with RecBole's padding.
+        """
+        found, counts = hits(items, positive_u, positive_i, n_items)
+        self.data_struct.update_tensor("rec.items", items)
+        self.data_struct.update_tensor("rec.topk", torch.cat((found.long(), counts.unsqueeze(1)), dim=1))
+
     def _collect_apart(
         self, kind: str, items: Tensor, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
     ) -> None:

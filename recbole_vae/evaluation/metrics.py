@@ -106,6 +106,10 @@ class _OfLists:
         """Return the items at all places, or at those that have one."""
         return item_matrix[item_matrix != PADDING] if self.exact else item_matrix
 
+    def lists(self, item_matrix: Table) -> Table:
+        """Return the lists, or those that have an item: an empty one has no mean."""
+        return item_matrix[item_matrix[:, 0] != PADDING] if self.exact else item_matrix
+
     def items(self, num_items: int) -> int:
         """Return the number of items from RecBole's."""
         return real(num_items) if self.exact else num_items
@@ -128,6 +132,7 @@ class AveragePopularity(_OfLists, metrics.AveragePopularity):  # type: ignore[mi
 
     def get_pop(self, item_matrix: Table, item_count: dict[int, int]) -> Table:
         """Return the mean over the items at each place and before it, shape [users, k]."""
+        item_matrix = self.lists(item_matrix)
         counts = np.zeros(max(item_matrix.max(), *item_count) + 1, dtype=item_matrix.dtype)
         counts[list(item_count)] = list(item_count.values())
         return counts[item_matrix].cumsum(axis=1) / self.ranks(item_matrix)
@@ -169,6 +174,7 @@ class TailPercentage(_OfLists, metrics.TailPercentage):  # type: ignore[misc]
 
     def get_tail(self, item_matrix: Table, count_items: dict[int, int]) -> Table:
         """Return the share among the items at each place and before it, shape [users, k]."""
+        item_matrix = self.lists(item_matrix)
         if self.tail > 1:
             tail = [item for item, count in count_items.items() if count <= self.tail]
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import re
 import sys
@@ -27,6 +28,22 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     with written_whole(path, binary=True) as file:
         file.write(content)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this file: {error.strerror}.") from None
+    return digest.hexdigest()
 
 
 def opened(path: Path | None) -> AbstractContextManager[IO[str]]:

@@ -9,7 +9,8 @@ from recbole.model.general_recommender.pop import Pop
 from recbole.quick_start import run_recbole
 
 import recbole_vae
-from recbole_vae.compare.measure import CORRECTIONS, measure, popularity_bins
+from recbole_vae.compare.measure import CORRECTIONS, measure
+from recbole_vae.compare.part import popularity_bins
 from recbole_vae.compare.results import DONE, REFUSED, Run
 from recbole_vae.errors import ConfigError
 from tests.conftest import Builder, random_rows, write_inter
