@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, names, number_between, whole
+from recbole_vae.cli.options import NotAllowedError, Options, Parser, many, names, number_between, true_or_false, whole
 from recbole_vae.errors import ConfigError
 from recbole_vae.options.shell import joined
 
@@ -119,6 +119,10 @@ def parser() -> Parser:
         metavar="GB",
         help="memory limit of each run; a run that exceeds it fails",
     )
+    parser.option(
+        "--energy", kind=true_or_false, metavar="True",
+        help="measure the energy of each run by codecarbon, without network; needs pip install 'recbole_vae[energy]'",
+    )  # fmt: skip
     parser.shared("imports")
     return parser
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from recbole_vae.compare import description
 from recbole_vae.compare.analysis import Row, Table, higher_is_better
+from recbole_vae.compare.energy import NOTHING
 from recbole_vae.compare.results import DONE, Comparison
 from recbole_vae.options.evaluation import COLD, WARM, kind_of
 
@@ -23,7 +24,10 @@ _TITLES = {
     "shannonentropy": "Entropy",
 }
 _ACCURACY = {"": "Accuracy", WARM: "Warm items", COLD: "Cold items"}
-COSTS = {"training_seconds": "Training", "peak_memory": "Peak memory", "parameters": "Parameters", "epochs": "Epochs"}
+_COSTS = {
+    "training_seconds": "Training", "peak_memory": "Peak memory", "energy": "Energy",
+    "parameters": "Parameters", "epochs": "Epochs",
+}  # fmt: skip
 SHORTEST = 0.1
 """Seconds of training below this are noise, and shown as less than it."""
 
@@ -133,7 +137,10 @@ def parts(table: Table) -> list[Part]:
         if len(ks) == 1 and "" not in ks:
             heading, headers = f"Beyond accuracy, k = {ks.pop()}", [each.partition("@")[0] for each in headers]
         result.append(Part(heading, headers, _cells(table, table.beyond)))
-    result.append(Part("Costs", list(COSTS.values()), [(row.label, _costs(row)) for row in table.rows if row.done]))
+    found = costs(table)
+    result.append(
+        Part("Costs", list(found.values()), [(row.label, _costs(row, found)) for row in table.rows if row.done])
+    )
     return [part for part in result if part.rows]
 
 
@@ -177,14 +184,24 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
     return rows
 
 
-def _costs(row: Row) -> list[Cell]:
+def costs(table: Table) -> dict[str, str]:
+    """Return the costs that are shown, by attributes of the runs, with their titles; energy where it is known."""
+    how = {run.energy_by for row in table.rows for run in row.done if run.energy is not None}
+    found = {name: words for name, words in _COSTS.items() if name != "energy" or how}
+    if any(f"measured: {NOTHING}" in each for each in how):
+        found["energy"] += " (estimate)"
+    return found
+
+
+def _costs(row: Row, names: Iterable[str]) -> list[Cell]:
     formats: dict[str, Callable[[float], str]] = {
         "training_seconds": duration,
         "peak_memory": lambda value: count(value, "B"),
+        "energy": lambda value: f"{1000 * value:.3g} Wh",
         "parameters": lambda value: count(value) if value else _NOTHING,
         "epochs": lambda value: f"{value:.4g}",
     }
-    values = {name: row.mean(name) for name in formats}
+    values = {name: row.mean(name) for name in names}
     return [Cell(_NOTHING if value is None else formats[name](value), value=value) for name, value in values.items()]
 
 
@@ -212,9 +229,7 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
         found.append(("Values", f"of one seed, so there is no deviation over seeds.{tests}"))
     foreign = [row.label for row in table.rows if row.foreign]
     if foreign:
-        words = (
-            f"the lists of {', '.join(foreign)} were made by other tools on these splits, and are only evaluated here"
-        )
+        words = f"{', '.join(foreign)}: lists that other tools made for these splits, only evaluated here"
         found.append(("Other tools", f"{words}. Their costs, settings and tuning are not known."))
     tuned = f"{_plural(comparison.trials, 'trial')} for each row with a search space."
     found.append(("Tuning", tuned if comparison.trials else "none; settings are the defaults and the plan's."))
@@ -287,15 +302,16 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
             found.append(f"{row.label}: {status}{which}{reason and ': '}{reason.rstrip('.')}.")
         if row.done and len(row.done) < len(table.seeds):
             found.append(f"{row.label}: its means are of {len(row.done)} of {len(table.seeds)} seeds.")
-    return [*found, *constructed(table), *_notes(table)]
+    return [*found, *of_costs(table), *_notes(table)]
 
 
-def constructed(table: Table) -> list[str]:
-    """Say which rows have a training time of another kind; nothing if there are none."""
+def of_costs(table: Table) -> list[str]:
+    """Say which rows have a training time of another kind, if some have, and what the energy is, if it is known."""
     rows = [row for row in table.rows if row.done and not row.foreign]
     labels = [row.label for row in rows if all(run.epochs is None for run in row.done)]
     said = f"Not trained by epochs, so their training time is that of construction: {', '.join(labels)}."
-    return [said] if labels else []
+    energy = dict.fromkeys(run.energy_by for row in table.rows for run in row.done if run.energy_by)
+    return [*([said] if labels else []), *energy]
 
 
 def _notes(table: Table) -> list[str]:

@@ -12,6 +12,7 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_vae.bench.memory import peak_memory
 from recbole_vae.compare import part
+from recbole_vae.compare.energy import Meter
 from recbole_vae.compare.exported import export
 from recbole_vae.compare.foreign import measure_lists
 from recbole_vae.compare.prepared import prepare, started
@@ -33,12 +34,13 @@ class PrunedError(Exception):
     """A tuning trial was stopped because it did worse than earlier trials."""
 
 
-def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = None) -> Run:
+def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = None, meter: Meter | None = None) -> Run:
     """Train and evaluate the model of a job (see ``Plan.job``), or evaluate the lists of another tool.
 
     Args:
         job: the job; with a true ``trial``, only the validation part is measured; with ``export``, the split is written.
         report: called after each validation with its number and score; the run stops if it returns True.
+        meter: measures the energy of training and evaluation.
 
     Raises:
         PrunedError: ``report`` stopped the run.
@@ -61,6 +63,8 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     if data is None:
         return run
     config, train, valid, test, seed = data.config, data.train, data.valid, data.test, job["seed"]
+    if meter is not None:
+        meter.start()
     init_seed(seed, config["reproducibility"])
     if config["train_stage"] == PRETRAINING[0]:
         config = _pretrained(config, model_class, train, run)
@@ -85,6 +89,9 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
         run.users = found.users
         if isinstance(net, HistoryRecommender):
             run.frontier = _frontier(config, trainer, train, test, job, run.test)
+    if meter is not None:
+        run.energy = meter.stop()
+        run.energy_by = meter.how()
     on_gpu = config["device"].type == "cuda"
     run.peak_memory = peak_memory(on_gpu)
     run.device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"

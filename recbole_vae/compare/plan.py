@@ -106,6 +106,9 @@ class Plan(Strict):
     jobs: PositiveInt = Field(1, description="Runs at a time.")
     time_limit: PositiveFloat | None = Field(None, description="Seconds that a run may take.")
     memory_limit: PositiveFloat | None = Field(None, description="Memory that a run may take, in GB.")
+    energy: bool = Field(
+        False, description="Whether to measure the energy of each run (codecarbon); one run at a time, here."
+    )
     scheduler: str | None = Field(
         None,
         description="Address of Dask's scheduler.",
@@ -289,6 +292,12 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     _check_splits(plan, where)
     _check_spaces(plan, where)
     _check_lists(plan, where)
+    if plan.energy and (plan.jobs > 1 or plan.scheduler):
+        other = "jobs" if plan.jobs > 1 else "scheduler"
+        raise ConfigError(
+            f"energy ({where('energy')}) and {other} ({where(other)}) cannot be given together: what is measured is the energy "
+            f"of the whole machine, so one run must have it for itself. Leave out {other}."
+        )
     for name, settings in plan.datasets.items():
         _check_files({**plan.settings, **settings, **plan.options}, name, where)
     return plan

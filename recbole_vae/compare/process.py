@@ -30,8 +30,8 @@ def execute(specification: dict[str, Any], folder: str | None = None) -> dict[st
     """Do one run in a new process, and wait for it. If it fails, its result says so; nothing is raised.
 
     Args:
-        specification: plain values: ``job`` (of ``Plan.job``), ``imports``, ``path``, ``threads``, ``memory_limit`` in GB and
-            ``time_limit`` in seconds, and for a trial of tuning ``others`` and ``bigger``.
+        specification: plain values: ``job`` (of ``Plan.job``), ``imports``, ``path``, ``threads``, ``energy`` (whether it is
+            measured), ``memory_limit`` in GB and ``time_limit`` in seconds, and for a trial of tuning ``others`` and ``bigger``.
         folder: where its files go; None for a temporary folder, whose files are returned.
 
     Returns:

@@ -12,7 +12,7 @@ import yaml
 
 from recbole_vae.compare import charts
 from recbole_vae.compare.analysis import Table, Test
-from recbole_vae.compare.cells import Cell, Part, constructed, facts, number, parts, remarks, settings, title
+from recbole_vae.compare.cells import Cell, Part, facts, number, of_costs, parts, remarks, settings, title
 from recbole_vae.compare.charts import Chart, Style, Styles
 from recbole_vae.compare.provenance import command, versions
 from recbole_vae.compare.results import DONE, Comparison, Run
@@ -139,15 +139,15 @@ def _plain(value: Any) -> Any:
 
 def _table(page: _Page, table: Table, comparison: Comparison) -> _Shown:
     shown = _Shown(page.heading(2, table.name), table.name, _finding(table))
-    of_costs = constructed(table)
+    costs = of_costs(table)
     for part in parts(table):
         said: list[tuple[str, str]] = []
         if part.title == "Accuracy":
-            said, notes = facts(table, comparison), [n for n in remarks(table, comparison) if n not in of_costs]
+            said, notes = facts(table, comparison), [n for n in remarks(table, comparison) if n not in costs]
         else:
             spread = any(cell.deviation for _, cells in part.rows for cell in cells)
             means = f"Means over the seeds{' ± their standard deviation' if spread else ''}."
-            notes = [means if len(table.seeds) > 1 else "One seed.", *(of_costs if part.title == "Costs" else [])]
+            notes = [means if len(table.seeds) > 1 else "One seed.", *(costs if part.title == "Costs" else [])]
         shown.grids.append(_Grid(page.heading(3, part.title), part, said, notes))
     rows = [row for row in table.rows if row.done]
     if not rows:

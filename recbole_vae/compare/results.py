@@ -63,6 +63,8 @@ class Run:
             evaluated, the metrics.
         seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation.
         peak_memory: of the process in bytes: the resident set, or what torch took from a GPU.
+        energy: of training and evaluation, in kWh; None if it is not known. ``energy_by``: what measured or estimated it, in a
+            sentence.
         parameters: number of trained parameters; 0 for none.
         epochs: how many were trained; ``best_epoch``: the one that was tested, from 1; None if the model has no epochs.
         device: in words; ``versions``: of the packages.
@@ -92,6 +94,8 @@ class Run:
     seconds: float = 0.0
     training_seconds: float = 0.0
     peak_memory: int = 0
+    energy: float | None = None
+    energy_by: str = ""
     parameters: int = 0
     epochs: int | None = None
     best_epoch: int | None = None

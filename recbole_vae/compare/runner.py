@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recbole_vae.compare import process
+from recbole_vae.compare import energy, process
 from recbole_vae.compare.folder import held
 from recbole_vae.compare.plan import Plan, PlanRow, digest
 from recbole_vae.compare.results import DONE, FAILED, LISTS, REFUSED, WAITING, Comparison, Run
@@ -72,6 +72,8 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
     """
     if plan.trials and any(space_of(plan, *cell) for cell in plan.cells()):
         optuna()
+    if plan.energy:
+        energy.check()
     with held(plan, out), _executor(plan) as executor:
         return _Comparing(plan, out, executor).run(command)
 
@@ -303,7 +305,7 @@ def _specification(plan: Plan, job: Mapping[str, Any]) -> dict[str, Any]:
     threads = None if plan.scheduler else max(1, cores() // plan.jobs)  # Dask's workers have OMP_NUM_THREADS
     return {
         "job": {**job, "settings": settings}, "imports": plan.imports, "path": [str(Path.cwd())],
-        "threads": threads, "memory_limit": plan.memory_limit, "time_limit": plan.time_limit,
+        "threads": threads, "energy": plan.energy, "memory_limit": plan.memory_limit, "time_limit": plan.time_limit,
     }  # fmt: skip
 
 

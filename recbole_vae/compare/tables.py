@@ -13,7 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from recbole_vae.compare.analysis import Table, Test
-from recbole_vae.compare.cells import COSTS, Cell, caption, parts, remarks, settings
+from recbole_vae.compare.cells import Cell, caption, costs, parts, remarks, settings
 from recbole_vae.compare.results import Comparison, Run
 from recbole_vae.errors import RecBoleVAEError
 
@@ -158,7 +158,7 @@ def table_csv(tables: Iterable[Table]) -> str:
             for name in names:
                 mean, deviation = row.over_seeds(name) or (None, None)
                 writer.writerow([*start, name, mean, deviation, *end])
-            for name in ("seconds", *COSTS, "best_epoch"):
+            for name in ("seconds", *costs(table), "best_epoch"):
                 writer.writerow([*start, name, row.mean(name), None, *end])
     return out.getvalue()
 

@@ -46,6 +46,7 @@ def main(file: str) -> int:
         sys.path[:0] = specification.get("path", [])
         for module in specification.get("imports", ()):
             importlib.import_module(module)
+        from recbole_vae.compare.energy import Meter
         from recbole_vae.compare.measure import PrunedError, measure
 
         try:
@@ -53,7 +54,8 @@ def main(file: str) -> int:
             # CUDA reserves more address space than any sensible limit. After is_available() gpu_id would have no effect.
             without_limit = limit and torch.cuda.device_count() and job["settings"].get("use_gpu", True)
             unlimited = limit and not without_limit and not limit_memory(limit)
-            run = measure(job, _reporter(specification, scores) if job.get("trial") else None)
+            meter = Meter() if specification.get("energy") and not job.get("trial") else None
+            run = measure(job, _reporter(specification, scores) if job.get("trial") else None, meter)
             if without_limit:
                 run.notes.append("memory_limit was not set, for there is a GPU.")
             if unlimited:

@@ -343,7 +343,7 @@ def test_lists_of_implicit_stand_in_the_table(capsys: pytest.CaptureFixture[str]
     assert f"{np.mean(list(expected.values())):.4f}" in row
     costs = next(line for line in text[text.index("Costs") :].splitlines() if line.startswith(label))
     assert costs.split()[-4:] == ["–"] * 4
-    assert f"Other tools: the lists of {label} were made by other tools" in " ".join(text.split())
+    assert f"Other tools: {label}: lists that other tools made for these splits" in " ".join(text.split())
     for name in ("table.md", "report.html"):
         page = Path("o", name).read_text().replace("\\", "")
         assert (
