@@ -107,6 +107,7 @@ class Table:
         pairs: tests of all pairs of rows in the primary metric; by both labels. They share a family with those against the
             best: all pairs in all metrics.
         compared: number of tests in that family.
+        ranks: of the rows in each tested metric, by label and metric: rank, and the ends of its 95 % bootstrap interval.
         samples: number of sign flips drawn for each test.
         users: smallest and largest number of test users in a run.
         untested: why there are no tests, in a sentence; empty if there are.
@@ -130,6 +131,7 @@ class Table:
     compared: int
     users: tuple[int, int]
     untested: str = ""
+    ranks: dict[tuple[str, str], tuple[int, int, int]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -267,6 +269,9 @@ def _test(table: Table, rows: list[Row]) -> None:
     table.samples = max(10_000, min(1_000_000, int(10 * table.compared / table.alpha)))
     all_pairs: dict[tuple[str, str, str], Test] = {}
     for metric, cube in cubes(rows, table.seeds, table.tested):
+        if len(rows) > 1 and higher_is_better(metric):
+            for label, *rank in zip(labels, *statistics.ranks(cube), strict=True):
+                table.ranks[label, metric] = int(rank[0]), int(rank[1]), int(rank[2])
         against_best = [(a, table.best[metric][0]) for a in labels if a != table.best[metric][0]]
         against_reference = [(a, reference) for a in labels if reference is not None and a != reference]
         wanted = dict.fromkeys([*pairs, *against_reference, *against_best])

@@ -229,7 +229,7 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
         found.append(("Values", f"of one seed, so there is no deviation over seeds.{tests}"))
     foreign = [row.label for row in table.rows if row.foreign]
     if foreign:
-        words = f"{', '.join(foreign)}: lists that other tools made for these splits, only evaluated here"
+        words = f"lists that were made elsewhere for these splits are in the rows {', '.join(foreign)}, and only evaluated here"
         found.append(("Other tools", f"{words}. Their costs, settings and tuning are not known."))
     tuned = f"{_plural(comparison.trials, 'trial')} for each row with a search space."
     found.append(("Tuning", tuned if comparison.trials else "none; settings are the defaults and the plan's."))
@@ -292,6 +292,12 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
                 found.append(
                     f"{row.label} (seed {run.seed}) ran on another split than the rows above, so it is not comparable."
                 )
+    return [*found, *not_done(table), *of_costs(table), *_notes(table)]
+
+
+def not_done(table: Table) -> list[str]:
+    """Say which rows are not done, or not with all seeds, and why."""
+    found = []
     for row in table.rows:
         reasons: dict[tuple[str, str], list[int]] = {}
         for run in row.runs:
@@ -302,7 +308,7 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
             found.append(f"{row.label}: {status}{which}{reason and ': '}{reason.rstrip('.')}.")
         if row.done and len(row.done) < len(table.seeds):
             found.append(f"{row.label}: its means are of {len(row.done)} of {len(table.seeds)} seeds.")
-    return [*found, *of_costs(table), *_notes(table)]
+    return found
 
 
 def of_costs(table: Table) -> list[str]:

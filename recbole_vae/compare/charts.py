@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_vae.compare.analysis import Row, Table, base, cubes
+from recbole_vae.compare import groups
+from recbole_vae.compare.analysis import Row, Table, base
 from recbole_vae.compare.cells import SHORTEST, count, duration, number, title
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "var(--ink)"]
@@ -35,7 +36,6 @@ _CURVES = {
     "beta": "Weight of the KL term (beta)",
 }
 _FRONTIER = ("itemcoverage", "tailrecall", "averagepopularity")
-_BINS = 5
 
 
 @dataclass
@@ -229,30 +229,18 @@ def _hidden(traces: Sequence[dict[str, Any]]) -> list[str]:
 def by_history(styles: Styles, table: Table, rows: Sequence[Row]) -> list[Chart]:
     if table.primary not in table.tested:
         return []
-    found = dict(cubes(rows, table.seeds, ["history_length", table.primary]))
-    there = ~np.isnan(found["history_length"])
-    lengths = np.where(there, found["history_length"], 0).sum((0, 1)) / there.sum((0, 1))
-    # As many users in each bin as ties allow.
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, _BINS + 1)))
-    bins = np.clip(np.searchsorted(edges, lengths, side="left") - 1, 0, max(len(edges) - 2, 0))
-    names = []
-    for place in range(bins.max() + 1):
-        inside = lengths[bins == place]
-        low, high = (f"{each:.4g}" for each in (inside.min(), inside.max()))
-        names.append(low if low == high else f"{low}–{high}")
     traces = []
-    for row, values in zip(rows, found[table.primary], strict=True):
-        seen = ~np.isnan(values)
-        users = np.where(seen, values, 0).sum(0) / np.maximum(seen.sum(0), 1)
-        means, errors, hover = [], [], []
-        for place, name in enumerate(names):
-            inside = users[(bins == place) & seen.any(0)]
-            mean = float(inside.mean()) if len(inside) else math.nan
-            error = float(inside.std(ddof=1) / len(inside) ** 0.5) if len(inside) > 1 else 0.0
-            means.append(mean)
-            errors.append(error)
-            hover.append(f"histories of {name} items ({len(inside):,} users)<br>{number(mean)} ± {number(error, mean)}")
-        traces.append(_line(styles, row.label, names, means, hover, errors))
+    found = groups.by_history(rows, table.seeds, [table.primary])
+    for row in rows:
+        own = [each for each in found if each.label == row.label]
+        ends = [(f"{each.low:.4g}", f"{each.high:.4g}") for each in own]
+        names = [low if low == high else f"{low}–{high}" for low, high in ends]
+        hover = [
+            f"histories of {name} items ({each.users:,} users)<br>{number(each.mean)} ± {number(each.error, each.mean)}"
+            for name, each in zip(names, own, strict=True)
+        ]
+        errors = [each.error for each in own]
+        traces.append(_line(styles, row.label, names, [each.mean for each in own], hover, errors))
     layout = {
         "xaxis": {"title": "items in the history", "type": "category"},
         "yaxis": {"title": title(table.primary)},
@@ -263,19 +251,17 @@ def by_history(styles: Styles, table: Table, rows: Sequence[Row]) -> list[Chart]
 
 def by_popularity(styles: Styles, rows: Sequence[Row]) -> list[Chart]:
     traces = []
+    found = groups.by_popularity(rows)
     for row in rows:
-        runs = [run.by_popularity for run in row.done if run.by_popularity]
-        if not runs:
+        own = [each for each in found if each.label == row.label]
+        if not own:
             continue
-        bins = list(zip(*runs, strict=False))
-        popularity = [float(np.mean([each["popularity"] for each in same])) for same in bins]
-        recall = [float(np.mean([each["recall"] for each in same])) for same in bins]
-        items = [float(np.mean([each["items"] for each in same])) for same in bins]
         hover = [
-            f"{n:,.0f} items with {p:,.1f} interactions each<br>recall {number(r)}"
-            for n, p, r in zip(items, popularity, recall, strict=True)
+            f"{each.items:,.0f} items with {each.popularity:,.1f} interactions each<br>recall {number(each.recall)}"
+            for each in own
         ]
-        traces.append(_line(styles, row.label, popularity, recall, hover))
+        values = [each.popularity for each in own], [each.recall for each in own]
+        traces.append(_line(styles, row.label, *values, hover))
     if not traces:
         return []
     scale = _range([x for trace in traces for x in trace["x"]])

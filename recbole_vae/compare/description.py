@@ -33,7 +33,8 @@ def data(dataset: Any, config: Any) -> dict[str, Any]:
         name: value for name, value in options.items() if value not in (None, "auto", "[0,inf)", True, False, [], {})
     }
     off = {name: value for name, value in options.items() if name.startswith("exact_") and value is False}
-    return {**size, "filters": {**set_ones, **off}, "eval_args": plain(config["eval_args"])}
+    repeated = {"repeatable": True} if config["repeatable"] else {}
+    return {**size, "filters": {**set_ones, **off}, "eval_args": plain(config["eval_args"]), **repeated}
 
 
 def facts(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[tuple[str, str]]:
@@ -62,13 +63,12 @@ def facts(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[tup
             which = f"seeds {seeds[0]} to {seeds[-1]}"
         split = f"that of the files {', '.join(files)}" if files else _split(what["eval_args"])
         found.append(("Split", f"{split}; {which}."))
-        candidates = _candidates(what["eval_args"].get("mode", "full"))
-        if "HI" in (what["eval_args"].get("split") or ()):
+        barred = "fold-in" if "HU" in split_of(what["eval_args"]) else "training"
+        candidates = _candidates(what["eval_args"].get("mode", "full"), "nothing" if what.get("repeatable") else barred)
+        if "HI" in split_of(what["eval_args"]):
             candidates += "; of the items without training interactions, those that the part has"
         found.append(("Candidates", f"{candidates}."))
-    names = dict.fromkeys(metric.partition("@")[0].lower() for metric in metrics)
-    defined = [words.split(": ", 1) for name in names if (words := definition(name))]
-    found += [(f"{name[0].upper()}{name[1:]}", f"{words}.") for name, words in defined]
+    found += [(name, f"{words}.") for name, words in definitions(metrics)]
     if any(kind_of(metric)[0] for metric in metrics):
         words = "items with training interactions, and items without, each ranked apart from the others"
         found.append(("Warm and cold", f"{words}. Users without such an item to be found do not count there."))
@@ -77,8 +77,20 @@ def facts(runs: Sequence[Run], metrics: Sequence[str], primary: str) -> list[tup
     return found
 
 
+def definitions(metrics: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the names of metrics without k, and what they are; without those of which that is not known."""
+    names = dict.fromkeys(metric.partition("@")[0].lower() for metric in metrics)
+    defined = [words.split(": ", 1) for name in names if (words := definition(name))]
+    return [(f"{name[0].upper()}{name[1:]}", words) for name, words in defined]
+
+
+def split_of(eval_args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the split of ``eval_args``."""
+    return eval_args.get("split") or {"RS": None}
+
+
 def _split(eval_args: Mapping[str, Any]) -> str:
-    split = eval_args.get("split") or {"RS": None}
+    split = split_of(eval_args)
     if "HI" in split:
         others = of_other_items(split)
         rest = (
@@ -111,7 +123,14 @@ def _split(eval_args: Mapping[str, Any]) -> str:
     return f"{shares} of the interactions {within}, {'by time' if by_time else 'at random'}"
 
 
-def _candidates(mode: Any) -> str:
+_ALL = {
+    "training": "all items but those that the user has in training, or, in the test, in validation",
+    "fold-in": "all items but those of the user's fold-in",
+    "nothing": "all items",
+}
+
+
+def _candidates(mode: Any, known: str) -> str:
     modes = dict.fromkeys(mode.values() if isinstance(mode, dict) else [mode])
     words = []
     for each in modes:
@@ -120,7 +139,7 @@ def _candidates(mode: Any) -> str:
         if drawn:
             words.append(f"for each relevant item {number} others, drawn {drawn}")
         else:
-            words.append("all items but those of the user's training history" if each == "full" else f"those of {each}")
+            words.append(_ALL[known] if each == "full" else f"those of {each}")
     return " (validation), ".join(words)
 
 

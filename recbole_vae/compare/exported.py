@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from recbole_vae.compare.prepared import prepare
 from recbole_vae.compare.results import DONE, Run, Users
 from recbole_vae.data import padding
+from recbole_vae.errors import DataError
 from recbole_vae.storage.files import write_whole
 
 LISTS = (
@@ -26,12 +27,18 @@ def export(job: dict[str, Any], run: Run) -> Run:
     """Write the split of a job (see ``Plan.job``) into the folder ``job["export"]``; ``split.json``, which describes it, last.
 
     Raises:
-        DataError: a part is empty, or a file cannot be written.
+        DataError: a part is empty, another split is in the folder, or a file cannot be written.
     """
     # RecBole would divide ratings to lie between 0 and 1.
     data = prepare({**job, "settings": {"normalize_all": False, **job["settings"]}}, run)
     assert data is not None, "a model that reads nothing but interactions takes part in every protocol"
     config, whole, folder = data.config, data.test._dataset, Path(job["export"])
+    described = folder / "split.json"
+    if described.is_file() and f'"{run.split_hash}"' not in described.read_text(encoding="utf-8"):
+        raise DataError(
+            f"{folder}: another split is in the folder, and lists may have been made from it; choose another folder for "
+            "--export-split, or delete this one."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     users, items = (np.asarray(whole.field2id_token[name]).astype(str) for name in (whole.uid_field, whole.iid_field))
     more = {"rating": config["RATING_FIELD"], "timestamp": config["TIME_FIELD"]}
@@ -54,7 +61,7 @@ def export(job: dict[str, Any], run: Run) -> Run:
         "users_of_the_test": len(data.test.uid_list), "rows": {name: len(table) for name, table in tables.items()},
         **run.data, "versions": run.versions,
     }  # fmt: skip
-    write_whole(folder / "split.json", json.dumps(about, indent=1).encode())
+    write_whole(described, json.dumps(about, indent=1).encode())
     run.users = Users(np.empty(0, dtype=str), np.empty(0, dtype=np.int64), {})
     run.status = DONE
     return run

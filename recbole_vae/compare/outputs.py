@@ -15,8 +15,8 @@ def write(comparison: Comparison, folder: Path) -> str:
 
     Args:
         comparison: its runs and how they are compared.
-        folder: where ``table.md``, ``table.tex``, ``table.csv``, ``tests.csv``, ``per_user.parquet``, ``settings.yaml`` and
-            ``report.html`` are put; it is made.
+        folder: where ``table.md``, ``table.tex``, ``table.csv``, ``tests.csv``, ``groups.csv``, ``per_user.parquet``,
+            ``checklist.md``, ``settings.yaml`` and ``report.html`` are put; it is made.
 
     Returns:
         The tables for the terminal.
@@ -31,6 +31,8 @@ def write(comparison: Comparison, folder: Path) -> str:
         "table.tex": tables.latex(found, comparison),
         "table.csv": tables.table_csv(found),
         "tests.csv": tables.tests_csv(found),
+        "groups.csv": tables.groups_csv(found),
+        "checklist.md": tables.checklist_md(found, comparison),
         "settings.yaml": provenance.settings_yaml(comparison, found),
         "report.html": report.html(found, comparison),
     }

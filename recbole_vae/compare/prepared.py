@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
-from recbole_vae.compare import description
+from recbole_vae.compare import checks, description
 from recbole_vae.compare.results import LISTS, REFUSED, Run
 from recbole_vae.data.histories import Histories
 from recbole_vae.data.splits import split_hash
@@ -92,4 +92,5 @@ def prepare(job: dict[str, Any], run: Run) -> Prepared | None:
     run.notes += [f"{gap}." for gap in getattr(test._dataset, "gaps", [])]
     held_out = getattr(train._dataset, "split_hash", None)  # the command run shows it, too
     run.split_hash = held_out or split_hash(train._dataset, valid._dataset, test._dataset)
+    run.data["checks"] = checks.measure(train, valid, test)
     return Prepared(config, train, valid, test)

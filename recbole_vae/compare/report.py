@@ -11,12 +11,15 @@ import numpy as np
 import yaml
 
 from recbole_vae.compare import charts
-from recbole_vae.compare.analysis import Table, Test
+from recbole_vae.compare.analysis import Row, Table, Test
 from recbole_vae.compare.cells import Cell, Part, facts, number, of_costs, parts, remarks, settings, title
 from recbole_vae.compare.charts import Chart, Style, Styles
+from recbole_vae.compare.checklist import answers
 from recbole_vae.compare.provenance import command, versions
 from recbole_vae.compare.results import DONE, Comparison, Run
 from recbole_vae.templates import Page, render
+
+CHECKLIST = "Reviewer's checklist"
 
 
 @dataclass
@@ -42,13 +45,14 @@ class _Grid:
 
 @dataclass
 class _Shown:
-    """A table of the comparison as the page shows it: grids of cells, and sections of charts."""
+    """A table of the comparison as the page shows it: grids, sections of charts, and the checklist with its anchor."""
 
     anchor: str
     name: str
     finding: str
     grids: list[_Grid] = field(default_factory=list)
     sections: list[_Section] = field(default_factory=list)
+    checklist: tuple[str, list[tuple[str, str]]] | None = None
 
 
 @dataclass
@@ -121,6 +125,7 @@ def html(tables: Sequence[Table], comparison: Comparison) -> Page:
         plan=yaml.safe_dump(_plain(comparison.settings), sort_keys=False, allow_unicode=True, width=100),
         plotly=get_plotlyjs(),
         charts=_plain(page.charts),
+        checklist=CHECKLIST,
         shapes=charts.SHAPES,
         strokes=charts.STROKES,
     )
@@ -150,9 +155,15 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> _Shown:
             notes = [means if len(table.seeds) > 1 else "One seed.", *(costs if part.title == "Costs" else [])]
         shown.grids.append(_Grid(page.heading(3, part.title), part, said, notes))
     rows = [row for row in table.rows if row.done]
-    if not rows:
-        return shown
-    shown.grids += [_Grid(page.heading(3, part.title), part, said, []) for part, said in _differences(table)]
+    if rows:
+        _sections(page, table, rows, shown)
+    shown.checklist = page.heading(3, CHECKLIST), answers(table, comparison)
+    return shown
+
+
+def _sections(page: _Page, table: Table, rows: Sequence[Row], shown: _Shown) -> None:
+    more = [*_ranks(table), *_differences(table)]
+    shown.grids += [_Grid(page.heading(3, part.title), part, said, []) for part, said in more]
     primary, styles = title(table.primary), page.styles
     bars = " Bars: {}." if len(table.seeds) > 1 else ""
     shown.sections += page.section(
@@ -205,7 +216,6 @@ def _table(page: _Page, table: Table, comparison: Comparison) -> _Shown:
         f"{primary} of each trial on the validation part. The line is the best so far.",
         charts.trials(styles, table, rows),
     )
-    return shown
 
 
 def _finding(table: Table) -> str:
@@ -225,6 +235,19 @@ def _finding(table: Table) -> str:
     elif tested and tested == order[1:]:
         sentence += " All others differ significantly from it."
     return sentence
+
+
+def _ranks(table: Table) -> list[tuple[Part, list[tuple[str, str]]]]:
+    """Return the rank of each row in each metric with its interval, and what it is; nothing where there are no ranks."""
+    metrics = [metric for metric in table.metrics if any(name == metric for _, name in table.ranks)]
+    rows = []
+    for label in dict.fromkeys(label for label, _ in table.ranks):
+        found = [table.ranks[label, metric] for metric in metrics]
+        rows.append((label, [Cell(str(rank), value=rank, interval=f"[{low}, {high}]") for rank, low, high in found]))
+    words = (
+        "95 % interval of the rank, percentile bootstrap over users (2,000 samples). The trained models stay the same."
+    )
+    return [(Part("Ranks", [title(metric) for metric in metrics], rows), [("In brackets", words)])] if rows else []
 
 
 def _differences(table: Table) -> list[tuple[Part, list[tuple[str, str]]]]:

@@ -69,8 +69,8 @@ class Run:
         epochs: how many were trained; ``best_epoch``: the one that was tested, from 1; None if the model has no epochs.
         device: in words; ``versions``: of the packages.
         settings: the options of this run that were given, by name, as in a config file.
-        data: size of the data set, filters and ``eval_args``, see :func:`~recbole_vae.compare.description.data`; empty in
-            results of older versions.
+        data: size of the data set, filters and ``eval_args``, see :func:`~recbole_vae.compare.description.data`, and the
+            ``checks`` of the split, see :func:`~recbole_vae.compare.checks.measure`; empty in results of older versions.
         trials: of tuning, if any: ``settings``, ``valid``, ``status`` and ``seconds`` of each.
         split_hash: SHA-256 of the interactions of each part.
         lists: of lists of another tool, the ``file`` and its ``sha256``; empty for a model.

@@ -6,14 +6,17 @@ import csv
 import io
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
+from recbole_vae.compare import groups
 from recbole_vae.compare.analysis import Table, Test
 from recbole_vae.compare.cells import Cell, caption, costs, parts, remarks, settings
+from recbole_vae.compare.checklist import answers
 from recbole_vae.compare.results import Comparison, Run
 from recbole_vae.errors import RecBoleVAEError
 
@@ -58,6 +61,15 @@ def markdown(tables: Sequence[Table], comparison: Comparison) -> str:
                 "",
             ]
         lines += [*(f"- {each.translate(_MARKDOWN)}" for each in remarks(table, comparison)), ""]
+    return "\n".join(lines)
+
+
+def checklist_md(tables: Iterable[Table], comparison: Comparison) -> str:
+    """Return the reviewer's checklist of each table as Markdown."""
+    lines = ["# Reviewer's checklist", ""]
+    for table in tables:
+        rows = [f"| {item} | {answer.translate(_MARKDOWN)} |" for item, answer in answers(table, comparison)]
+        lines += [f"## {table.name.translate(_MARKDOWN)}", "", "| Item | Answer |", "|---|---|", *rows, ""]
     return "\n".join(lines)
 
 
@@ -143,11 +155,14 @@ def _test_values(test: Test) -> list[Any]:
 
 
 def table_csv(tables: Iterable[Table]) -> str:
-    """Return one line for each row and metric (costs too): mean, deviation, and the number of seeds they are of."""
+    """Return one line for each row and metric (costs too): mean, deviation, the number of seeds they are of, and rank."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["dataset", "protocol", "label", "model", "metric", "mean", "deviation", "seeds", "of_seeds", "status"]
+        [
+            *("dataset", "protocol", "label", "model", "metric", "mean", "deviation", "seeds", "of_seeds", "status"),
+            *("rank", "rank_low", "rank_high"),
+        ]
     )
     for table in tables:
         for row in table.rows:
@@ -157,9 +172,9 @@ def table_csv(tables: Iterable[Table]) -> str:
             names = dict.fromkeys([*table.metrics, *(name for run in row.done for name in run.test)])
             for name in names:
                 mean, deviation = row.over_seeds(name) or (None, None)
-                writer.writerow([*start, name, mean, deviation, *end])
+                writer.writerow([*start, name, mean, deviation, *end, *table.ranks.get((row.label, name), (None,) * 3)])
             for name in ("seconds", *costs(table), "best_epoch"):
-                writer.writerow([*start, name, row.mean(name), None, *end])
+                writer.writerow([*start, name, row.mean(name), None, *end, None, None, None])
     return out.getvalue()
 
 
@@ -174,6 +189,30 @@ def tests_csv(tables: Iterable[Table]) -> str:
             for test in tests.values():
                 start = [table.dataset, table.protocol, family, test.metric, test.label]
                 writer.writerow([*start, *_test_values(test)])
+    return out.getvalue()
+
+
+def groups_csv(tables: Iterable[Table]) -> str:
+    """Return one line for each row, metric and group of users by history length, and for each row and group of items."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    ends = ["history_low", "history_high", "users", "popularity", "items", "relevant"]
+    writer.writerow(["dataset", "protocol", "label", "groups", "group", *ends, "metric", "mean", "standard_error"])
+    for table in tables:
+        rows = [row for row in table.rows if row.done]
+        k = max((int(at) for name in table.metrics if (at := name.partition("@")[2])), default=0)
+        counts: Counter[tuple[str, ...]] = Counter()
+        for user in groups.by_history(rows, table.seeds, table.tested) if rows else ():
+            counts[user.label, user.metric] += 1
+            start = [table.dataset, table.protocol, user.label, "users by history", counts[user.label, user.metric]]
+            writer.writerow(
+                [*start, user.low, user.high, user.users, None, None, None, user.metric, user.mean, user.error]
+            )
+        for item in groups.by_popularity(rows):
+            counts[(item.label,)] += 1
+            start = [table.dataset, table.protocol, item.label, "items by popularity", counts[(item.label,)]]
+            sizes = [item.popularity, item.items, item.relevant]
+            writer.writerow([*start, None, None, None, *sizes, f"recall@{k}", item.recall, None])
     return out.getvalue()
 
 

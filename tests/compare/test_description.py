@@ -52,10 +52,11 @@ def test_a_split_in_words(eval_args: dict[str, Any], words: str) -> None:
 
 
 def test_candidates_in_words() -> None:
-    assert description._candidates("full") == "all items but those of the user's training history"
-    assert description._candidates({"valid": "full", "test": "full"}) == description._candidates("full")
-    assert description._candidates({"valid": "full", "test": "uni100"}) == (
-        "all items but those of the user's training history (validation), for each relevant item 100 others, drawn uniformly"
+    known = "all items but those that the user has in training, or, in the test, in validation"
+    assert description._candidates("full", "training") == known
+    assert description._candidates({"valid": "full", "test": "full"}, "training") == known
+    assert description._candidates({"valid": "full", "test": "uni100"}, "fold-in") == (
+        "all items but those of the user's fold-in (validation), for each relevant item 100 others, drawn uniformly"
     )
 
 
@@ -70,7 +71,7 @@ def test_every_output_says_it(tmp_path: Path) -> None:
     expected = (
         "Data: 943 users, 1,682 items, 80,000 interactions (density 5.04%), after val_interval: {'rating': '[3,inf)'}. "
         "Split: 8:1:1 of the interactions of each user, at random; seeds 1 to 3. "
-        "Candidates: all items but those of the user's training history."
+        "Candidates: all items but those that the user has in training, or, in the test, in validation."
     )
     words = cells.caption(found[0], made)
     assert expected in words

@@ -292,6 +292,17 @@ def test_the_split_that_is_written_is_that_of_the_models(
 
 
 @pytest.mark.usefixtures("here")
+def test_a_folder_with_another_split_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "--models=EASE", *SMALL, "--export-split=splits"]
+    assert main(words) == main(words) == 0  # the same split may be written again
+    write_inter(random_rows(seed=1))
+    before = Path("splits/tiny-default-2020/train.csv").read_bytes()
+    assert main(words) == 1
+    assert "another split is in the folder" in capsys.readouterr().err
+    assert Path("splits/tiny-default-2020/train.csv").read_bytes() == before
+
+
+@pytest.mark.usefixtures("here")
 def test_ratings_and_times_are_written_as_they_are() -> None:
     rows = [(*row, 1 + place % 5, 10.5 + place) for place, row in enumerate(random_rows())]
     write_inter(rows, columns="user_id:token\titem_id:token\trating:float\ttimestamp:float")
@@ -343,7 +354,9 @@ def test_lists_of_implicit_stand_in_the_table(capsys: pytest.CaptureFixture[str]
     assert f"{np.mean(list(expected.values())):.4f}" in row
     costs = next(line for line in text[text.index("Costs") :].splitlines() if line.startswith(label))
     assert costs.split()[-4:] == ["–"] * 4
-    assert f"Other tools: {label}: lists that other tools made for these splits" in " ".join(text.split())
+    assert f"Other tools: lists that were made elsewhere for these splits are in the rows {label}, and" in " ".join(
+        text.split()
+    )
     for name in ("table.md", "report.html"):
         page = Path("o", name).read_text().replace("\\", "")
         assert (

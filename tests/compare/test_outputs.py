@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from scipy import stats
 
-from recbole_vae.compare import provenance, tables
+from recbole_vae.compare import provenance, report, tables
 from recbole_vae.compare.analysis import Table, cubes
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.cells import duration, number, parts, remarks
@@ -215,6 +216,58 @@ def test_csv(small: Comparison, found: list[Table]) -> None:
     assert all(float(r["difference_low"]) <= float(r["difference"]) <= float(r["difference_high"]) for r in tests)
 
 
+def test_ranks_stand_in_the_table_and_in_the_report(small: Comparison, found: list[Table]) -> None:
+    rows = [r for r in csv.DictReader(tables.table_csv(found).splitlines()) if r["protocol"] == found[0].protocol]
+    ndcg = {r["label"]: r for r in rows if r["metric"] == "ndcg@10"}
+    done = found[0].best["ndcg@10"]
+    assert [ndcg[label]["rank"] for label in done] == [str(place) for place in range(1, len(done) + 1)]
+    assert ndcg["NGCF"]["rank"] == ndcg["NGCF"]["rank_high"] == ""
+    for label in done:
+        low, rank, high = (int(ndcg[label][name]) for name in ("rank_low", "rank", "rank_high"))
+        assert 1 <= low <= rank <= high <= len(done)
+    assert ndcg["Pop"]["rank_low"] == str(len(done))
+    assert any(ndcg[label]["rank_low"] != ndcg[label]["rank_high"] for label in done)
+    assert {r["rank"] for r in rows if r["metric"] in ("itemcoverage@10", "seconds")} == {""}
+    page = report.html(found, small)
+    first = ndcg[done[0]]
+    assert re.search(rf'data-value="1">\s*1\s*<small>\[{first["rank_low"]}, {first["rank_high"]}\]</small>', page)
+
+
+def test_groups(small: Comparison, found: list[Table]) -> None:
+    rows = [r for r in csv.DictReader(tables.groups_csv(found).splitlines()) if r["protocol"] == found[0].protocol]
+    own = [run for run in small.runs if (run.label, run.protocol) == ("EASE", found[0].protocol)]
+    assert all(run.users is not None for run in own)
+    frame = pd.concat(
+        pd.DataFrame({"user": run.users.ids, "length": run.users.history_length, **run.users.metrics})
+        for run in own
+        if run.users is not None
+    )
+    users = frame.groupby("user").mean()
+    for metric in ("ndcg@10", "recall@10"):
+        groups = [r for r in rows if (r["label"], r["metric"], r["groups"]) == ("EASE", metric, "users by history")]
+        assert [r["group"] for r in groups] == ["1", "2", "3", "4", "5"]
+        assert sum(int(r["users"]) for r in groups) == len(users)
+        ends = [float(r[name]) for r in groups for name in ("history_low", "history_high")]
+        assert ends == sorted(ends)
+        assert (ends[0], ends[-1]) == (users["length"].min(), users["length"].max())
+        for r in groups:
+            inside = users[users["length"].between(float(r["history_low"]), float(r["history_high"]))][metric]
+            assert len(inside) == int(r["users"])
+            assert float(r["mean"]) == pytest.approx(inside.mean())
+            assert float(r["standard_error"]) == pytest.approx(inside.sem())
+    items = [r for r in rows if (r["label"], r["groups"]) == ("EASE", "items by popularity")]
+    assert [r["group"] for r in items] == ["1", "2", "3", "4", "5"]
+    for r, *same in zip(items, *(run.by_popularity for run in own), strict=True):
+        assert r["metric"] == "recall@10"
+        for column, name in (
+            ("mean", "recall"),
+            ("items", "items"),
+            ("popularity", "popularity"),
+            ("relevant", "relevant"),
+        ):
+            assert float(r[column]) == pytest.approx(np.mean([each[name] for each in same]))
+
+
 def test_parquet(small: Comparison, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     few = make_run("ItemKNN", "held-out users", 9, 7, 0.2, True, 1)
@@ -310,7 +363,8 @@ def test_partial_results_are_written(small: Comparison, keep: str, tmp_path: Pat
     pytest.importorskip("pyarrow")
     comparison = partial(small, keep)
     text = write(comparison, tmp_path / "out" / "here")
-    names = ["per_user.parquet", "report.html", "settings.yaml", "table.csv", "table.md", "table.tex", "tests.csv"]
+    names = ["checklist.md", "groups.csv", "per_user.parquet", "report.html", "settings.yaml"]
+    names += ["table.csv", "table.md", "table.tex", "tests.csv"]
     assert sorted(each.name for each in (tmp_path / "out" / "here").iterdir()) == names
     expected = {
         "none": "No run is finished yet.",

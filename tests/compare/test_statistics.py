@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recbole_vae.compare.statistics import effects, over_seeds, pair, randomisation_test, wilcoxon
+from recbole_vae.compare.statistics import effects, over_seeds, pair, randomisation_test, ranks, wilcoxon
 from recbole_vae.errors import DataError
 from recbole_vae.evaluation.holm import holm
 
@@ -173,3 +173,33 @@ def test_intervals_cover_the_truth() -> None:
     ends = effects(d, d + 2, samples=400).difference[1:]
     covered = int(((ends[0] <= 0.1) & (ends[1] >= 0.1)).sum())
     assert 0.91 * 1000 <= covered <= 0.98 * 1000
+
+
+def test_ranks_agree_with_a_bootstrap_written_out() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.random((4, 2, 30)) + np.array([0.0, 0.02, 0.3, 0.04])[:, None, None]
+    values[:, 1, 20:] = np.nan  # with the second seed, fewer users
+    values[3, 1] = np.nan  # a row that has one seed only
+    found = ranks(values, samples=300, seed=1)
+    drawn = np.random.default_rng(1).integers(30, size=(300, 30))
+
+    def of(users: np.ndarray) -> list[int]:
+        means = [
+            np.mean([np.nanmean(seed[users]) for seed in row if not np.isnan(seed[users]).all()]) for row in values
+        ]
+        return [1 + sum(other > mean for other in means) for mean in means]
+
+    expected = np.array([of(users) for users in drawn])
+    assert found[0].tolist() == of(np.arange(30))
+    assert found[1].tolist() == [sorted(row)[round(0.025 * 300 + 0.4999) - 1] for row in expected.T]
+    assert found[2].tolist() == [sorted(row)[round(0.975 * 300 + 0.4999) - 1] for row in expected.T]
+    assert (found[1][2], found[2][2]) == (1, 1)
+    assert found[1][0] < found[2][0]
+
+
+def test_equal_rows_share_their_rank_and_a_row_without_values_has_none() -> None:
+    one = np.random.default_rng(0).random((1, 2, 20))
+    found = ranks(np.concatenate([one, one[:, ::-1], one - 1]))  # the same values with other seeds
+    assert [each.tolist() for each in found] == [[1, 1, 3]] * 3
+    with pytest.raises(DataError, match="a row without a value"):
+        ranks(np.concatenate([one, one * np.nan]))
