@@ -45,7 +45,7 @@ def labelled_files(words: list[str]) -> str:
 def parser() -> Parser:
     """Declare the options; a plan's file may have all of them, and checks them again."""
     parser = Parser(
-        "compare", SUMMARY, "--out=DIR [--models=A,B] [--config=PLAN.yaml] [--lists LABEL=FILE] [--OPTION=VALUE ...]",
+        "compare", SUMMARY, "--out=DIR [--models=A,B] [--config=PLAN.yaml] [--OPTION=VALUE ...]",
         free=True,
         epilog="Needs pip install 'recbole_vae[compare]'. "
         "Each run has a process of its own. An interrupted comparison continues with the same command; rows, seeds and "
