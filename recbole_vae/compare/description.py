@@ -98,7 +98,8 @@ def _split(eval_args: Mapping[str, Any]) -> str:
             if others == ALL
             else f"of the others {_split({**eval_args, 'split': others})}"
         )
-        return f"the interactions of {' and '.join(map(str, split['HI']))} items for validation and test; {rest}"
+        held_out = " and ".join(f"{each:.0%}" if isinstance(each, float) else str(each) for each in split["HI"])
+        return f"the interactions of {held_out} of the items for validation and test; {rest}"
     kind, how = next(iter(split.items()))
     by_time = eval_args.get("order") == "TO"
     within = "of each user" if eval_args.get("group_by") == "user" else "of all users together"

@@ -51,6 +51,7 @@ def markdown(tables: Sequence[Table], comparison: Comparison) -> str:
         for part in parts(table):
             rows = [[label.translate(_MARKDOWN), *map(_markdown, cells)] for label, cells in part.rows]
             align = ["left", *["right"] * len(part.headers)]
+            lines += [f"**{part.title}**", ""]
             lines.append(tabulate(rows, ["", *part.headers], "pipe", disable_numparse=True, colalign=align))
             lines.append("")
         lines += [caption(table, comparison).translate(_MARKDOWN), ""]

@@ -313,7 +313,10 @@ def _not_text(path: str | Path, line: int, encoding: str, error: UnicodeError) -
         getattr(error, "encoding", encoding),
         getattr(error, "reason", error),
     )  # UTF-16 without its mark has none
-    return f"{path}, line {line}: not text of encoding {encoding} ({reason}); set the option encoding to {meant}."
+    return (
+        f"{path}, line {line}: not text of encoding {encoding} ({reason}); save it as {encoding}, or train with the option "
+        f"encoding set to {meant}."
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -146,7 +146,9 @@ class FeatureSpace:
             else:
                 blocks.append(block)
         if not blocks:
-            raise ConfigError(f"item_features: {', '.join(entries)} of {table.path} say nothing about another item.")
+            raise ConfigError(
+                f"item_features: no field of {', '.join(entries)} in {table.path} says anything about another item."
+            )
         return cls(blocks, form)
 
     @property
@@ -270,6 +272,12 @@ def features_of(dataset: Any, entries: Sequence[str]) -> ItemFeatures | None:
         raise DataError(f"item_features: {path} has none of the data set's items, such as '{ids[0]}'.")
     if unknown:
         getLogger().warning(f"item_features: {unknown} of {len(rows)} items are not in {path.name}.")
+    others = len(table.ids) - (len(rows) - unknown)
+    if others:
+        getLogger().info(
+            f"item_features: {others} items of {path.name} are not in the data set, for nobody has them. "
+            f"--new_items={path} scores them, too, when the model is used."
+        )
     table = table.taken(ids, rows)
     warm = np.unique(padding.columns(np.asarray(dataset.inter_feat[dataset.iid_field]))).tolist()
     known = table.taken([ids[row] for row in warm], warm)
@@ -306,9 +314,10 @@ def _numbers(table: ItemTable, name: str, kind: str, separator: str) -> list[Any
         except ValueError:
             numbers = np.array([math.nan])
         if not np.isfinite(numbers).all() or (kind == "float" and len(numbers) != 1):
+            what = "a number" if kind == "float" else f"a list of numbers with '{separator}' between them"
             raise DataError(
-                f"{table.where(row)}: {str(cell)[:80]!r} in '{name}' is not a number. Correct it, leave it empty, or read the "
-                f"field as another kind: {name}:token or {name}:text."
+                f"{table.where(row)}: {str(cell)[:80]!r} in '{name}' is not {what}. Correct it or leave it empty; or train with "
+                f"the field as another kind, item_features: {name}:token or {name}:text."
             )
         found.append(float(numbers[0]) if kind == "float" else numbers)
     return found

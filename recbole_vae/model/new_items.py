@@ -77,7 +77,7 @@ class NewItems:
         self.feature_strengths, strengths = strengths, strengths or starting_strengths(self.features)
         warm = self.histories.counts(self.n_real_items).cpu().numpy() > 0
         self._used, self._is_cold = strengths, torch.from_numpy(~warm).to(self.device)
-        table = self.features.space.weighted(self.features.table, strengths.fields)
+        table = self.weighted(self.features.table)
         self.regression = ScoreRegression(table, warm, strengths.l2, strengths.spread)
         cold = (~warm).nonzero()[0]
         self._cold = self.regression.of(table[cold]).to(self.device) if len(cold) else None
@@ -132,10 +132,14 @@ class NewItems:
                 f"new items are scored from their features, and this {type(self).__name__} was trained without: train it with "
                 "item_features, such as --item_features=genre,release_year."
             )
-        table = self.features.space.weighted(features, self._used.fields)
-        made = self.regression.of(table).to(self.device)  # which may fail for lack of memory
+        made = self.regression.of(self.weighted(features)).to(self.device)  # which may fail for lack of memory
         self._forget_new()
         self._new, self.n_new, self._bonus = made, features.shape[0], bonus
+
+    def weighted(self, features: csr_matrix) -> csr_matrix:
+        """Return features as they count: an item whose fields all count for nothing has none."""
+        assert self.features is not None
+        return self.features.space.weighted(features, self._used.fields)
 
     def alike(self, item: int, k: int) -> list[tuple[int, float]]:
         """Return the warm items of which a cold or new item's scores are made: those of the largest positive weight.

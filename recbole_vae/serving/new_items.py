@@ -39,7 +39,7 @@ class Added:
         new: items that the model was not trained with; those of an earlier call have the features of this one now.
         known: items that it was trained with, which stay as they are.
         changed: of these, how many have other features than in training; they count once it is trained again.
-        without_features: new items of which nothing is known. They are scored as an average item.
+        without_features: new items of which nothing is known that counts. They are scored as an average item.
         unknown_values: values of the new items that training did not have, or for one item alone, such as ``genre=Western``,
             and how many items have each. They have no effect.
     """
@@ -95,7 +95,7 @@ def of(recommender: Recommender, source: Source, bonus: float) -> tuple[list[str
     columns = [trained[table.ids[row]] for row in known]
     gaps = abs(encoded[known] - model.features.table[columns])
     changed = int((gaps.max(1).toarray() > _SAME).sum()) if known else 0
-    without = int((np.diff(of_new.indptr) == 0).sum())
+    without = int((np.diff(model.weighted(of_new).indptr) == 0).sum())
     unknown = space.unknown(table.taken([table.ids[row] for row in new], new))
     return list(rows), features[list(rows.values())], Added(len(new), len(known), changed, without, unknown)
 
@@ -125,7 +125,9 @@ def _of_columns(source: Any, space: FeatureSpace) -> ItemTable:
     for name in (space.form.item_field, *fields):
         if name not in source:
             given = ", ".join(map(str, source))[:200]
-            raise DataError(f"the table of new items has no column '{name}'. It has: {given}.")
+            typed = any(str(column).startswith(f"{name}:") for column in source)
+            hint = " Name the columns without types." if typed else ""
+            raise DataError(f"the table of new items has no column '{name}'. It has: {given or 'none'}.{hint}")
         if isinstance(source[name], str) or not isinstance(source[name], Iterable):
             raise DataError(f"the table of new items: '{name}' must be a list with a value for each item.")
         columns[name] = list(source[name])

@@ -250,8 +250,7 @@ class Recommender:
     def add_items(self, source: Source, bonus: float = 0.0) -> Added:
         """Let new items be recommended, and be in histories: they are scored from their features, without training again.
 
-        No other thread may use the recommender meanwhile, and a :class:`Selection` that was made before is of no use after. A
-        server loads another one, adds the items, and swaps the two.
+        No other thread may use the recommender meanwhile. A server loads another one, adds the items, and swaps the two.
 
         Args:
             source: path of an ``.item`` file, or a mapping or DataFrame with a column for each field of ``item_features``, and
@@ -262,7 +261,8 @@ class Recommender:
         Raises:
             ConfigError: the model was trained without ``item_features``, the source lacks a field, or ``bonus`` is not a number
                 from -1000 to 1000.
-            DataError: see :func:`~recbole_vae.serving.new_items.read`; or a feature is not what it was in training.
+            DataError: a file is missing, empty or damaged; a table lacks a column or is empty; an item has no id, or stands there
+                twice with different features; or a field has another type than in training.
         """
         from recbole_vae.serving import new_items  # not at the top: it needs pandas
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
@@ -33,8 +33,25 @@ _ROUNDS = 2
 Table = NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How well items that stand for new ones are ranked.
+
+    Attributes:
+        users: how many judged; 0 if nobody could.
+        score: mean NDCG@20 of the folds.
+        chance: the same of a random order, on average.
+        helps: whether the score is above chance by more than two standard errors over the folds.
+    """
+
+    users: int = 0
+    score: float = 0.0
+    chance: float = 0.0
+    helps: bool = False
+
+
 @torch.no_grad()
-def choose_strengths(model: HistoryRecommender) -> tuple[Strengths, float, int]:
+def choose_strengths(model: HistoryRecommender) -> tuple[Strengths, Judged]:
     """Choose the ridge and the weight of each field by how well they rank items that stand for new ones.
 
     A fifth of the items is taken out of the histories of up to 2 000 users. The model scores what is left of these, and the
@@ -48,14 +65,13 @@ def choose_strengths(model: HistoryRecommender) -> tuple[Strengths, float, int]:
         model: a trained model with features, in evaluation mode.
 
     Returns:
-        The strengths, the mean NDCG@20 of their rankings, and the number of users. Without any user to judge by: those that
-        training began with, 0 and 0.
+        The strengths, and how well they rank. Without any user to judge by: the strengths that training began with.
     """
     assert model.features is not None
     best = starting_strengths(model.features)
     samples = [sample for sample in map(_Sample, repeat(model), range(_FOLDS)) if sample.users]
     if not samples:
-        return best, 0.0, 0
+        return best, Judged()
     scores = _measured(samples, best)
     for _ in range(_ROUNDS):
         before = best
@@ -68,16 +84,30 @@ def choose_strengths(model: HistoryRecommender) -> tuple[Strengths, float, int]:
                         replace(best, l2=value) if name is None else replace(best, fields={**best.fields, name: value})
                     )
                     found = _measured(samples, other)
-                    gain = found - scores
-                    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
-                    if gain.mean() <= error:
+                    if not _is_above(found, scores):
                         break
                     best, scores = other, found
         if best == before:
             break
+    chance = np.array([sample.chance() for sample in samples])
+    judged = Judged(
+        max(sample.users for sample in samples),
+        float(scores.mean()),
+        float(chance.mean()),
+        _is_above(scores, chance, 2),
+    )
+    if not judged.helps:  # scores that say nothing must not stand out
+        return best, judged
     variances = np.array([sample.variances(best) for sample in samples]).mean(0)
     spread = float((variances[0] / variances[1]) ** 0.5) if variances.all() else 1.0
-    return replace(best, spread=max(1.0, spread)), float(scores.mean()), max(sample.users for sample in samples)
+    return replace(best, spread=max(1.0, spread)), judged
+
+
+def _is_above(scores: Table, others: Table, errors: float = 1) -> bool:
+    """Return whether scores of the folds are above others by more than so many standard errors of the difference."""
+    gain = scores - others
+    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
+    return bool(gain.mean() > errors * error)
 
 
 def _measured(samples: Sequence[_Sample], strengths: Strengths) -> Table:
@@ -134,6 +164,12 @@ class _Sample:
         best = np.argpartition(-made, min(_K, made.shape[1]) - 1, axis=1)[:, :_K]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(made, best, 1), 1, kind="stable"), 1)
         return float(ndcg(np.take_along_axis(self._relevant, best, 1), self._relevant.sum(1)).mean())
+
+    def chance(self) -> float:
+        """Return the mean NDCG@20 of a random order of these items: its expectation."""
+        n_items, relevant = self._relevant.shape[1], self._relevant.sum(1)
+        gains = np.cumsum(1 / np.log2(np.arange(2, min(_K, n_items) + 2)))
+        return float((relevant / n_items * gains[-1] / gains[np.minimum(relevant, len(gains)) - 1]).mean())
 
     def variances(self, strengths: Strengths) -> tuple[float, float]:
         """Return the mean over users of the variance over these items, of the model's scores and of those that are made."""

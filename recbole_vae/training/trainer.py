@@ -212,15 +212,21 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
     def _calibrate(self) -> None:
         """Choose the strengths by which items without interactions are scored, and log them."""
         self.model.eval()
-        strengths, score, users = choose_strengths(self.model)
+        strengths, judged = choose_strengths(self.model)
         self.model.regress(strengths)
-        if not users:
+        if not judged.users:
             self.logger.warning("Too few interactions to choose how new items are scored, so the defaults hold.")
             return
+        how = f"NDCG@20 of {judged.users} users: {judged.score:.4f}, and {judged.chance:.4f} for a random order"
         self.logger.info(
-            f"New items are scored by {strengths}: NDCG@20 {score:.4f} of {users} users, for a fifth of the items, as if these "
-            "were new, among themselves; too high for new ones, for the model knows these."
+            f"New items are scored by {strengths}. A fifth of the items was ranked as if it were new: {how}. For items that "
+            "are new it is lower, because the model was trained with these."
         )
+        if not judged.helps and self.model.features is not None:
+            self.logger.warning(
+                f"item_features: {', '.join(self.model.features.space.fields)} say nothing about what users like ({how}), so "
+                "new items are scored nearly alike."
+            )
 
     def _follow(self, recipe: Recipe) -> None:
         """Prepare to repeat an earlier run without a validation part: what that decided is read from its checkpoint."""

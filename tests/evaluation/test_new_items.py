@@ -257,7 +257,8 @@ def test_a_comparison_has_all_three_in_its_tables_and_tests_them_over_the_users_
     assert "Warm items: tiny" in words
     flat = " ".join(words.split())
     assert (
-        "the interactions of 10 and 12 items for validation and test; of the others 6:2:2 of the interactions" in flat
+        "the interactions of 10 and 12 of the items for validation and test; of the others 6:2:2 of the interactions"
+        in flat
     )
     assert "Users without such an item to be found do not count there." in flat
     assert r"\label{tab:tiny-1-cold}" in tables.latex([table], comparison)

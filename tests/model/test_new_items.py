@@ -174,12 +174,13 @@ def test_strengths_follow_what_the_features_say(build: Builder, monkeypatch: pyt
     bad = Strengths(3.0, {"group": 0.03, "noise": 3.0})
     monkeypatch.setattr("recbole_vae.training.cold.starting_strengths", lambda features: bad)
     monkeypatch.setattr("recbole_vae.training.cold._K", 2)  # of four or five items
-    strengths, score, users = choose_strengths(run.model.eval())
-    assert users > 20
+    strengths, judged = choose_strengths(run.model.eval())
+    assert judged.users > 20
+    assert judged.helps
     with torch.no_grad():
         samples = [_Sample(run.model, fold) for fold in range(5)]
-    assert score == pytest.approx(np.mean([sample.measured(strengths) for sample in samples]))
-    assert score > np.mean([sample.measured(bad) for sample in samples]) + 0.05
+    assert judged.score == pytest.approx(np.mean([sample.measured(strengths) for sample in samples]))
+    assert judged.score > np.mean([sample.measured(bad) for sample in samples]) + 0.05
     cold = scores_of(run, slice(1, 60))[:, ids(run, "i22", "i23")]
     histories = run.model.histories
     odd = ids(run, *(f"i{item}" for item in range(1, 22, 2)))
@@ -188,6 +189,36 @@ def test_strengths_follow_what_the_features_say(build: Builder, monkeypatch: pyt
         is_odd[histories.indptr[user] : histories.indptr[user + 1]].mean() for user in range(1, 60)
     ])  # fmt: skip
     assert ((cold[:, 1] > cold[:, 0]) == (share > 0.5)).float().mean() > 0.9
+
+
+def test_features_that_say_nothing_do_not_stand_out(
+    build: Builder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("recbole_vae.training.cold._K", 2)
+    with caplog.at_level(logging.WARNING):
+        run = run_of(build, epochs=30, learning_rate=0.01, stopping_step=0, item_features=["noise"])
+        run.fit()
+    assert run.model.feature_strengths == Strengths(3.0, {"noise": 1.0}, 1.0)
+    assert "item_features: noise say nothing about what users like" in caplog.text
+
+
+def test_chance_is_the_mean_of_random_orders(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_vae.training.cold._K", 3)
+    run = run_of(build, epochs=1)
+    with torch.no_grad():
+        sample = _Sample(run.model.eval(), 0)
+    rng, relevant = np.random.default_rng(0), sample._relevant
+    orders = [rng.permuted(relevant, axis=1)[:, :3] for _ in range(3_000)]
+    assert sample.chance() == pytest.approx(np.mean([ndcg(each, relevant.sum(1)).mean() for each in orders]), rel=0.01)
+
+
+def test_items_that_nobody_has_are_counted(build: Builder, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_data()
+    with Path(path, "tiny", "tiny.item").open("a") as file:
+        file.write("new1\teven\t1\nnew2\todd\t1\n")
+    with caplog.at_level(logging.INFO):
+        build("MultVAE", "tiny", data_path=path, benchmark_filename=["train", "valid", "test"], item_features=["group"])
+    assert "2 items of tiny.item are not in the data set" in caplog.text
 
 
 def test_ndcg_equals_its_definition() -> None:
@@ -275,7 +306,7 @@ def test_a_warm_start_takes_the_features_of_its_own_data(build: Builder) -> None
 def test_made_scores_are_spread_as_the_models_own(build: Builder) -> None:
     run = run_of(build, epochs=30, learning_rate=0.01, stopping_step=0)
     run.fit()
-    strengths, _, _ = choose_strengths(run.model.eval())
+    strengths, _ = choose_strengths(run.model.eval())
     with torch.no_grad():
         own, made = np.mean([_Sample(run.model, fold).variances(strengths) for fold in range(5)], axis=0)
     assert strengths.spread == pytest.approx(max(1.0, (own / made) ** 0.5), rel=1e-5)

@@ -18,6 +18,7 @@ import torch
 from recbole_vae.analysis.explain import Explainer
 from recbole_vae.cli.main import main
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.nn.cold import Strengths
 from recbole_vae.serving import batch
 from recbole_vae.serving.new_items import read
 from recbole_vae.serving.recommender import Recommender
@@ -170,6 +171,14 @@ def test_a_file_a_mapping_and_a_data_frame_are_the_same(multvae: Path, tmp_path:
     # A year that pandas made a float of is a whole number as text, too.
     space = of.model.features.space
     assert read(pd.DataFrame(columns), space).cells["year"] == ["1990", "", "1991"]
+
+
+def test_a_field_that_counts_for_nothing_says_nothing(multvae: Path, tmp_path: Path) -> None:
+    of = Recommender.load(multvae)
+    fields = dict.fromkeys(of.model.features.space.fields, 0.0) | {"genre": 1.0}
+    of.model.regress(Strengths(3.0, fields))
+    file = item_file(tmp_path / "new.item", ["7", "A title", "Comedy", "1990"], ["8", "A title", "", "1990"])
+    assert of.add_items(file).without_features == 1
 
 
 def test_an_item_of_which_nothing_is_known_has_the_mean_score_and_stands_for_nothing(multvae: Path) -> None:
