@@ -131,24 +131,7 @@ for (const button of document.querySelectorAll(".legend button")) {
   });
 }
 
-/* ---- tables: a click on a header sorts ---- */
-for (const button of document.querySelectorAll("thead button")) {
-  button.addEventListener("click", () => {
-    const head = button.closest("th"), body = head.closest("table").tBodies[0];
-    // Numbers start with the largest, names with A.
-    const down = head.cellIndex ? head.getAttribute("aria-sort") !== "descending" : head.getAttribute("aria-sort") === "ascending";
-    for (const each of head.parentNode.cells) each.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = row => row.cells[head.cellIndex].dataset.value;
-    const rows = [...body.rows].sort((a, b) => {
-      const x = key(a), y = key(b);
-      if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
-      const order = head.cellIndex ? x - y : x.localeCompare(y);
-      return down ? -order : order;
-    });
-    body.append(...rows);
-  });
-}
+{% include "tables.js" %}
 
 document.getElementById("theme").addEventListener("click", () => {
   setTheme(root.dataset.theme === "dark" ? "light" : "dark");
