@@ -1,8 +1,8 @@
 """What the build of the documentation adds to the pages: generated parts, and equations as MathML.
 
 ``<!-- generated: NAME ARGUMENT -->`` in a page stands for what the function NAME of ``GENERATED`` returns as Markdown. It takes
-the place of the line that follows, too, if that begins with ``_On the site,``: it is for readers of the source. And
-``<!-- chart: KIND -->`` for a chart of the table that follows.
+the place of the line that follows, too, if that begins with ``_On the site,``: it is for readers of the source.
+``<!-- chart: KIND -->`` stands for a chart of the table that follows, ``<!-- board: PAGE PART -->`` for a part of the board.
 """
 
 from __future__ import annotations
@@ -11,9 +11,27 @@ import re
 from html import unescape
 from typing import Any
 
+import board_pages
 from charts import with_charts
 from generated import GENERATED, with_links
 from latex2mathml.converter import convert
+from mkdocs.structure.files import File
+
+
+def on_config(config: Any, **_: Any) -> Any:
+    """Add the pages of the board's plans to the navigation."""
+    board_pages.made.cache_clear()  # mkdocs serve builds again
+    board_pages.add_to(config.nav)
+    return config
+
+
+def on_files(files: Any, config: Any, **_: Any) -> Any:
+    """Add the pages of the board's plans."""
+    for name in board_pages.made():
+        if name != board_pages.FRONT:
+            place = f"{board_pages.PLACE}/{name}.md"
+            files.append(File.generated(config, place, content=board_pages.of_plan(name)))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -21,7 +39,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return with_charts(
         re.sub(
             r"<!-- generated: (\w+) ?(.*?) -->(?:\n_On the site,.*)?",
-            lambda found: GENERATED[found[1]](found[2]),
+            lambda found: {**GENERATED, "board": board_pages.front}[found[1]](found[2]),
             markdown,
         )
     )
@@ -35,6 +53,7 @@ def on_page_content(html: str, **_: Any) -> str:
         html,
         flags=re.DOTALL,
     )
+    html = re.sub(r"<!-- board: ([\w.-]+) (\w+) -->", lambda found: board_pages.part(found[1], found[2]), html)
     return with_links(html)
 
 

@@ -40,6 +40,7 @@ SHOWN = {"", "text", "csv", "html", "tex", "bibtex"}
 
 SMALLER = {
     "run": ["--epochs=1", "--show_progress=False"],
+    "board": ["--jobs=1"],
     "compare": ["--epochs=1", "--seeds=1", "--jobs=1"],
     "bench": ["--users=60", "--interactions=800", "--seconds=1", "--repeats=1", "--train_batch_size=20", "--threads=1"],
     "generate": ["--users=50"],
@@ -51,6 +52,7 @@ REPLACED = {
     r"--tune=\d+": "--tune=1",
     r"--samples=100": "--samples=3",
     r"trials: \d+": "trials: 1",
+    r"seeds: \d+": "seeds: 1",
     r"\[100, 100\]": "[10, 10]",
     r"\[750, 750\]": "[20, 20]",
     r"--preset=\S+": "--items=80",

@@ -174,3 +174,26 @@ def test_commands_that_are_not_run_are_understood(code: str, monkeypatch: pytest
         if line.startswith("recbole-vae "):
             _, name, *words = shlex.split(line, comments=True)
             module(name).parser().read(words)
+
+
+def test_the_board_is_shown_as_its_archive_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results that are kept load, each page is there, and the kept tests are those of the kept values."""
+    from recbole_vae.compare import analysis, tables
+
+    monkeypatch.syspath_prepend(str(DOCS))
+    pages = load("board_pages")
+    made, front = pages.made(), page("results/board/index.md")
+    names = {path.stem for path in (DOCS / "pages/results/board").glob("*.yaml")}
+    assert set(made) == names | {"index"}
+    assert "<!-- generated: board -->" in front
+    assert "<!-- board: index 0 -->" in pages.front()
+    for name, shown in made.items():
+        for number, section in enumerate(shown.sections):
+            assert f"<!-- board: {name} {number} -->" in (pages.front() if name == "index" else pages.of_plan(name))
+            assert str(section.html) in pages.part(name, str(number))
+    nav: list[Any] = [{"Results": [{"The board": ["results/board/index.md"]}]}]
+    pages.add_to(nav)
+    assert nav[0]["Results"][0]["The board"][1:] == [{name: f"results/board/{name}.md"} for name in sorted(names)]
+    (entry,) = (each for each in pages.board.read(DOCS / "pages/results/board") if each.name == "ml-100k")
+    kept = analysis.tables(entry.comparison, entry.archive.add_tests)
+    assert tables.tests_csv(kept) == tables.tests_csv(analysis.tables(entry.comparison))

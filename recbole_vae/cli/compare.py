@@ -103,6 +103,13 @@ def parser() -> Parser:
     parser.option(
         "--tune", kind=whole(0), metavar="N", help="tune each row with N trials, judged on the validation part"
     )
+    how_to_run(parser)
+    parser.shared("imports")
+    return parser
+
+
+def how_to_run(parser: Parser) -> None:
+    """Declare the options that change how runs are done, and not what comes of them."""
     parser.option("--jobs", kind=whole(), metavar="N", help="number of runs at a time (default: 1)")
     parser.option(
         "--scheduler", metavar="ADDRESS", help="do the runs on the workers of the Dask scheduler at this address"
@@ -123,8 +130,6 @@ def parser() -> Parser:
         "--energy", kind=true_or_false, metavar="True",
         help="measure the energy of each run by codecarbon, without network; needs pip install 'recbole_vae[energy]'",
     )  # fmt: skip
-    parser.shared("imports")
-    return parser
 
 
 def command(options: Options) -> int:
@@ -170,7 +175,7 @@ def _compare(planned: Plan, out: Path, called: str) -> int:
         raise
     print(outputs.write(comparison, out))
     print(f"{out / 'report.html'}: the report, to open in a browser", file=sys.stderr)
-    return int(any(run.status not in (results.DONE, results.REFUSED) for run in comparison.runs))
+    return int(any(run.status not in results.SETTLED for run in comparison.runs))
 
 
 def _text(value: object, words: list[str]) -> str:

@@ -18,7 +18,7 @@ from recbole_vae.storage.files import silence, standard_output
 
 COMMANDS = {
     "Train": ("run", "prepare", "refit", "exec"),
-    "Compare": ("compare", "bench"),
+    "Compare": ("compare", "board", "bench"),
     "Use": ("recommend", "explain", "serve", "export"),
     "Understand": ("latent", "uncertainty", "generate", "evaluate", "compare-lists"),
 }
@@ -96,7 +96,7 @@ def module(command: str) -> ModuleType:
 
 
 def _help() -> str:
-    lines = ["usage: recbole-vae COMMAND [--OPTION=VALUE ...]", ""]
+    lines = ["usage: recbole-vae COMMAND [--OPTION=VALUE ...]"]
     for group, commands in COMMANDS.items():
         lines += [f"{group}:", *(f"  {name:<14} {module(name).SUMMARY}" for name in commands)]
     return "\n".join([

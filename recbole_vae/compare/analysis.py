@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -163,8 +163,12 @@ def higher_is_better(metric: str) -> bool | None:
     return BEYOND.get(kind_of(base(metric))[1], True)
 
 
-def tables(comparison: Comparison) -> list[Table]:
+def tables(comparison: Comparison, add: Callable[[Table, list[Row]], None] | None = None) -> list[Table]:
     """Compute the tables of a comparison from the runs that are there.
+
+    Args:
+        comparison: its runs and how they are compared.
+        add: adds the tests to a table; :func:`add_tests` unless given.
 
     Raises:
         DataError: a run lacks a metric of the table, or has one that is not a finite number.
@@ -172,10 +176,10 @@ def tables(comparison: Comparison) -> list[Table]:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in comparison.runs:
         groups.setdefault((run.dataset, run.protocol), []).append(run)
-    return [_table(comparison, runs) for runs in groups.values()]
+    return [_table(comparison, runs, add or add_tests) for runs in groups.values()]
 
 
-def _table(comparison: Comparison, runs: list[Run]) -> Table:
+def _table(comparison: Comparison, runs: list[Run], add: Callable[[Table, list[Row]], None]) -> Table:
     rows: dict[str, Row] = {}
     for run in runs:
         rows.setdefault(run.label, Row(run.label)).runs.append(run)
@@ -215,7 +219,7 @@ def _table(comparison: Comparison, runs: list[Run]) -> Table:
         0,
         (min(sizes, default=0), max(sizes, default=0)),
     )
-    _test(table, [row for row in rows.values() if row.done])
+    add(table, [row for row in rows.values() if row.done])
     return table
 
 
@@ -255,8 +259,8 @@ def cubes(rows: Sequence[Row], seeds: Sequence[int], metrics: Sequence[str]) -> 
         yield metric, cube
 
 
-def _test(table: Table, rows: list[Row]) -> None:
-    """Fill in the tests of a table."""
+def add_tests(table: Table, rows: list[Row]) -> None:
+    """Add the tests to a table, from its rows that are done."""
     labels = [row.label for row in rows]
     reference = table.reference
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]

@@ -57,7 +57,7 @@ def _check_identity(plan: Plan, out: Path) -> None:
         return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
-        differences = [each for name in own for each in _differences(name, before[name], own[name])]
+        differences = differing(before, own)
         if differences:
             raise ConfigError(
                 f"--out={out} (command line): another comparison is in this folder: "
@@ -76,6 +76,15 @@ def _anything_done(out: Path) -> bool:
     """Return whether a run or a tuning trial is done; until then, mistakes in the plan can be corrected."""
     results = out.glob("runs/*/result.json")
     return any(out.glob("tuning/*.journal")) or any('"status": "done"' in each.read_text() for each in results)
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what differs between two plans that cannot share a folder, by their :meth:`~.plan.Plan.identity`; [] if they can.
+
+    Raises:
+        KeyError: something of the plan before is missing.
+    """
+    return [each for name in now for each in _differences(name, before[name], now[name])]
 
 
 def _differences(name: str, before: Any, now: Any) -> list[str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,8 @@ TRAINING = {"epochs": 300, "stopping_step": 50, "eval_step": 1}
 
 _NO_DIRECTION = ("giniindex", "averagepopularity", "tailpercentage", "shannonentropy")
 _ROW = ("model", "settings", "label", "space")
+SAID = ("source", "note")
+"""The keys of a published row that are not metrics: where its numbers stand, and why they differ from ours."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -102,6 +105,19 @@ class Plan(Strict):
     alpha: float = Field(0.05, gt=0, lt=1)
     trials: NonNegativeInt = Field(0, description="Trials of tuning for each row; 0: no tuning.")
     spaces: dict[str, Any] = Field({}, description="Search spaces by model, instead of those of properties/hyper.")
+    not_run: dict[str, str] = Field(
+        {},
+        description="Rows that are in the table, but not run: the reason, by label.",
+        json_schema_extra={"words": "a mapping of labels to reasons, lines 'label: reason'"},
+    )
+    published: dict[str, dict[str, dict[str, Any]]] = Field(
+        {},
+        description="Numbers that others published, by protocol and label: `{NDCG@10: 0.29, source: where, note: why it "
+        "differs}`. `recbole-vae board` shows them beside those of the runs.",
+        json_schema_extra={
+            "words": "a mapping of protocols to lines 'label: {NDCG@10: 0.29, source: where it stands}'"
+        },
+    )
     imports: list[str] = Field([], description="Modules that register models.")
     jobs: PositiveInt = Field(1, description="Runs at a time.")
     time_limit: PositiveFloat | None = Field(None, description="Seconds that a run may take.")
@@ -154,6 +170,17 @@ class Plan(Strict):
             raise ValueError(f"it must be the label of a row: {', '.join(labels)}.")
         return reference
 
+    @field_validator("not_run")
+    @classmethod
+    def _are_rows(cls, not_run: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        labels = [row.label for row in info.data["rows"]]
+        for label, reason in not_run.items():
+            if label not in labels:
+                raise ValueError(f"{label} is not the label of a row; the rows are {', '.join(labels)}.")
+            if not reason.strip():
+                raise ValueError(f"{label} needs a reason.")
+        return not_run
+
     @property
     def columns(self) -> list[str]:
         """The columns of the table: the plan's metrics at each k."""
@@ -189,6 +216,10 @@ class Plan(Strict):
         if row.space is not None:
             return row.space, f"rows: {row.label}: space"
         return (self.spaces[row.model], f"spaces: {row.model}") if row.model in self.spaces else None
+
+    def to_run(self) -> list[tuple[str, str, PlanRow]]:
+        """Return those of :meth:`cells` that are to be run."""
+        return [cell for cell in self.cells() if cell[2].label not in self.not_run]
 
     def cells(self) -> list[tuple[str, str, PlanRow]]:
         """Return all of (data set, protocol, row), in the order of the tables."""
@@ -237,12 +268,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def read(file: str | None, options: Mapping[str, str]) -> Plan:
+def run_key(protocol: str, label: str, job: Mapping[str, Any]) -> str:
+    """Return what identifies a run. Two rows may have the same settings, but must not share a folder."""
+    return digest([protocol, label, job])
+
+
+def run_name(protocol: str, label: str, job: Mapping[str, Any]) -> str:
+    """Return the name of a run's folder."""
+    return f"{job['model']}-{job['seed']}-{run_key(protocol, label, job)[:16]}"
+
+
+def read(file: str | None, options: Mapping[str, str], data: bool = True, without: Collection[str] = ()) -> Plan:
     """Read and check a plan.
 
     Args:
         file: YAML, or None.
         options: of the command line, which override the file: keys of the plan, and RecBole's options, which are settings.
+        data: whether the files of data sets and lists must be there, as for a run.
+        without: labels of rows of lists that are left out.
 
     Raises:
         ConfigError: something is missing, unknown or not allowed; the message says where.
@@ -277,7 +320,7 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
             ("datasets", _named_settings(values, where)), ("protocols", values["protocols"] or {"default": {}}),
         )
     }  # fmt: skip
-    rows += _foreign(values, rows, where)
+    rows += [row for row in _foreign(values, rows, where) if row.label not in without]
     of_command = {name: value for name, value in given.items() if name not in KEYS}
     values |= own_settings | {
         "rows": rows,
@@ -291,14 +334,15 @@ def read(file: str | None, options: Mapping[str, str]) -> Plan:
     _check_metrics(plan, where)
     _check_splits(plan, where)
     _check_spaces(plan, where)
-    _check_lists(plan, where)
+    _check_published(plan, where)
+    _check_lists(plan, where, data)
     if plan.energy and (plan.jobs > 1 or plan.scheduler):
         other = "jobs" if plan.jobs > 1 else "scheduler"
         raise ConfigError(
             f"energy ({where('energy')}) and {other} ({where(other)}) cannot be given together: what is measured is the energy "
             f"of the whole machine, so one run must have it for itself. Leave out {other}."
         )
-    for name, settings in plan.datasets.items():
+    for name, settings in plan.datasets.items() if data else ():
         _check_files({**plan.settings, **settings, **plan.options}, name, where)
     return plan
 
@@ -309,6 +353,7 @@ def _above(content: Mapping[str, Any], own: Mapping[str, Any], where: Where) -> 
     values |= own
     if "models" in own:
         values.pop("rows", None)
+        values.pop("not_run", None)  # it is of those rows
     if {"dataset", "datasets"} & set(own):
         kept = _named_settings(content, where)
         chosen = _words(own.get("dataset", own.get("datasets")), "dataset", where)
@@ -387,8 +432,8 @@ def _foreign(values: Mapping[str, Any], rows: Sequence[PlanRow], where: Where) -
     return found
 
 
-def _check_lists(plan: Plan, where: Where) -> None:
-    """Refuse files of lists that are not there, or that would stand for several data sets or protocols."""
+def _check_lists(plan: Plan, where: Where, data: bool) -> None:
+    """Refuse files of lists that would stand for several data sets or protocols, or, if ``data``, that are not there."""
     for row in plan.rows:
         if row.lists is None:
             continue
@@ -404,7 +449,7 @@ def _check_lists(plan: Plan, where: Where) -> None:
                     f"{place}: the plan has several {name}s ({', '.join(there)}), and lists are of one; write {{{name}}} "
                     "where the names of the files differ."
                 )
-        for dataset, protocol, seed in itertools.product(plan.datasets, plan.protocols, plan.seeds):
+        for dataset, protocol, seed in itertools.product(plan.datasets, plan.protocols, plan.seeds) if data else ():
             file = row.file(dataset, protocol, seed)
             if not Path(file).is_file():
                 raise ConfigError(
@@ -477,6 +522,39 @@ def _check_spaces(plan: Plan, where: Where) -> None:
         found = plan.space(row)
         if found is not None:
             check_space(*found, row.model, {"the command line": plan.options, "the row": row.settings}, where)
+
+
+def _check_published(plan: Plan, where: Where) -> None:
+    if plan.published and len(plan.datasets) > 1:
+        raise ConfigError(
+            f"published ({where('published')}): this plan has several data sets, so nobody knows whose numbers these are; "
+            "write a plan for each data set."
+        )
+    metrics = {name.lower(): name for name in (f"{each}@{k}" for each in plan.metrics for k in plan.topk)}
+    for protocol, rows in plan.published.items():
+        if protocol not in plan.protocols:
+            raise ConfigError(
+                f"published: {protocol} ({where(protocol)}): there is no such protocol; there are "
+                f"{', '.join(plan.protocols)}."
+            )
+        for label, said in rows.items():
+            for name, value in said.items():
+                place = f"published: {label}: {name}: {value!r} ({where(name)}) is not allowed"
+                if name in SAID:
+                    if not isinstance(value, str) or not value.strip():
+                        raise ConfigError(f"{place}; it must be a text.")
+                elif name.lower() not in metrics:
+                    raise ConfigError(
+                        f"published: {label}: {name} ({where(name)}): the table has no such metric; it has "
+                        f"{', '.join(metrics.values())}."
+                    )
+                elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                    raise ConfigError(f"{place}; it must be a number.")
+            if "source" not in said or not set(said) - set(SAID):
+                raise ConfigError(
+                    f"published: {label} ({where(label)}): it must have a metric and its source, such as "
+                    f"{{{next(iter(metrics.values()))}: 0.29, source: where it stands}}."
+                )
 
 
 def _check_files(settings: Mapping[str, Any], name: str, where: Where) -> None:

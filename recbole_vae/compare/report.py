@@ -143,7 +143,7 @@ def _plain(value: Any) -> Any:
 
 
 def _table(page: _Page, table: Table, comparison: Comparison) -> _Shown:
-    shown = _Shown(page.heading(2, table.name), table.name, _finding(table))
+    shown = _Shown(page.heading(2, table.name), table.name, finding(table))
     costs = of_costs(table)
     for part in parts(table):
         said: list[tuple[str, str]] = []
@@ -218,7 +218,7 @@ def _sections(page: _Page, table: Table, rows: Sequence[Row], shown: _Shown) -> 
     )
 
 
-def _finding(table: Table) -> str:
+def finding(table: Table) -> str:
     """Say in a sentence who is best, and who might be."""
     order = table.best.get(table.primary, [])
     if not order:

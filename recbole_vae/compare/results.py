@@ -20,7 +20,9 @@ from recbole_vae.errors import DataError
 from recbole_vae.storage.files import write_whole
 
 DONE, FAILED, OUT_OF_MEMORY, TIMED_OUT, REFUSED = "done", "failed", "out of memory", "timed out", "cannot take part"
-WAITING = "not run yet"
+WAITING, NOT_RUN = "not run yet", "not run"
+SETTLED = DONE, REFUSED, NOT_RUN
+"""What a command leaves as it is; all else is tried again."""
 LISTS = "lists"
 """Stands in the place of a model's name where another tool made the lists."""
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from recbole_vae.compare import energy, process
 from recbole_vae.compare.folder import held
-from recbole_vae.compare.plan import Plan, PlanRow, digest
-from recbole_vae.compare.results import DONE, FAILED, LISTS, REFUSED, WAITING, Comparison, Run
-from recbole_vae.compare.tuning import Study, optuna, space_of
+from recbole_vae.compare.plan import Plan, PlanRow, run_key, run_name
+from recbole_vae.compare.results import DONE, FAILED, LISTS, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run
+from recbole_vae.compare.tuning import Study, optuna, space_of, study_name
 from recbole_vae.errors import DataError
 from recbole_vae.options.evaluation import kind_of
 from recbole_vae.serving.batch import cores
@@ -41,8 +41,8 @@ class _PlanCell:
     runs: list[Run] = field(default_factory=list)
 
     def key(self, job: Mapping[str, Any]) -> str:
-        """Return what identifies a run. Two rows may have the same settings, but must not share a folder."""
-        return digest([self.protocol, self.row.label, job])
+        """Return what identifies a run."""
+        return run_key(self.protocol, self.row.label, job)
 
     def refused(self) -> str:
         """Return why the row cannot take part, if a trial found that; else ""."""
@@ -70,12 +70,34 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
         ConfigError: ``out`` is not a folder, belongs to another comparison, or is in use; or a package or scheduler is missing.
         DataError: a result cannot be written.
     """
-    if plan.trials and any(space_of(plan, *cell) for cell in plan.cells()):
+    if any(study_name(plan, *cell) for cell in plan.to_run()):
         optuna()
     if plan.energy:
         energy.check()
     with held(plan, out), _executor(plan) as executor:
         return _Comparing(plan, out, executor).run(command)
+
+
+def comparison_of(plan: Plan, runs: Sequence[Run], command: str) -> Comparison:
+    """Return the comparison of the runs that are there; the others are still to be run, or not at all.
+
+    Args:
+        plan: see :mod:`recbole_vae.compare.plan`.
+        runs: of this plan, in any order, with its labels.
+        command: as in :func:`compare`.
+    """
+    there = {(run.dataset, run.protocol, run.label, run.seed): run for run in runs}
+    found = []
+    for dataset, protocol, row in plan.cells():
+        reason = plan.not_run.get(row.label, "")
+        status = NOT_RUN if reason else WAITING
+        for seed in plan.seeds:
+            run = None if reason else there.get((dataset, protocol, row.label, seed))
+            found.append(run or Run(dataset, protocol, row.label, row.model, seed, status, reason))
+    _compare_splits(found)
+    return Comparison(
+        found, plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials, plan.plain(), command
+    )
 
 
 def export(plan: Plan, out: Path) -> list[Path]:
@@ -104,17 +126,17 @@ class _Comparing:
     def __init__(self, plan: Plan, out: Path, executor: Executor) -> None:
         self.plan, self.out, self.executor = plan, out, executor
         self.pending: dict[Future[dict[str, bytes]], tuple[Any, ...]] = {}
-        self.cells = [_PlanCell(*each) for each in plan.cells()]
+        self.cells = [_PlanCell(*each) for each in plan.to_run()]
         self.folders: set[Path] = set()
         self.bar: Any = None
 
     def run(self, command: str) -> Comparison:
         plan = self.plan
         for cell in self.cells:
-            space = space_of(plan, cell.dataset, cell.protocol, cell.row)
-            if space and plan.trials:
-                key = [cell.key(plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0])), space]
-                file = self.out / "tuning" / f"{digest(key)[:16]}.journal"
+            name = study_name(plan, cell.dataset, cell.protocol, cell.row)
+            if name:
+                space = space_of(plan, cell.dataset, cell.protocol, cell.row)
+                file = self.out / "tuning" / name
                 cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
                 if len(cell.study.trials()) >= plan.trials and cell.study.best() is None and not cell.refused():
                     file.unlink()  # all failed: try again
@@ -149,25 +171,7 @@ class _Comparing:
         return self._comparison(command)
 
     def _comparison(self, command: str) -> Comparison:
-        plan, runs = self.plan, []
-        for cell in self.cells:
-            there = {run.seed for run in cell.runs}
-            waiting = [seed for seed in plan.seeds if seed not in there]
-            runs += cell.runs
-            runs += [
-                Run(cell.dataset, cell.protocol, cell.row.label, cell.row.model, seed, WAITING) for seed in waiting
-            ]
-        _compare_splits(runs)
-        return Comparison(
-            sorted(runs, key=self._place), plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials,
-            plan.plain(), command,
-        )  # fmt: skip
-
-    def _place(self, run: Run) -> tuple[int, ...]:
-        plan, labels = self.plan, [row.label for row in self.plan.rows]
-        places = list(plan.datasets), list(plan.protocols), labels, plan.seeds
-        keys = run.dataset, run.protocol, run.label, run.seed
-        return tuple(each.index(key) for each, key in zip(places, keys, strict=True))  # type: ignore[attr-defined]
+        return comparison_of(self.plan, [run for cell in self.cells for run in cell.runs], command)
 
     def _next(self, cell: _PlanCell) -> Iterator[str]:
         """Start the next tuning trial, or the runs of all seeds. Yield ``kept`` or ``again`` for each that was made before."""
@@ -199,7 +203,7 @@ class _Comparing:
                     self._finish(Run(cell.dataset, "", "", cell.row.model, seed, FAILED, reason), cell, job)
                 )
                 continue
-            folder = self.out / "runs" / f"{cell.row.model}-{seed}-{cell.key(job)[:16]}"
+            folder = self.out / "runs" / run_name(cell.protocol, cell.row.label, job)
             self.folders.add(folder)
             for left in leftovers(folder / "result.json"):
                 left.unlink(missing_ok=True)
@@ -208,7 +212,7 @@ class _Comparing:
                     run = Run.load(folder)
                 except DataError:
                     run = Run(cell.dataset, "", "", cell.row.model, seed, FAILED, "damaged")
-                if run.status in (DONE, REFUSED):
+                if run.status in SETTLED:
                     cell.runs.append(self._finish(run, cell, job))
                     yield "kept"
                     continue
@@ -247,7 +251,7 @@ class _Comparing:
             run = self._finish(run, cell, what)
             run.save(folder)
             cell.runs.append(run)
-            if run.status not in (DONE, REFUSED):
+            if run.status not in SETTLED:
                 self.bar.write(
                     f"{run.label}, seed {run.seed}, {run.dataset}: {run.status}: {run.reason}; log: {folder / 'log.txt'}",
                     file=sys.stderr,

@@ -7,7 +7,7 @@ import io
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from recbole_vae.compare import groups
 from recbole_vae.compare.analysis import Table, Test
 from recbole_vae.compare.cells import Cell, caption, costs, parts, remarks, settings
 from recbole_vae.compare.checklist import answers
-from recbole_vae.compare.results import Comparison, Run
+from recbole_vae.compare.results import Comparison, Run, Users
 from recbole_vae.errors import RecBoleVAEError
 
 
@@ -239,31 +239,48 @@ def per_user_parquet(runs: Sequence[Run]) -> bytes:
     Raises:
         RecBoleVAEError: pyarrow is missing.
     """
-    pa, writer = parquet()
     done = [run for run in runs if run.users is not None]
-    names = dict.fromkeys(name for run in done for name in run.users.metrics)  # type: ignore[union-attr]
+    names = list(dict.fromkeys(name for run in done for name in run.users.metrics))  # type: ignore[union-attr]
+    keys = ("dataset", "protocol", "label", "seed")
+    named = [({key: getattr(run, key) for key in keys}, run.users) for run in done if run.users is not None]
+    return users_parquet(named, dict(zip(keys, (str, str, str, int), strict=True)), names)
+
+
+def users_parquet(
+    runs: Sequence[tuple[Mapping[str, Any], Users]], keys: Mapping[str, type], names: Sequence[str]
+) -> bytes:
+    """Return one line for each run and user.
+
+    Args:
+        runs: the values of the first columns, which are the same for all users of a run, and its users.
+        keys: names and types of the first columns, ``str`` or ``int``.
+        names: of the metrics, float64; null where a run did not measure one, or the user does not count.
+
+    Raises:
+        RecBoleVAEError: pyarrow is missing.
+    """
+    pa, writer = parquet()
     words = pa.dictionary(pa.int32(), pa.string())
     schema = pa.schema(
-        [(name, words) for name in ("dataset", "protocol", "label")]
-        + [("seed", pa.int64()), ("user_id", words), ("history_length", pa.int64())]
+        [(name, words if kind is str else pa.int64()) for name, kind in keys.items()]
+        + [("user_id", words), ("history_length", pa.int64())]
         + [(name, pa.float64()) for name in names]
     )
     pieces = []
-    for run in done:
-        users = run.users
-        assert users is not None
+    for values, users in runs:
         size = len(users.ids)
         columns = [
-            pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), pa.array([value], pa.string()))
-            for value in (run.dataset, run.protocol, run.label)
+            pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), pa.array([values[name]], pa.string()))
+            if kind is str
+            else pa.array(np.full(size, values[name], np.int64))
+            for name, kind in keys.items()
         ]
-        columns.append(pa.array(np.full(size, run.seed, np.int64)))
         columns.append(pa.array(users.ids.tolist(), pa.string()).dictionary_encode())
         columns.append(pa.array(users.history_length, pa.int64()))
         for name in names:
-            values = users.metrics.get(name)
+            metric = users.metrics.get(name)
             columns.append(
-                pa.nulls(size, pa.float64()) if values is None else pa.array(values, pa.float64(), from_pandas=True)
+                pa.nulls(size, pa.float64()) if metric is None else pa.array(metric, pa.float64(), from_pandas=True)
             )
         pieces.append(pa.table(columns, schema=schema))
     table = pa.concat_tables(pieces).unify_dictionaries() if pieces else schema.empty_table()

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from recbole_vae.compare.plan import Plan, PlanRow
+from recbole_vae.compare.plan import Plan, PlanRow, digest, run_key
 from recbole_vae.compare.plan_file import YAML
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.options.recbole import properties_folder
@@ -35,6 +35,14 @@ def space_of(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> dict[str,
     space = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML) if path.is_file() else {}
     given = plan.job(dataset, protocol, row, plan.seeds[0])["settings"]
     return {name: each for name, each in space.items() if name not in given}
+
+
+def study_name(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> str:
+    """Return the name of the file of a row's trials; empty if nothing is to be tuned."""
+    if not plan.trials or row.lists is not None or not (space := space_of(plan, dataset, protocol, row)):
+        return ""
+    job = plan.job(dataset, protocol, row, plan.seeds[0])
+    return f"{digest([run_key(protocol, row.label, job), space])[:16]}.journal"
 
 
 def optuna() -> Any:

@@ -151,11 +151,11 @@ def test_who_is_best_is_said_with_what_was_tested() -> None:
     made = make_comparison(seeds=2, users=200, protocols=1)
     made = replace(made, runs=[run for run in made.runs if run.label in ("EASE", "Pop")])
     (table,) = analyse(made)
-    assert "All others differ significantly from it." in report._finding(table)
+    assert "All others differ significantly from it." in report.finding(table)
     without = replace(made, metrics=[*made.metrics, "itemcoverage@10"], primary="itemcoverage@10")
     (table,) = analyse(without)
     assert table.best["itemcoverage@10"]
-    assert "differ" not in report._finding(table)
+    assert "differ" not in report.finding(table)
 
 
 def test_no_empty_sections() -> None:

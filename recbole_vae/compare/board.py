@@ -1,0 +1,212 @@
+"""A board: a folder with plans of comparisons, what is kept of their runs, and the pages that show them.
+
+``NAME.yaml`` is a plan, ``NAME.json`` and ``NAME.parquet`` are its :mod:`~recbole_vae.compare.archive`, ``.work/NAME`` is the
+folder of its comparison, which git ignores, and which is made again from the archive where it is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recbole_vae.compare import archive, plan, runner
+from recbole_vae.compare.analysis import Table
+from recbole_vae.compare.analysis import tables as analyse
+from recbole_vae.compare.archive import Archive
+from recbole_vae.compare.folder import differing
+from recbole_vae.compare.plan import Plan
+from recbole_vae.compare.results import SETTLED, Comparison, Run
+from recbole_vae.errors import ConfigError
+from recbole_vae.options.names import near
+from recbole_vae.options.shell import joined
+from recbole_vae.storage.files import write_whole
+
+FRONT = "index"
+"""Name of the page that shows all plans."""
+
+WORK = ".work"
+_IGNORED = f"# made by recbole-vae board\n{WORK}/\n*.html\n"
+
+
+@dataclass
+class Entry:
+    """A plan of a board, and what is known of it.
+
+    Attributes:
+        name: of its files.
+        plan: as it stands in its file.
+        archive: what is kept of its runs.
+        comparison: those that are shown; ``tables``: made of them. Both are made by :meth:`analyse`.
+    """
+
+    file: Path
+    plan: Plan
+    archive: Archive
+    comparison: Comparison = field(init=False)
+    tables: list[Table] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.comparison = self.archive.comparison(self.plan, self.command)
+
+    @property
+    def name(self) -> str:
+        """The name of the plan's file, without its ending."""
+        return self.file.stem
+
+    @property
+    def command(self) -> str:
+        """The command that makes this comparison by itself, from nothing."""
+        return joined(["recbole-vae", "compare", f"--config={self.file.name}", f"--out={self.name}"])
+
+    @property
+    def left(self) -> int:
+        """Number of runs that are to be done."""
+        return sum(run.status not in SETTLED for run in self.comparison.runs)
+
+    @property
+    def hidden(self) -> int:
+        """Number of runs that are kept and not shown, because they are of other rows, seeds or settings."""
+        return len(self.archive.runs) - len(self.archive.shown(self.plan))
+
+    def analyse(self) -> None:
+        """Make the tables; tests that are not kept are made, which may take minutes, and kept in the archive."""
+        self.comparison = self.archive.comparison(self.plan, self.command)
+        self.tables = analyse(self.comparison, self.archive.add_tests)
+
+    def lists_elsewhere(self) -> list[str]:
+        """Return the rows of other tools' lists that are done, but whose files are not all here, as in a clone."""
+        left = {run.label for run in self.comparison.runs if run.status not in SETTLED}
+        cells = [cell for cell in self.plan.to_run() if cell[2].lists is not None and cell[2].label not in left]
+        missing = [
+            row.label
+            for dataset, protocol, row in cells
+            for seed in self.plan.seeds
+            if not Path(row.file(dataset, protocol, seed)).is_file()
+        ]
+        return list(dict.fromkeys(missing))
+
+    def keep(self, runs: Sequence[Run]) -> None:
+        """Take new runs into the archive, and write it."""
+        self.archive.take(self.plan, runs, self.work)
+        self.archive.write(self.file.parent, self.name)
+
+    @property
+    def work(self) -> Path:
+        """The folder of the comparison."""
+        return self.file.parent / WORK / self.name
+
+
+def read(folder: Path) -> list[Entry]:
+    """Read the plans of a board and what is kept of their runs, in the order of their names.
+
+    Raises:
+        ConfigError: there is no plan, one has a mistake or a name that cannot be that of a page, or two have a data set and
+            protocol in common.
+        DataError: an archive is damaged.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--out={folder} (command line): there is no such folder. A board is a folder with plans.")
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
+    if not files:
+        raise ConfigError(
+            f"--out={folder} (command line): there is no plan in this folder. Write one for each data set, such as "
+            f"{folder / 'ml-100k.yaml'}; see recbole-vae compare --help."
+        )
+    for file in files:
+        _check_name(file)
+    entries = []
+    for file in files:
+        planned = plan.read(str(file), {}, data=False)
+        entries.append(Entry(file, planned, archive.load(folder, file.stem)))
+    _check_cells(entries)
+    return entries
+
+
+def _check_name(file: Path) -> None:
+    if file.suffix == ".yml":
+        raise ConfigError(f"{file}: the name of a plan must end in .yaml; rename it to {file.stem}.yaml.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", file.stem):
+        raise ConfigError(
+            f"{file}: the name of a plan is that of its page, too. It must be made of the letters A to Z, digits, '.', '_' and "
+            "'-', and begin with a letter or digit."
+        )
+    if file.stem.lower() == FRONT:
+        raise ConfigError(f"{file}: {FRONT}.html is the page of all plans; give this plan another name.")
+
+
+def _check_cells(entries: Sequence[Entry]) -> None:
+    """Refuse two plans that have a data set and protocol in common."""
+    owners: dict[tuple[str, str], Path] = {}
+    for entry in entries:
+        for dataset, protocol, _ in entry.plan.cells():
+            other = owners.setdefault((dataset, protocol), entry.file)
+            if other != entry.file:
+                raise ConfigError(
+                    f"{entry.file}: {other} has the data set {dataset} with the protocol '{protocol}', too. Put their rows into "
+                    "one plan, or give one of the protocols another name."
+                )
+
+
+def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
+    """Return the plans with certain names.
+
+    Raises:
+        ConfigError: there is no such plan.
+    """
+    known = {entry.name: entry for entry in entries}
+    for name in names:
+        if name not in known:
+            meant = near(name, known)
+            raise ConfigError(
+                f"only: {name} (command line): there is no plan of this name{f'; did you mean {meant}?' if meant else '.'} "
+                f"The plans are {', '.join(known)}."
+            )
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def check(entry: Entry) -> None:
+    """Refuse a plan that the runs which are kept are not of.
+
+    Raises:
+        ConfigError: it differs in what must be the same for all runs.
+    """
+    if not entry.archive.runs:
+        return
+    now = entry.plan.identity()
+    differences = differing({**now, **entry.archive.identity}, now)
+    if differences:
+        kept = entry.file.with_suffix(".json")
+        raise ConfigError(
+            f"{entry.file}: the runs in {kept.name} are of another plan: {'; '.join(differences)}. Undo this, or give the new "
+            f"plan a file of its own. To begin anew, remove {kept.name}, {entry.name}.parquet and {WORK}/{entry.name}."
+        )
+
+
+def advance(entry: Entry, options: Mapping[str, str]) -> None:
+    """Do the runs of a plan that are missing, and keep them. After Ctrl-C, those are kept that are done.
+
+    Args:
+        entry: its plan and archive.
+        options: of the command line: how the runs are done.
+
+    Raises:
+        ConfigError: a data set is missing, or the folder of the comparison is in use.
+        Interrupted: Ctrl-C.
+    """
+    planned = plan.read(str(entry.file), options, without=entry.lists_elsewhere())  # the data must be there now
+    entry.archive.restore(entry.work)
+    try:
+        comparison = runner.compare(planned, entry.work, entry.command)
+    except runner.Interrupted as interrupted:
+        entry.keep(interrupted.comparison.runs)
+        raise
+    entry.keep(comparison.runs)
+
+
+def ignore_work(folder: Path) -> None:
+    """Let git ignore what can be made again."""
+    file = folder / ".gitignore"
+    if not file.exists():
+        write_whole(file, _IGNORED.encode())
