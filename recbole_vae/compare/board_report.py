@@ -20,9 +20,10 @@ from recbole_vae.compare.board import FRONT, Entry
 from recbole_vae.compare.board_charts import Point
 from recbole_vae.compare.cells import SHORTEST, Cell, Part, count, duration, number, parts, title
 from recbole_vae.compare.charts import p_value, signed
+from recbole_vae.compare.checklist import answers
 from recbole_vae.compare.plan import SAID, Plan
 from recbole_vae.compare.provenance import command, versions
-from recbole_vae.compare.report import finding
+from recbole_vae.compare.report import CHECKLIST, finding
 from recbole_vae.compare.results import DONE, REFUSED
 from recbole_vae.compare.statistics import Floats
 from recbole_vae.model.registry import model_names
@@ -271,6 +272,7 @@ def _protocol(page: BoardPage, entry: Entry, table: Table) -> None:
     published = _published(plan, table)
     if published:
         page.add(3, "Published numbers", "board_published", rows=published, limit=EXPLAINED)
+    page.add(3, CHECKLIST, "board_checklist", answers=answers(table, entry.comparison))
 
 
 _GROUPS = (

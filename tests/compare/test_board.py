@@ -342,7 +342,9 @@ def test_lists_of_other_tools_stay_in_a_clone_without_their_files(ran: Ran) -> N
     assert sorted(ran) == [("EASE", 2020), ("ItemKNN", 2020), ("Pop", 2020), ("lists", 2020)]
     before = csv(the_entry().comparison)
     assert "Ours (lists),lists,ndcg@5,0." in before
-    assert "Ours (lists)" in Path("b/tiny.html").read_text()
+    page = Path("b/tiny.html").read_text()
+    assert "Ours (lists)" in page
+    assert "<dt>Lists of other tools</dt><dd>Ours (lists): lists.csv (SHA-256 " in page
     Path("lists.csv").rename("elsewhere.csv")
     assert csv(the_entry().comparison) == before
     shutil.rmtree("b/.work")
