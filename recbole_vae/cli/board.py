@@ -41,7 +41,7 @@ def command(options: Options) -> int:
     entries = board.read(out)
     todo = board.chosen(entries, options.only) if options.only else entries
     for entry in todo:
-        board.check(entry)
+        board.check(entry, how)
     board.ignore_work(out)
     for entry in todo:
         if not entry.left:

@@ -166,12 +166,18 @@ def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def check(entry: Entry) -> None:
-    """Refuse a plan that the runs which are kept are not of.
+def check(entry: Entry, options: Mapping[str, str]) -> None:
+    """Refuse a plan that the runs which are kept are not of, or whose data are missing though there are runs to do.
+
+    Args:
+        entry: its plan and archive.
+        options: of the command line: how the runs are done.
 
     Raises:
-        ConfigError: it differs in what must be the same for all runs.
+        ConfigError: it differs in what must be the same for all runs, a file is missing, or an option does not fit.
     """
+    if entry.left:
+        _to_run(entry, options)
     if not entry.archive.runs:
         return
     now = entry.plan.identity()
@@ -195,7 +201,7 @@ def advance(entry: Entry, options: Mapping[str, str]) -> None:
         ConfigError: a data set is missing, or the folder of the comparison is in use.
         Interrupted: Ctrl-C.
     """
-    planned = plan.read(str(entry.file), options, without=entry.lists_elsewhere())  # the data must be there now
+    planned = _to_run(entry, options)
     entry.archive.restore(entry.work)
     try:
         comparison = runner.compare(planned, entry.work, entry.command)
@@ -203,6 +209,11 @@ def advance(entry: Entry, options: Mapping[str, str]) -> None:
         entry.keep(interrupted.comparison.runs)
         raise
     entry.keep(comparison.runs)
+
+
+def _to_run(entry: Entry, options: Mapping[str, str]) -> Plan:
+    """Read a plan again, for its runs: now the files of its data must be there."""
+    return plan.read(str(entry.file), options, without=entry.lists_elsewhere())
 
 
 def ignore_work(folder: Path) -> None:

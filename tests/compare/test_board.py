@@ -502,6 +502,11 @@ def test_data_are_needed_only_for_runs(ran: Ran, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert do() == 2
     assert "there is no file data/tiny/tiny.inter" in capsys.readouterr().err
+    # It is found before the runs of any plan.
+    other = write("a", seeds=1, protocols={}, datasets={"ml-100k": {}}, rows=["Pop"])
+    assert do() == 2
+    assert len(ran) == 6
+    other.unlink()
     assert sum(run.status == DONE for run in the_entry().comparison.runs) == 6
 
 
