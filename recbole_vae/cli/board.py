@@ -40,29 +40,30 @@ def command(options: Options) -> int:
     tables.parquet()  # what would fail at the end fails here
     entries = board.read(out)
     todo = board.chosen(entries, options.only) if options.only else entries
+    names = [entry.name for entry in todo]
     for entry in todo:
         board.check(entry, how)
     board.ignore_work(out)
-    for entry in todo:
+    ran = False
+    for before in todo:
+        entry = board.read_entry(before.file) if ran else before  # the runs before it may have taken days
         if not entry.left:
             continue
-        print(f"{entry.file}: {entry.left} runs to do", file=sys.stderr)
+        ran = True
+        print(f"{entry.file}: {entry.left} run{'s' * (entry.left != 1)} to do", file=sys.stderr)
         try:
             board.advance(entry, how)
         except runner.Interrupted:
             print(f"{out}: what is done is kept; the same command goes on", file=sys.stderr)
             raise
+    entries = board.read(out) if ran else entries
     for entry in entries:
         entry.analyse()
-        if entry in todo:
-            entry.archive.write(out, entry.name)
+        if entry.name in names:
+            entry.keep_tests()
         if entry.hidden:
-            print(
-                f"{entry.file}: {entry.hidden} runs of other rows, seeds or settings are kept in {entry.name}.json and not "
-                "shown",
-                file=sys.stderr,
-            )
+            print(f"{entry.file}: {entry.hidden_words} in {entry.name}.json, and not shown", file=sys.stderr)
     board_report.write(entries, out)
     print(board_report.text(entries))
     print(f"{out / 'index.html'}: the board, to open in a browser", file=sys.stderr)
-    return int(any(entry.left for entry in todo))
+    return int(any(entry.left for entry in entries if entry.name in names))

@@ -22,7 +22,7 @@ import numpy as np
 from recbole_vae.compare.analysis import Row, Table, add_tests
 from recbole_vae.compare.analysis import Test as Tested
 from recbole_vae.compare.plan import Plan, PlanRow, digest, run_name
-from recbole_vae.compare.results import DONE, LISTS, NOT_RUN, REFUSED, WAITING, Comparison, Run, Users
+from recbole_vae.compare.results import DONE, LISTS, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run, Users
 from recbole_vae.compare.runner import comparison_of
 from recbole_vae.compare.tables import parquet, users_parquet
 from recbole_vae.compare.tuning import study_name
@@ -31,6 +31,8 @@ from recbole_vae.options.evaluation import COLD, WARM
 from recbole_vae.storage.files import write_whole
 
 FORMAT = 1
+TESTS = 1
+"""Version of the tests of a table; a change of the statistics that changes a number raises it, so that they are made again."""
 _ROUNDING = 1e-9
 _TEST = [each.name for each in fields(Tested)]
 
@@ -79,7 +81,12 @@ class Archive:
             kept = replace(run, curve=[], users=_without(run.users, plan.columns))
             if kept.users is not None:  # what is wrong with it was found beside the others, and is found again
                 kept.status, kept.reason = DONE, ""
-            self.runs[name] = kept
+            if kept.status == DONE and kept.lists:  # else a clone would not know which file of this name is meant
+                self.runs = {
+                    other: each for other, each in self.runs.items() if _cell_of_lists(each) != _cell_of_lists(kept)
+                }
+            if kept.status == DONE or name not in self.runs or self.runs[name].status != DONE:
+                self.runs[name] = kept
         for file in sorted((work / "tuning").glob("*.journal")):
             self.journals[file.name] = file.read_text(encoding="utf-8")
 
@@ -108,13 +115,7 @@ class Archive:
         if Path(file).is_file():
             return self.runs.get(run_name(protocol, row.label, plan.job(dataset, protocol, row, seed)))
         key = dataset, protocol, row.label, seed, file
-        found = [
-            run
-            for name, run in self.runs.items()
-            if run.lists
-            and (run.dataset, run.protocol, run.label, run.seed, run.lists["file"]) == key
-            and name == _name(plan, run)
-        ]
+        found = [run for name, run in self.runs.items() if _cell_of_lists(run) == key and name == _name(plan, run)]
         return found[0] if len(found) == 1 else None  # of several files that had this name, any may be meant
 
     def comparison(self, plan: Plan, command: str) -> Comparison:
@@ -124,7 +125,12 @@ class Archive:
     def add_tests(self, table: Table, rows: list[Row]) -> None:
         """Add the tests to a table: those that are kept, if they are of the same runs, or new ones, which are kept."""
         made_from = {
-            "rows": [(row.label, run.seed, [run.test[name] for name in table.metrics]) for row in rows for run in row.done],
+            "tests": TESTS,
+            "rows": [
+                (row.label, run.seed, [run.test[name] for name in table.metrics], run.users and _digest(run.users))
+                for row in rows
+                for run in row.done
+            ],
             "metrics": [table.metrics, table.tested, table.primary],
             "reference": table.reference, "alpha": table.alpha, "seeds": table.seeds, "users": table.users,
         }  # fmt: skip
@@ -133,18 +139,18 @@ class Archive:
             _restore(table, self.tests[key])
             return
         add_tests(table, rows)
-        self.tests = {other: kept for other, kept in self.tests.items() if not other.startswith(f"{table.name}: ")}
+        self.tests = {other: kept for other, kept in self.tests.items() if other.rpartition(": ")[0] != table.name}
         self.tests[key] = _plain(table)
 
     def restore(self, work: Path) -> None:
-        """Make what the folder of the comparison lacks; what is there stays."""
+        """Make what the folder of the comparison lacks, or has damaged, failed or only begun; all else that is there stays."""
         for name, run in self.runs.items():
             folder = work / "runs" / name
-            if run.status in (DONE, REFUSED) and not (folder / "result.json").is_file():
+            if run.status in (DONE, REFUSED) and not _settled(folder):
                 run.save(folder)
         for name, content in self.journals.items():
             file = work / "tuning" / name
-            if not file.is_file():
+            if not file.is_file() or content.encode().startswith(file.read_bytes()):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(file, content.encode())
         file = work / "comparison.json"
@@ -300,6 +306,19 @@ def _stretches(codes: np.ndarray[Any, np.dtype[Any]]) -> list[tuple[int, int, in
         return []
     cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
     return [(int(codes[start]), start, end) for start, end in itertools.pairwise(cuts)]
+
+
+def _settled(folder: Path) -> bool:
+    """Return whether a folder has a run that is not to be done again."""
+    try:
+        return Run.load(folder).status in SETTLED
+    except DataError:
+        return False
+
+
+def _cell_of_lists(run: Run) -> tuple[Any, ...]:
+    """Return what a run is of that measured lists, but for the content of their file; empty for other runs."""
+    return (run.dataset, run.protocol, run.label, run.seed, run.lists["file"]) if run.lists else ()
 
 
 def _name(plan: Plan, run: Run) -> str:

@@ -17,7 +17,7 @@ from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.archive import Archive
 from recbole_vae.compare.folder import differing
 from recbole_vae.compare.plan import Plan
-from recbole_vae.compare.results import SETTLED, Comparison, Run
+from recbole_vae.compare.results import DONE, SETTLED, Comparison, Run
 from recbole_vae.errors import ConfigError
 from recbole_vae.options.names import near
 from recbole_vae.options.shell import joined
@@ -70,6 +70,12 @@ class Entry:
         """Number of runs that are kept and not shown, because they are of other rows, seeds or settings."""
         return len(self.archive.runs) - len(self.archive.shown(self.plan))
 
+    @property
+    def hidden_words(self) -> str:
+        """The number of :attr:`hidden` runs, as the begin of a sentence."""
+        one = self.hidden == 1
+        return f"{self.hidden} run{'s' * (not one)} of other rows, seeds or settings {'is' if one else 'are'} kept"
+
     def analyse(self) -> None:
         """Make the tables; tests that are not kept are made, which may take minutes, and kept in the archive."""
         self.comparison = self.archive.comparison(self.plan, self.command)
@@ -87,10 +93,28 @@ class Entry:
         ]
         return list(dict.fromkeys(missing))
 
-    def keep(self, runs: Sequence[Run]) -> None:
-        """Take new runs into the archive, and write it."""
-        self.archive.take(self.plan, runs, self.work)
+    def keep(self, planned: Plan, runs: Sequence[Run]) -> None:
+        """Take new runs into the archive, and write it.
+
+        Args:
+            planned: the plan by which they were done; that in the file may have changed since.
+            runs: of :func:`~recbole_vae.compare.runner.compare`.
+
+        Raises:
+            ConfigError: the archive is of another plan by now.
+            DataError: it is damaged, or cannot be written.
+        """
+        self.archive = archive.load(self.file.parent, self.name)  # git or another command may have changed it
+        _check_kept(self, planned)
+        self.archive.take(planned, runs, self.work)
         self.archive.write(self.file.parent, self.name)
+
+    def keep_tests(self) -> None:
+        """Write the tests that :meth:`analyse` made into the archive, which git or another command may have changed."""
+        now = archive.load(self.file.parent, self.name)
+        if now.runs and now.tests != self.archive.tests:
+            now.tests = self.archive.tests
+            now.write(self.file.parent, self.name)
 
     @property
     def work(self) -> Path:
@@ -116,12 +140,19 @@ def read(folder: Path) -> list[Entry]:
         )
     for file in files:
         _check_name(file)
-    entries = []
-    for file in files:
-        planned = plan.read(str(file), {}, data=False)
-        entries.append(Entry(file, planned, archive.load(folder, file.stem)))
+    entries = [read_entry(file) for file in files]
     _check_cells(entries)
     return entries
+
+
+def read_entry(file: Path) -> Entry:
+    """Read a plan and what is kept of its runs.
+
+    Raises:
+        ConfigError: the plan has a mistake.
+        DataError: the archive is damaged.
+    """
+    return Entry(file, plan.read(str(file), {}, data=False), archive.load(file.parent, file.stem))
 
 
 def _check_name(file: Path) -> None:
@@ -166,21 +197,30 @@ def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def check(entry: Entry, options: Mapping[str, str]) -> None:
+def check(entry: Entry, options: Mapping[str, str]) -> Plan:
     """Refuse a plan that the runs which are kept are not of, or whose data are missing though there are runs to do.
 
     Args:
         entry: its plan and archive.
         options: of the command line: how the runs are done.
 
+    Returns:
+        The plan, for its runs.
+
     Raises:
         ConfigError: it differs in what must be the same for all runs, a file is missing, or an option does not fit.
     """
-    if entry.left:
-        _to_run(entry, options)
-    if not entry.archive.runs:
+    # Only for runs must the files of the data be there.
+    planned = plan.read(str(entry.file), options, without=entry.lists_elsewhere()) if entry.left else entry.plan
+    _check_kept(entry, planned)
+    return planned
+
+
+def _check_kept(entry: Entry, planned: Plan) -> None:
+    """Refuse a plan that the runs which are kept are not of. Until one is done, mistakes in the plan can be corrected."""
+    if not entry.archive.journals and all(run.status != DONE for run in entry.archive.runs.values()):
         return
-    now = entry.plan.identity()
+    now = planned.identity()
     differences = differing({**now, **entry.archive.identity}, now)
     if differences:
         kept = entry.file.with_suffix(".json")
@@ -198,26 +238,26 @@ def advance(entry: Entry, options: Mapping[str, str]) -> None:
         options: of the command line: how the runs are done.
 
     Raises:
-        ConfigError: a data set is missing, or the folder of the comparison is in use.
+        ConfigError: as :func:`check`; or the folder of the comparison is in use, or is of another plan.
         Interrupted: Ctrl-C.
     """
-    planned = _to_run(entry, options)
+    planned = check(entry, options)
     entry.archive.restore(entry.work)
     try:
         comparison = runner.compare(planned, entry.work, entry.command)
     except runner.Interrupted as interrupted:
-        entry.keep(interrupted.comparison.runs)
+        entry.keep(planned, interrupted.comparison.runs)
         raise
-    entry.keep(comparison.runs)
-
-
-def _to_run(entry: Entry, options: Mapping[str, str]) -> Plan:
-    """Read a plan again, for its runs: now the files of its data must be there."""
-    return plan.read(str(entry.file), options, without=entry.lists_elsewhere())
+    except ConfigError as error:
+        said = str(error).replace(f"--out={entry.work} (command line)", str(entry.work))
+        instead = f". Remove {entry.work}, and give the same command again; what {entry.name}.json has is kept."
+        raise ConfigError(re.sub(r"[.;] [Cc]hoose another folder\.$", lambda _: instead, said)) from None
+    entry.keep(planned, comparison.runs)
 
 
 def ignore_work(folder: Path) -> None:
-    """Let git ignore what can be made again."""
-    file = folder / ".gitignore"
-    if not file.exists():
-        write_whole(file, _IGNORED.encode())
+    """Let git ignore what can be made again. A ``.gitignore`` that is there may not know the work folder, which has its own."""
+    (folder / WORK).mkdir(exist_ok=True)
+    for file, content in ((folder / ".gitignore", _IGNORED), (folder / WORK / ".gitignore", "*\n")):
+        if not file.exists():
+            write_whole(file, content.encode())

@@ -114,7 +114,7 @@ def _front(entries: Sequence[Entry]) -> BoardPage:
     for place, (_, table) in enumerate(tables):
         for row in table.rows:
             mean = row.over_seeds(table.primary)
-            if mean is not None:
+            if mean is not None and len(row.done) == len(row.runs):
                 values[place, labels.index(row.label)] = mean[0]
     cells, models = ranks.complete(values)
     chosen, names = [tables[cell][1] for cell in cells], [labels[model] for model in models]
@@ -147,7 +147,10 @@ def _ranks(values: Floats, tables: Sequence[Table], labels: Sequence[str], left_
             f"{models} models in {cells} cells."
         )
         return shown
-    alpha = tables[0].alpha
+    alphas = sorted({table.alpha for table in tables})
+    alpha = alphas[0]
+    differ = len({table.primary for table in tables}) > 1
+    primaries = [f"{title(table.primary)} in {table.name}" for table in tables] if differ else []
     found = ranks.friedman(values, alpha)
     groups = ranks.groups(found.mean_ranks.tolist(), found.critical)
     own = [_own(table.row(label)) for table in tables[:1] for label in labels]
@@ -172,7 +175,7 @@ def _ranks(values: Floats, tables: Sequence[Table], labels: Sequence[str], left_
     least = 2.0 ** (1 - cells)
     return shown | {
         "diagram": diagram, "part": Part("Ranks", [*headers, *(table.name for table in tables)], rows), "test": found,
-        "alpha": alpha, "p": _p(found.p), "p_f": _p(found.p_f), "models": models,
+        "alpha": alpha, "alphas": alphas, "primaries": primaries, "p": _p(found.p), "p_f": _p(found.p_f), "models": models,
         "f": "" if math.isnan(found.f) else f"{found.f:.2f}", "intervals": fixed is not None,
         "shared": len(tables) > len({table.dataset for table in tables}),
         "differ": [
@@ -220,7 +223,7 @@ def _plan_page(entry: Entry) -> BoardPage:
     datasets = ", ".join(plan.datasets)
     lead = f"{len(plan.rows)} rows, {done:,} of {len(runs):,} runs done."
     if entry.hidden:
-        lead += f" {entry.hidden} runs of other rows, seeds or settings are kept, and not shown."
+        lead += f" {entry.hidden_words}, and not shown."
     page = BoardPage(entry.name, datasets, lead)
     for table in entry.tables:
         _protocol(page, entry, table)

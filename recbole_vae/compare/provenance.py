@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from recbole_vae.compare.analysis import Table
-from recbole_vae.compare.results import LISTS, Comparison, Run
+from recbole_vae.compare.results import DONE, LISTS, Comparison, Run
 from recbole_vae.options.shell import joined
 
 
@@ -57,7 +57,8 @@ def versions(runs: Iterable[Run]) -> dict[str, str]:
 def command(run: Run, comparison: Comparison) -> str:
     """Return the command that reproduces a run alone; that of the comparison if only ``compare`` can do it."""
     plan = comparison.settings
-    if plan.get("split_seed") is not None or plan.get("imports") or run.model in ("Pop", LISTS):
+    untuned = comparison.trials and run.status != DONE
+    if plan.get("split_seed") is not None or plan.get("imports") or run.model in ("Pop", LISTS) or untuned:
         return comparison.command
     measured = {
         "metrics": list(dict.fromkeys(metric.partition("@")[0] for metric in comparison.metrics)),

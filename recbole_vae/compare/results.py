@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -140,7 +142,7 @@ class Run:
                 with np.load(folder / "users.npz", allow_pickle=False) as arrays:
                     metrics = {n.removeprefix("metric "): arrays[n] for n in arrays.files if n.startswith("metric ")}
                     run.users = Users(arrays["ids"], arrays["history_length"], metrics)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(
                 f"{folder}: not the result of a run ({error}); delete this folder to run it again."
             ) from None

@@ -93,7 +93,11 @@ def comparison_of(plan: Plan, runs: Sequence[Run], command: str) -> Comparison:
         status = NOT_RUN if reason else WAITING
         for seed in plan.seeds:
             run = None if reason else there.get((dataset, protocol, row.label, seed))
-            found.append(run or Run(dataset, protocol, row.label, row.model, seed, status, reason))
+            if run is None:
+                # The lists of a row may not be there (yet).
+                settings = {} if row.lists is not None else plan.job(dataset, protocol, row, seed)["settings"]
+                run = Run(dataset, protocol, row.label, row.model, seed, status, reason, settings=settings)
+            found.append(run)
     _compare_splits(found)
     return Comparison(
         found, plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials, plan.plain(), command
