@@ -70,6 +70,10 @@ def test_a_failed_run_never_takes_the_place_of_one_that_is_done(ran: Ran) -> Non
     nothing = Archive()
     nothing.take(entry.plan, failed, entry.work)
     assert [run.status for run in nothing.runs.values()] == [FAILED] * 3
+    nothing.take(entry.plan, [replace(run, reason="no time") for run in failed], entry.work)
+    assert [run.reason for run in nothing.runs.values()] == ["no time"] * 3
+    nothing.take(entry.plan, entry.comparison.runs, entry.work)
+    assert [run.status for run in nothing.runs.values()] == [DONE] * 3
 
 
 def test_a_journal_is_restored_where_the_kept_one_goes_on() -> None:
