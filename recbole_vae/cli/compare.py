@@ -153,7 +153,7 @@ def command(options: Options) -> int:
     from recbole_vae.compare import plan, runner, tables
 
     if splits is not None:
-        own["lists"] = "{}"  # those of the plan are to be made from the splits
+        own |= {"lists": "{}", "reference": "None"}  # the lists of the plan are to be made from the splits
     planned = plan.read(file, {**own, **options.free})
     if splits is not None:
         for folder in runner.export(planned, Path(splits)):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from recbole_vae.compare import board_charts, ranks
+from recbole_vae.compare import board_charts, ranks, statistics
 from recbole_vae.compare import cells as texts
 from recbole_vae.compare.analysis import Row, Table, cubes
 from recbole_vae.compare.board import FRONT, Entry
@@ -191,7 +191,7 @@ def _ranks_of(table: Table, labels: Sequence[str]) -> Floats | None:
     if table.primary not in table.tested:
         return None
     _, cube = next(iter(cubes([table.row(label) for label in labels], table.seeds, [table.primary])))
-    return ranks.ranks(ranks.bootstrap_means(cube))
+    return ranks.ranks(statistics.bootstrap_means(cube, ranks.SAMPLES)[1:])
 
 
 def _p(value: float) -> str:

@@ -197,7 +197,7 @@ def _costs(row: Row, names: Iterable[str]) -> list[Cell]:
     formats: dict[str, Callable[[float], str]] = {
         "training_seconds": duration,
         "peak_memory": lambda value: count(value, "B"),
-        "energy": lambda value: f"{1000 * value:.3g} Wh",
+        "energy": lambda value: f"{1000 * value:.3g} Wh" if value < 1 else f"{value:.3g} kWh",
         "parameters": lambda value: count(value) if value else _NOTHING,
         "epochs": lambda value: f"{value:.4g}",
     }

@@ -117,5 +117,11 @@ def _tuning(rows: Sequence[Row], comparison: Comparison) -> str:
 
 def _seeds(table: Table, comparison: Comparison) -> str:
     split = comparison.settings.get("split_seed")
-    of = "of the model and the split" if split is None else f"of the model; the split has seed {split}"
+    hashes = {run.split_hash for row in table.rows for run in row.done}
+    if split is not None:
+        of = f"of the model; the split has seed {split}"
+    elif len(table.seeds) > 1 and len(hashes) == 1:
+        of = "of the model; the split is the same for all"
+    else:
+        of = "of the model and the split"
     return f"{', '.join(map(str, table.seeds))} ({of})"

@@ -89,6 +89,8 @@ def _table(path: Path, lists: Lists, data: Prepared, job: dict[str, Any]) -> tup
     missing, short = int((~there).sum()), lengths[testers][there & (lengths[testers] < k)]
     if missing == len(testers):
         raise DataError(f"{path}: none of the {len(testers):,} test users of this split has a list.")
+    if not lengths[testers].any():
+        raise DataError(f"{path}: all items are in the histories of their users, which no list may have.")
     if missing:
         notes.append(f"{missing:,} of {len(testers):,} test users have no list, which counts as a list without a hit.")
     if seen.any():

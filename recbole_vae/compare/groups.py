@@ -56,7 +56,7 @@ def by_history(rows: Sequence[Row], seeds: Sequence[int], metrics: Sequence[str]
             continue
         for row, values, seen in zip(rows, cube, there, strict=True):
             users = np.where(seen, values, 0).sum(0) / np.maximum(seen.sum(0), 1)
-            for place in range(bins.max() + 1):
+            for place in np.unique(bins):  # few users may leave some empty
                 own = users[(bins == place) & seen.any(0)]
                 mean = float(own.mean()) if len(own) else float("nan")
                 error = float(own.std(ddof=1) / len(own) ** 0.5) if len(own) > 1 else 0.0

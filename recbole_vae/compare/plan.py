@@ -321,6 +321,8 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
         )
     }  # fmt: skip
     rows += [row for row in _foreign(values, rows, where) if row.label not in without]
+    if values.get("reference") in without:
+        values["reference"] = None
     of_command = {name: value for name, value in given.items() if name not in KEYS}
     values |= own_settings | {
         "rows": rows,
@@ -435,7 +437,7 @@ def _foreign(values: Mapping[str, Any], rows: Sequence[PlanRow], where: Where) -
 def _check_lists(plan: Plan, where: Where, data: bool) -> None:
     """Refuse files of lists that would stand for several data sets or protocols, or, if ``data``, that are not there."""
     for row in plan.rows:
-        if row.lists is None:
+        if row.lists is None or row.label in plan.not_run:
             continue
         place = f"lists: {row.label.removesuffix(' (lists)')}: {row.lists} ({where('lists')})"
         left = re.search(r"\{[^{}]*\}", _PLACEHOLDER.sub("", row.lists))

@@ -20,9 +20,6 @@ from recbole_vae.evaluation.holm import holm
 SAMPLES = 1_000
 """Bootstrap samples of the users of each cell."""
 
-_BLOCK = 1 << 23
-"""Weights held in memory at once."""
-
 
 def complete(values: Floats) -> tuple[list[int], list[int]]:
     """Choose models and cells such that each of these models has a value in each of these cells.
@@ -48,8 +45,11 @@ def complete(values: Floats) -> tuple[list[int], list[int]]:
 
 
 def ranks(values: Floats) -> Floats:
-    """Return the rank of each model in each cell: 1 for the best, the mean of the ranks for equals; shape [..., models]."""
-    found: Floats = stats.rankdata(-values, axis=-1)
+    """Return the rank of each model in each cell: 1 for the best, the mean of the ranks for equals; shape [..., models].
+
+    Values that differ by rounding are equal.
+    """
+    found: Floats = stats.rankdata(-np.round(values, statistics.DECIMALS), axis=-1)
     return found
 
 
@@ -93,7 +93,7 @@ def friedman(values: Floats, alpha: float = 0.05) -> Friedman:
     mean_ranks = ranks(values).mean(0)
     if np.ptp(ranks(values), axis=1).max() == 0:  # all are equal everywhere; SciPy has 0 / 0
         return Friedman(mean_ranks, cells, 0.0, 1.0, 0.0, 1.0, nemenyi(models, cells, alpha), alpha)
-    chi2, p = map(float, stats.friedmanchisquare(*values.T))
+    chi2, p = map(float, stats.friedmanchisquare(*np.round(values, statistics.DECIMALS).T))
     rest = cells * (models - 1) - chi2
     f = (cells - 1) * chi2 / rest if rest > 1e-9 else float("nan")
     p_f = float(stats.f.sf(f, models - 1, (models - 1) * (cells - 1)))
@@ -116,6 +116,7 @@ def pairs(values: Floats) -> list[tuple[int, int, float, float]]:
         Both models, the p-value, and the p-value after Holm's correction over all pairs.
     """
     both = list(itertools.combinations(range(values.shape[1]), 2))
+    values = np.round(values, statistics.DECIMALS)
     p = statistics.wilcoxon(np.stack([values[:, a] - values[:, b] for a, b in both], axis=1))
     return [(a, b, float(x), float(y)) for (a, b), x, y in zip(both, p, holm(p), strict=True)]
 
@@ -158,34 +159,6 @@ def letters(order: Sequence[str], differ: Collection[frozenset[str]]) -> dict[st
 def _letter(number: int) -> str:
     """Return a, ..., z, a1, ..."""
     return chr(ord("a") + number % 26) + (str(number // 26) if number >= 26 else "")
-
-
-def bootstrap_means(cube: Floats, samples: int = SAMPLES, seed: int = 0) -> Floats:
-    """Return the means of the models over users drawn with replacement, the same users for all models.
-
-    Args:
-        cube: shape [models, seeds, users]; NaN where there is no value. Values are averaged over seeds first.
-        samples: number of samples.
-        seed: of the generator.
-
-    Returns:
-        float64, shape [samples, models]; NaN where no user of a model was drawn.
-    """
-    there = ~np.isnan(cube)
-    count = there.sum(1)
-    per_user = np.where(there, cube, 0.0).sum(1) / np.maximum(count, 1)
-    known = (count > 0).astype(float)
-    users = cube.shape[2]
-    generator = np.random.default_rng(seed)
-    found = []
-    block = max(1, _BLOCK // users)
-    for start in range(0, samples, block):
-        size = min(block, samples - start)
-        picks = generator.integers(users, size=(size, users)) + users * np.arange(size)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=size * users).reshape(size, users).astype(float)
-        with np.errstate(invalid="ignore"):
-            found.append((weights @ per_user.T) / (weights @ known.T))
-    return np.concatenate(found)
 
 
 def interval(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:

@@ -22,7 +22,7 @@ EXACT = 14
 _BLOCK = 1 << 23
 """Signs or weights held in memory at once."""
 
-_DECIMALS = 9
+DECIMALS = 9
 """Differences that agree to so many decimals are ties; metrics are in [0, 1], or counts of bits."""
 
 
@@ -47,7 +47,7 @@ def pair(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     count = both.sum(0)
     with np.errstate(invalid="ignore"):
         difference = np.where(both, a - b, 0.0).sum(0) / count
-        return np.round(difference, _DECIMALS), np.where(both, b, 0.0).sum(0) / count
+        return np.round(difference, DECIMALS), np.where(both, b, 0.0).sum(0) / count
 
 
 def _checked(differences: Floats) -> Floats:
@@ -190,6 +190,41 @@ def effects(
     return Effects(*(np.stack([value[each], ends[0, each], ends[1, each]]) for each in range(3)))
 
 
+def bootstrap_means(values: Floats, samples: int = 2_000, seed: int = 0) -> Floats:
+    """Return the means of rows over users that are drawn with replacement, the same for all rows and seeds.
+
+    Args:
+        values: shape [rows, seeds, users]; NaN where there is no value.
+        samples: number of samples.
+        seed: of the generator.
+
+    Returns:
+        Of each row the mean over seeds of the means over users, shape [samples + 1, rows]; NaN without a value. The first has
+        each user once.
+    """
+    rows, seeds, users = values.shape
+    there = ~np.isnan(values)
+    columns = np.where(there, values, 0.0).reshape(-1, users).T
+    counted = None if there.all() else there.reshape(-1, users).T.astype(float)
+    generator = np.random.default_rng(seed)
+
+    def means(weights: Floats) -> Floats:
+        counts = users if counted is None else weights @ counted
+        with np.errstate(invalid="ignore"):
+            of_seeds = ((weights @ columns) / counts).reshape(-1, rows, seeds)
+            some = ~np.isnan(of_seeds)  # a seed without a drawn user does not count
+            found: Floats = np.where(some, of_seeds, 0.0).sum(2) / some.sum(2)
+        return np.round(found, DECIMALS)
+
+    drawn = [means(np.ones((1, users)))]
+    block = max(1, _BLOCK // users)
+    for start in range(0, samples, block):
+        size = min(block, samples - start)
+        picks = generator.integers(users, size=(size, users)) + users * np.arange(size)[:, None]
+        drawn.append(means(np.bincount(picks.ravel(), minlength=size * users).reshape(size, users).astype(float)))
+    return np.concatenate(drawn)
+
+
 def ranks(values: Floats, samples: int = 2_000, level: float = 0.95, seed: int = 0) -> tuple[Floats, Floats, Floats]:
     """Rank rows by their means, with percentile bootstrap intervals over users (Efron and Tibshirani, 1993, chapter 13).
 
@@ -208,30 +243,10 @@ def ranks(values: Floats, samples: int = 2_000, level: float = 0.95, seed: int =
     Raises:
         DataError: a row has no value.
     """
-    rows, seeds, users = values.shape
-    there = ~np.isnan(values)
-    if not there.any((1, 2)).all():
+    if np.isnan(values).all((1, 2)).any():
         raise DataError("a row without a value has no rank.")
-    columns = np.where(there, values, 0.0).reshape(-1, users).T
-    counted = None if there.all() else there.reshape(-1, users).T.astype(float)
-    generator = np.random.default_rng(seed)
-
-    def ranked(weights: Floats) -> Floats:
-        counts = users if counted is None else weights @ counted
-        with np.errstate(invalid="ignore"):
-            of_seeds = ((weights @ columns) / counts).reshape(-1, rows, seeds)
-        some = ~np.isnan(of_seeds)  # a seed without a drawn user does not count
-        means = np.where(some, of_seeds, 0.0).sum(2) / np.maximum(some.sum(2), 1)
-        means = np.where(some.any(2), np.round(means, _DECIMALS), -np.inf)
-        larger: Floats = (means[:, None, :] > means[:, :, None]).sum(2) + 1.0
-        return larger
-
-    drawn = []
-    block = max(1, _BLOCK // users)
-    for start in range(0, samples, block):
-        size = min(block, samples - start)
-        picks = generator.integers(users, size=(size, users)) + users * np.arange(size)[:, None]
-        drawn.append(ranked(np.bincount(picks.ravel(), minlength=size * users).reshape(size, users).astype(float)))
+    means = np.nan_to_num(bootstrap_means(values, samples, seed), nan=-np.inf)  # of a row nobody was drawn
+    found = (means[:, None, :] > means[:, :, None]).sum(2) + 1.0
     tail = 50 * (1 - level)
-    low, high = np.percentile(np.concatenate(drawn), [tail, 100 - tail], axis=0, method="inverted_cdf")
-    return ranked(np.ones((1, users)))[0], low, high
+    low, high = np.percentile(found[1:], [tail, 100 - tail], axis=0, method="inverted_cdf")
+    return found[0], low, high

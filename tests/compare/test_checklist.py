@@ -123,6 +123,8 @@ def test_the_answers_are_those_of_the_runs() -> None:
     assert found["Tuning"].startswith("MultVAE: 3 trials (3 done), 9.0 s; ")
     assert "NGCF: none" in found["Tuning"]
     assert found["Seeds"] == "1, 2 (of the model and the split)"
+    same = [replace(run, split_hash="a" * 64) for run in made.runs]
+    assert checklist(replace(made, runs=same))["Seeds"] == "1, 2 (of the model; the split is the same for all)"
     assert (
         "NGCF: out of memory: needs more than 8 GB. NeuMF: failed (seed 2)"
         in found["Rows that failed or were left out"]

@@ -21,6 +21,7 @@ from recbole_vae.cli.main import main
 from recbole_vae.compare import process
 from recbole_vae.compare.foreign import KNOWN
 from recbole_vae.compare.measure import measure
+from recbole_vae.compare.plan import read
 from recbole_vae.compare.results import DONE, LISTS, REFUSED, Run
 from recbole_vae.errors import DataError
 from recbole_vae.evaluation.fold_in import score_histories
@@ -222,6 +223,17 @@ def test_bad_files_are_named(build: Builder, change: Change, message: str) -> No
         measure(lists_job(write(change(lists.reset_index(drop=True)), shuffled=False)))
     assert message in str(error.value)
     assert "lists.csv" in str(error.value)
+
+
+def test_lists_of_nothing_but_the_history_are_named(build: Builder) -> None:
+    run = build("EASE", seed=1, topk=[5], valid_metric="MRR@5")
+    lists, _ = best_of(run)
+    dataset = run.train._dataset
+    ids = dataset.id2token("item_id", dataset.inter_feat["item_id"].numpy())
+    owners = dataset.id2token("user_id", dataset.inter_feat["user_id"].numpy())
+    seen = pd.DataFrame({"user_id": owners, "item_id": ids})
+    with pytest.raises(DataError, match=r"lists.csv: all items are in the histories of their users"):
+        measure(lists_job(write(seen[seen["user_id"].isin(lists["user_id"])], shuffled=False)))
 
 
 def test_damaged_and_foreign_files(build: Builder) -> None:
@@ -438,3 +450,12 @@ def test_what_a_plan_may_say_of_lists(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--out (command line) is missing: the folder for the results." in refused()
     assert "there is no split" not in refused("--export-split=s", "--dataset=none")
     assert not Path("s").exists()
+    # Neither the lists nor what is compared with them are needed to write the splits they are made from.
+    plan = "rows: [EASE]\ndataset: tiny\nlists: {X: gone.csv}\nreference: X (lists)\n"
+    Path("plan.yaml").write_text(plan)
+    assert main(["compare", "--config=plan.yaml", f"--data_path={Path('data').resolve()}", "--export-split=s"]) == 0
+    assert [folder.name for folder in Path("s").iterdir()] == ["tiny-default-2020"]
+    Path("plan.yaml").write_text(f"{plan}not_run: {{X (lists): the tool is not free}}\n")
+    assert read("plan.yaml", {"data_path": str(Path("data").resolve())}).not_run == {
+        "X (lists)": "the tool is not free"
+    }

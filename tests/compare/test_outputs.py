@@ -233,6 +233,14 @@ def test_ranks_stand_in_the_table_and_in_the_report(small: Comparison, found: li
     assert re.search(rf'data-value="1">\s*1\s*<small>\[{first["rank_low"]}, {first["rank_high"]}\]</small>', page)
 
 
+@pytest.mark.parametrize("users", [1, 2, 3, 4])
+def test_few_users_make_fewer_groups(users: int) -> None:
+    comparison = make_comparison(models=2, seeds=1, protocols=1, users=users)
+    rows = list(csv.DictReader(tables.groups_csv(analyse(comparison)).splitlines()))
+    of_one = [r for r in rows if (r["label"], r["metric"], r["groups"]) == ("MultVAE", "ndcg@10", "users by history")]
+    assert sum(int(r["users"]) for r in of_one) == users
+
+
 def test_groups(small: Comparison, found: list[Table]) -> None:
     rows = [r for r in csv.DictReader(tables.groups_csv(found).splitlines()) if r["protocol"] == found[0].protocol]
     own = [run for run in small.runs if (run.label, run.protocol) == ("EASE", found[0].protocol)]
