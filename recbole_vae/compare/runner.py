@@ -22,7 +22,7 @@ from recbole_vae.compare.folder import held
 from recbole_vae.compare.plan import Plan, PlanRow, run_key, run_name
 from recbole_vae.compare.results import DONE, FAILED, LISTS, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run
 from recbole_vae.compare.tuning import Study, optuna, space_of, study_name
-from recbole_vae.errors import DataError
+from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.options.evaluation import kind_of
 from recbole_vae.serving.batch import cores
 from recbole_vae.serving.dask_client import dask_client
@@ -108,10 +108,14 @@ def export(plan: Plan, out: Path) -> list[Path]:
     """Write the split of each data set, protocol and seed of a plan into a folder of its own, and return these.
 
     Raises:
+        ConfigError: two splits would have the same folder.
         DataError: a split cannot be made or written.
     """
     cells = list(itertools.product(plan.datasets, plan.protocols, plan.seeds))
     folders = [out / f"{dataset}-{protocol}-{seed}" for dataset, protocol, seed in cells]
+    if len(set(folders)) < len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise ConfigError(f"{twice} would be the folder of two splits; give one of the protocols another name.")
     with process.children_end():
         for (dataset, protocol, seed), folder in zip(
             tqdm(cells, "Export", unit=" splits", ncols=100), folders, strict=True

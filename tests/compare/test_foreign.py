@@ -422,6 +422,17 @@ def test_lists_are_measured_again_only_if_they_change(build: Builder, capsys: py
 
 
 @pytest.mark.usefixtures("here")
+def test_two_splits_for_one_folder_are_refused_before_any_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data", "tiny-x").mkdir()
+    Path("data", "tiny-x", "tiny-x.inter").write_bytes(Path("data", "tiny", "tiny.inter").read_bytes())
+    Path("plan.yaml").write_text("datasets: {tiny: {}, tiny-x: {}}\nprotocols: {x-y: {}, y: {}}\nrows: [EASE]\n")
+    data = f"--data_path={Path('data').resolve()}"
+    assert main(["compare", "--config=plan.yaml", data, "--export-split=s"]) == 2
+    assert "s/tiny-x-y-2020 would be the folder of two splits" in capsys.readouterr().err
+    assert not Path("s").exists()
+
+
+@pytest.mark.usefixtures("here")
 def test_what_a_plan_may_say_of_lists(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", *SMALL, "--models=EASE", "--out=o"]
     Path("there.csv").write_text("user_id,item_id\n")
