@@ -33,6 +33,7 @@ def answers(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
         "Candidates": said.get("Candidates"),
         "Metrics": metrics,
         "Choice of the epoch": said.get("Epoch", "no row was trained by epochs" if runs else None),
+        "Still training at the limit of epochs": _cut(table.rows),
         "Tuning": _tuning(table.rows, comparison),
         "Seeds": _seeds(table, comparison),
         "Test users": said["Test users"] if runs else None,
@@ -98,9 +99,21 @@ def _leaks(runs: Sequence[Run]) -> dict[str, str]:
     return dict(zip(items, values, strict=True))
 
 
+def _cut(rows: Sequence[Row]) -> str:
+    """Say which runs had all epochs that they may have, so that a later one might have been better."""
+    words = []
+    trained = [(row, [run for run in row.done if run.epochs is not None and "epochs" in run.settings]) for row in rows]
+    for row, runs in trained:
+        cut = sum(run.epochs >= run.settings["epochs"] for run in runs)
+        if cut:
+            words.append(f"{row.label}: {cut} of {len(runs)} runs")
+    return "; ".join(words) or ("none" if any(runs for _, runs in trained) else "no row was trained by epochs")
+
+
 def _tuning(rows: Sequence[Row], comparison: Comparison) -> str:
     if not comparison.trials:
-        return "no trials in this comparison; settings are those of the plan, else defaults"
+        foreign = "; not known of the lists of other tools" if any(row.foreign for row in rows) else ""
+        return f"no trials in this comparison; settings are those that were given, else defaults{foreign}"
     words = []
     for row in rows:
         trials = next((run.trials for run in row.runs if run.trials), [])

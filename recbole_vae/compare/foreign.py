@@ -100,7 +100,7 @@ def _table(path: Path, lists: Lists, data: Prepared, job: dict[str, Any]) -> tup
     again = tested & np.isin(keys, _keys(fitted, n_items)) & seen
     if again.sum() > KNOWN * tested.sum():
         known = f"{again.sum() / tested.sum():.1%} of the places had items that the tool was given with the user"
-        notes.append(f"{known}: check that the lists are of this split, and leave such items out.")
+        notes.append(f"{known}: the tool keeps them in its lists, or the lists are of another split.")
     if len(short):
         few = f"{len(short):,} lists have fewer than {k} items that count (the shortest {int(short.min())})"
         notes.append(f"{few}. Their missing places count as misses.")

@@ -302,6 +302,8 @@ class _Comparing:
         lacking = self.plan.lacking(cell.dataset, cell.protocol, cell.row)
         if lacking:
             notes.append(f"{run.model} has no option {', '.join(lacking)}, which the plan sets for other rows.")
+        if not self.plan.trials and self.plan.space(cell.row):
+            notes.append(f"{run.label} has a search space, and was not tuned, for the plan has no trials.")
         if self.plan.trials and not cell.study and cell.row.lists is None:
             notes.append(f"{run.label} has nothing to tune: defaults.")
         run.notes += [note for note in notes if note not in run.notes]

@@ -137,6 +137,23 @@ def test_the_answers_are_those_of_the_runs() -> None:
     assert NOT_MEASURED not in found.values()
 
 
+def test_runs_that_had_all_their_epochs_are_counted() -> None:
+    made = comparison()
+    epochs = {("MultVAE", 1): 9, ("MultVAE", 2): 8, ("MultDAE", 1): 9, ("MultDAE", 2): 9}
+
+    def limited(limit: int) -> str:
+        runs = [
+            replace(run, epochs=epochs.get((run.label, run.seed)), settings={**run.settings, "epochs": limit})
+            for run in made.runs
+        ]
+        return checklist(replace(made, runs=runs))["Still training at the limit of epochs"]
+
+    assert limited(9) == "MultVAE: 1 of 2 runs; MultDAE: 2 of 2 runs"
+    assert limited(10) == "none"
+    epochs.clear()
+    assert limited(9) == "no row was trained by epochs"
+
+
 def test_splits_that_differ_are_listed() -> None:
     made = comparison()
     runs = [replace(run, data={**run.data, "checks": {**CHECKS, "in_training": 9 * run.seed}}) for run in made.runs]

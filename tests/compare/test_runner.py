@@ -177,6 +177,9 @@ def test_tuning_goes_on_and_chooses_by_validation(here: list[str], monkeypatch: 
     assert all(run.settings["reg_weight"] == best["settings"]["reg_weight"] for run in whole.runs[:2])
     assert whole.runs[0].valid["ndcg@5"] == pytest.approx(best["valid"])
     assert "Pop has nothing to tune: defaults." in whole.runs[2].notes
+    untuned = compare("untuned", models="EASE,Pop", spaces="{'EASE': {'reg_weight': [1.0, 9.0]}}")
+    said = "EASE has a search space, and was not tuned, for the plan has no trials."
+    assert [said in run.notes for run in untuned.runs] == [True, False]
 
     in_process, count = process.execute, 0
 
