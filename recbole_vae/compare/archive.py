@@ -256,7 +256,7 @@ def _read_users(archive: Archive, people: Mapping[str, str], json_file: Path, fi
         return
     pa, reader = parquet()
     try:
-        table = reader.read_table(io.BytesIO(file.read_bytes())).unify_dictionaries()
+        table = reader.read_table(io.BytesIO(file.read_bytes()), use_threads=False).unify_dictionaries()
         of_run, of_user = table["run"].combine_chunks(), table["user_id"].combine_chunks()
         ids = np.asarray(of_user.dictionary.to_pylist()).astype(str)[of_user.indices.to_numpy()]
         lengths = table["history_length"].to_numpy()

@@ -58,7 +58,9 @@ class Entry:
     @property
     def command(self) -> str:
         """The command that makes this comparison by itself, from nothing."""
-        return joined(["recbole-vae", "compare", f"--config={self.file.name}", f"--out={self.name}"])
+        return joined(
+            ["recbole-vae", "compare", f"--config={self.file.parent.name}/{self.file.name}", f"--out={self.name}"]
+        )
 
     @property
     def left(self) -> int:

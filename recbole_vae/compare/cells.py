@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from recbole_vae.compare import description
 from recbole_vae.compare.analysis import Row, Table, higher_is_better
 from recbole_vae.compare.energy import NOTHING
-from recbole_vae.compare.results import DONE, Comparison
+from recbole_vae.compare.results import DONE, NOT_RUN, Comparison
 from recbole_vae.options.evaluation import COLD, WARM, kind_of
 
 _TITLES = {
@@ -296,8 +296,8 @@ def remarks(table: Table, comparison: Comparison) -> list[str]:
 
 
 def not_done(table: Table) -> list[str]:
-    """Say which rows are not done, or not with all seeds, and why."""
-    found = []
+    """Say which rows are not done, or not with all seeds, and why; those left out by the plan for one reason together."""
+    found: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         reasons: dict[tuple[str, str], list[int]] = {}
         for run in row.runs:
@@ -305,10 +305,12 @@ def not_done(table: Table) -> list[str]:
                 reasons.setdefault((run.status, run.reason), []).append(run.seed)
         for (status, reason), seeds in reasons.items():
             which = "" if len(seeds) == len(table.seeds) else f" ({_seeds(seeds)})"
-            found.append(f"{row.label}: {status}{which}{reason and ': '}{reason.rstrip('.')}.")
+            said = f"{status}{which}{reason and ': '}{reason.rstrip('.')}."
+            found.setdefault((said, "" if status == NOT_RUN else row.label), []).append(row.label)
         if row.done and len(row.done) < len(table.seeds):
-            found.append(f"{row.label}: its means are of {len(row.done)} of {len(table.seeds)} seeds.")
-    return found
+            said = f"its means are of {len(row.done)} of {len(table.seeds)} seeds."
+            found[said, row.label] = [row.label]
+    return [f"{', '.join(labels)}: {said}" for (said, _), labels in found.items()]
 
 
 def of_costs(table: Table) -> list[str]:
