@@ -387,13 +387,14 @@ def _rows(values: Mapping[str, Any], where: Where) -> list[PlanRow]:
     if not isinstance(given, list) or not given:
         refuse("rows", given, where, "a list of models, or of {model: ..., label: ..., settings: {...}}")
     rows: list[PlanRow] = []
+    key = "models" if "models" in values else "rows"
     for each in given:
-        row = _row(each, "models" if "models" in values else "rows", where)
+        row = _row(each, key, where)
         for other in rows:
             same = (other.model, other.settings, other.space) == (row.model, row.settings, row.space)
             if other.label == row.label or same:
                 raise ConfigError(
-                    f"rows: two rows are {'the same' if same else 'called'} '{row.label}'; "
+                    f"{key} ({where(key)}): two rows are {'the same' if same else 'called'} '{row.label}'; "
                     "give each settings and a label of its own."
                 )
         rows.append(row)

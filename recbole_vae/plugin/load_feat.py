@@ -43,6 +43,7 @@ def _load_feat(original: Any) -> Any:
         from recbole_vae.data import atomic, table
         from recbole_vae.data.parquet import ParquetTable
         from recbole_vae.data.times import is_exact
+        from recbole_vae.options.evaluation import orders_by_time
 
         separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
         load, unload = self._get_load_and_unload_col(source)
@@ -53,7 +54,7 @@ def _load_feat(original: Any) -> Any:
             parquet = ParquetTable(filepath, {self.uid_field, self.iid_field})
         columns = atomic.read_header(filepath, separator, encoding) if parquet is None else parquet.columns
         unknown = sorted((load or set()) - columns.keys())
-        if unknown == [self.time_field]:
+        if unknown == [self.time_field] and orders_by_time(self.config):
             raise DataError(
                 f"{filepath}: there is no column '{self.time_field}', by which the split is ordered; there are: "
                 f"{', '.join(columns)}. Set TIME_FIELD, or eval_args: {{order: RO}} and another split than TS."

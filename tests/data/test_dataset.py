@@ -203,8 +203,12 @@ def test_a_column_that_is_not_there_is_named(build: Builder) -> None:
     write_inter(random_rows())
     with pytest.raises(DataError, match="there is no column 'ratin', .*; there are: user_id, item_id"):
         build(data_path="data", dataset="tiny", load_col={"inter": ["user_id", "item_id", "ratin"]})
-    with pytest.raises(DataError, match="there is no column 'timestamp', .*; there are: user_id, item_id"):
+    with pytest.raises(
+        DataError, match="no column 'timestamp', by which the split is ordered; there are: user_id, item_id"
+    ):
         build(data_path="data", dataset="tiny", eval_args={"order": "TO"})
+    with pytest.raises(DataError, match="there is no column 'timestamp', which load_col, USER_ID_FIELD"):
+        build(data_path="data", dataset="tiny", load_col={"inter": ["user_id", "item_id", "timestamp"]})
     with pytest.raises(DataError, match="TIME_FIELD: .* has no field 'timestamp' .*loaded are: user_id, item_id"):
         build(data_path="data", dataset="tiny", eval_args={"order": "TO"}, load_col=None)
 
