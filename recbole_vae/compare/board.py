@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def hidden_words(self) -> str:
-        """The number of :attr:`hidden` runs, as the begin of a sentence."""
+        """The number of :attr:`hidden` runs, as the beginning of a sentence."""
         one = self.hidden == 1
         return f"{self.hidden} run{'s' * (not one)} of other rows, seeds or settings {'is' if one else 'are'} kept"
 

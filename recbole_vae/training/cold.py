@@ -58,8 +58,9 @@ def choose_strengths(model: HistoryRecommender) -> tuple[Strengths, Judged]:
     regression makes the scores of the items taken out from those of the others. NDCG@20 judges their ranking, among
     themselves. Each fifth has its turn. Each strength goes up or down as long as that makes the mean of the five better, by more
     than its standard error: users share the items, so what fits a fifth need not fit others. Then the spread is chosen so that
-    the scores that are made vary as much between items as the model's own scores of these. No validation part is needed. The
-    model was trained with these items, so the value is higher than for items that are new.
+    the scores that are made vary as much between items as the model's own scores of these. Strengths that rank no better than
+    chance get no spread. No validation part is needed. The model was trained with these items, so the value is higher than for
+    items that are new.
 
     Args:
         model: a trained model with features, in evaluation mode.

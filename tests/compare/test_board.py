@@ -17,13 +17,13 @@ from recbole_vae.cli.main import main
 from recbole_vae.compare import archive, board, board_charts, board_report, plan, process, runner, tables
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.board_charts import Point
-from recbole_vae.compare.measure import measure
 from recbole_vae.compare.results import DONE, FAILED, NOT_RUN, WAITING, Comparison, Run
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.storage import files
 from tests.browser import needs_browser, opened
 from tests.conftest import random_rows, write_inter
 
+from .in_process import run_in_process
 from .test_outputs import HOSTILE
 from .test_report import Reader
 
@@ -48,20 +48,9 @@ def data() -> str:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Do the runs in this process; return the model and seed of each in their order. A negative length interrupts."""
+    """Do the runs in this process; return the model and seed of each in their order."""
     found: Ran = []
-
-    def execute(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
-        job = specification["job"]
-        found.append((job["model"], job["seed"]))
-        assert folder is not None
-        run = measure(job)
-        if job.get("trial"):
-            run.trials = [{"scores": [run.valid["ndcg@5"]]}]
-        run.save(Path(folder))
-        return {}
-
-    monkeypatch.setattr(process, "execute", execute)
+    run_in_process(monkeypatch, lambda job: found.append((job["model"], job["seed"])))
     return found
 
 

@@ -21,6 +21,8 @@ from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, REFUSED, TI
 from recbole_vae.errors import ConfigError, DataError
 from tests.conftest import random_rows, write_inter
 
+from .in_process import run_in_process
+
 SMALL = {"epochs": "2", "topk": "[5]", "max_k": "8", "data_path": "data", "dataset": "tiny"}
 
 BAD_MODELS = """\
@@ -59,18 +61,7 @@ def data() -> str:
 def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Do the runs in this process; return the models in the order in which they ran."""
     ran: list[str] = []
-
-    def execute(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
-        job = specification["job"]
-        ran.append(job["model"])
-        assert folder is not None
-        run = measure(job)
-        if job.get("trial"):
-            run.trials = [{"scores": [run.valid["ndcg@5"]]}]
-        run.save(Path(folder))
-        return {}
-
-    monkeypatch.setattr(process, "execute", execute)
+    run_in_process(monkeypatch, lambda job: ran.append(job["model"]))
     return ran
 
 
