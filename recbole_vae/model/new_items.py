@@ -80,7 +80,7 @@ class NewItems:
         table = self.weighted(self.features.table)
         self.regression = ScoreRegression(table, warm, strengths.l2, strengths.spread)
         cold = (~warm).nonzero()[0]
-        self._cold = self.regression.of(table[cold]).to(self.device) if len(cold) else None
+        self._cold = self.regression.of(table[cold], strengths.reach).to(self.device) if len(cold) else None
         order = torch.arange(self.n_real_items)
         order[cold] = self.n_real_items + torch.arange(len(cold))
         self._order = order.to(self.device)
@@ -90,6 +90,11 @@ class NewItems:
         self._new: Made | None = None
         self.n_new, self._bonus = 0, 0.0
         self._stand_ins: dict[int, list[tuple[int, float]]] = {}
+
+    @property
+    def scores_cold_items(self) -> bool:
+        """Whether the data set has items without interactions, which are scored from their features."""
+        return self._cold is not None
 
     def with_cold(self, logits: Tensor) -> Tensor:
         """Replace the logits of cold items by those that their features make; shape [batch, n_real_items], as before.

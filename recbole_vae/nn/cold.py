@@ -33,15 +33,19 @@ class Strengths:
         fields: factor of each field's part of the inner product of two items' features, >= 0.
         spread: factor of the deviation from the mean of the scores that are made, > 0. A regression makes scores that differ
             less than those of items with interactions, so that they would never be among a user's first.
+        reach: factor of the spread for items of the data set, from 0 to 1. What was on offer and nobody took is less popular
+            than its features say. What comes later has the whole spread.
     """
 
     l2: float
     fields: Mapping[str, float]
     spread: float = 1.0
+    reach: float = 1.0
 
     def __str__(self) -> str:
         parts = [f"{name} {factor:g}" for name, factor in self.fields.items()]
-        return f"{', '.join(parts)} (ridge {self.l2:g}, spread {self.spread:.3g})"
+        reach = f", reach {self.reach:g}" * (self.reach != 1)
+        return f"{', '.join(parts)} (ridge {self.l2:g}, spread {self.spread:.3g}{reach})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +115,12 @@ class ScoreRegression:
         with one_thread_if_large(len(gram)):
             self._factor = cho_factor(gram, overwrite_a=True)
 
-    def of(self, features: csr_matrix) -> Made:
+    def of(self, features: csr_matrix, reach: float = 1.0) -> Made:
         """Return what makes the scores of items of these features.
+
+        Args:
+            features: of the items, float, shape [items, n_features].
+            reach: factor of the spread.
 
         Raises:
             DataError: it does not fit into memory.
@@ -126,13 +134,13 @@ class ScoreRegression:
             left[self._warm, :-1] = self._known.toarray() - self._mean
             left[self._warm, -1] = 1 / len(self._warm)
         found = np.ones((width if in_two else n_items, count), dtype=np.float32)
-        step = rows_per_chunk(max(width, n_items))
+        step, spread = rows_per_chunk(max(width, n_items)), self._spread * reach
         for start in range(0, count, step):
             part = features[start : start + step]
             if in_two:
-                found[:-1, start : start + step] = self._spread * self._solved(part)
+                found[:-1, start : start + step] = spread * self._solved(part)
             else:
-                found[:, start : start + step] = self._weights(part)
+                found[:, start : start + step] = self._weights(part, spread)
         return Made(torch.from_numpy(left) if in_two else None, torch.from_numpy(found))
 
     def _centred(self, features: csr_matrix) -> NDArray[np.float64]:
@@ -145,7 +153,7 @@ class ScoreRegression:
         found: NDArray[np.float64] = cho_solve(self._factor, self._centred(features).T, overwrite_b=True)
         return found
 
-    def _weights(self, features: csr_matrix) -> NDArray[np.float64]:
+    def _weights(self, features: csr_matrix, spread: float) -> NDArray[np.float64]:
         """Return the weights of all items' scores in the scores that are made, shape [n_items, items]."""
         found: NDArray[np.float64] = np.zeros((self._n_items, features.shape[0]))
         if self._primal:
@@ -156,5 +164,5 @@ class ScoreRegression:
             products = self._known @ centred.T - self._mean @ centred.T
             weights = cho_solve(self._factor, products, overwrite_b=True)
             weights -= weights.mean(0)
-        found[self._warm] = self._spread * weights + 1 / len(self._warm)
+        found[self._warm] = spread * weights + 1 / len(self._warm)
         return found

@@ -29,6 +29,8 @@ _K = 20
 _L2 = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 _ROUNDS = 2
+REACHES = (1.0, 0.7, 0.5, 0.25)
+"""Values of ``Strengths.reach`` to choose from, in descending order."""
 
 Table = NDArray[Any]
 

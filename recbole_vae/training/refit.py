@@ -42,6 +42,7 @@ class Recipe:
         score: of the earlier run on its validation part, in words; "" if it had none.
         chosen: what the earlier run chose for the options ``auto`` of a mixture; None if there are none.
         changed: an option that was put in other words, and why; "" if there is none.
+        reach: see :class:`~recbole_vae.nn.cold.Strengths`.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Recipe:
     score: str
     chosen: dict[str, float] | None = None
     changed: str = ""
+    reach: float = 1.0
 
 
 def recipe(path: str | Path) -> Recipe:
@@ -77,8 +79,11 @@ def recipe(path: str | Path) -> Recipe:
     best = (state["best_valid_result"] or {}).get(metric.lower(), state["best_valid_score"])
     score = f"{metric} {best:.4f}" if state["best_valid_result"] else ""
     evaluations = None if chosen is None else state.get("evaluations")
-    mixture = state["state_dict"].get("_extra_state", {}).get("chosen")
-    return Recipe(state["model"], state["dataset"], options, chosen, evaluations, score, mixture, changed)
+    extra = state["state_dict"].get("_extra_state", {})
+    reach = (extra.get("strengths") or {}).get("reach", 1.0)
+    return Recipe(
+        state["model"], state["dataset"], options, chosen, evaluations, score, extra.get("chosen"), changed, reach
+    )
 
 
 def in_one_stage(config: Any) -> bool:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from recbole.trainer import Trainer
-from recbole.utils import set_color
+from recbole.utils import calculate_valid_score, set_color
 from torch import Tensor
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
@@ -27,13 +28,14 @@ from recbole_vae.evaluation.metrics import Result
 from recbole_vae.model.autoencoder import Autoencoder
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.hybridvae import HybridVAE
+from recbole_vae.nn.cold import Strengths
 from recbole_vae.nn.prior import ACTIVE, active
 from recbole_vae.nn.shortlist import Shortlister
 from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import warm_start
 from recbole_vae.training.averaging import WeightAverage
-from recbole_vae.training.cold import choose_strengths
+from recbole_vae.training.cold import REACHES, choose_strengths
 from recbole_vae.training.memory import memory_kept
 from recbole_vae.training.mixture import mix
 from recbole_vae.training.optimizer import LazyAdam
@@ -71,6 +73,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         self._replayed: list[bool] = []
         self._saved_at = -math.inf
         self.mixing_seconds = 0.0
+        self._reach = 1.0
         self.notes: list[str] = []
         epochs = model.options.weight_averaging
         self._average = WeightAverage(model.parameters(), epochs) if epochs else None
@@ -197,7 +200,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         if mixes:
             mix(self, valid_data)
         if model.features is not None:
-            self._calibrate()
+            self._calibrate(valid_data)
         self.mixing_seconds = time.perf_counter() - started
         if valid_data:
             self.best_valid_result = self.evaluate(valid_data, load_best_model=False)
@@ -209,10 +212,11 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         if dist.is_initialized():
             dist.barrier()
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, valid_data: Any) -> None:
         """Choose the strengths by which items without interactions are scored, and log them."""
         self.model.eval()
         strengths, judged = choose_strengths(self.model)
+        strengths = replace(strengths, reach=self._reach)
         self.model.regress(strengths)
         if not judged.users:
             self.logger.warning("Too few interactions to choose how new items are scored, so the defaults hold.")
@@ -227,6 +231,24 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
                 f"item_features: {', '.join(self.model.features.space.fields)} say nothing about what users like ({how}), so "
                 "new items are scored nearly alike."
             )
+        if valid_data and self.model.scores_cold_items:
+            self._choose_reach(strengths, valid_data)
+
+    def _choose_reach(self, strengths: Strengths, valid_data: Any) -> None:
+        """Choose by the validation part how far the data set's own cold items reach among the others, and log it."""
+        sign = 1 if self.valid_metric_bigger else -1
+        scores: dict[float, float] = {}
+        for reach in REACHES:
+            self.model.regress(replace(strengths, reach=reach))
+            result = self.evaluate(valid_data, load_best_model=False)
+            scores[reach] = calculate_valid_score(result, self.valid_metric)
+        best = max(REACHES, key=lambda reach: sign * scores[reach])  # of equal ones the first, which is the largest
+        self.model.regress(replace(strengths, reach=best))
+        if best != REACHES[0]:
+            self.logger.info(
+                f"The data set's own items without interactions are held back: {best:g} of that spread has {self.valid_metric} "
+                f"{scores[best]:.4f} on the validation part, and the whole {scores[REACHES[0]]:.4f}."
+            )
 
     def _follow(self, recipe: Recipe) -> None:
         """Prepare to repeat an earlier run without a validation part: what that decided is read from its checkpoint."""
@@ -234,6 +256,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             recipe.epochs if self.config["warm_start"] else self.epochs
         )  # perhaps another number than was best
         self._of_earlier = {"epochs_from_scratch": from_scratch, "evaluations": recipe.evaluations}
+        self._reach = recipe.reach
         if isinstance(self.model, HybridVAE) and self.model.chooses:
             chosen = recipe.chosen or {}
             missing = self.model.auto - chosen.keys()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,7 +17,8 @@ from recbole_vae.errors import ConfigError
 from recbole_vae.nn.cold import Strengths
 from recbole_vae.serving.recommender import Recommender
 from recbole_vae.training import mixture
-from recbole_vae.training.cold import _Sample, choose_strengths, ndcg
+from recbole_vae.training.cold import REACHES, _Sample, choose_strengths, ndcg
+from recbole_vae.training.refit import recipe
 from tests.conftest import OWN, Builder, Run, write_inter
 
 MODELS = ["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP"]
@@ -43,7 +46,8 @@ def write_data(folder: str = "data") -> str:
 def run_of(build: Builder, model: str = "MultVAE", **options: Any) -> Run:
     parts = {"benchmark_filename": ["train", "valid", "test"]}
     features = {"item_features": ["group", "noise"]}
-    return build(model, "tiny", **{"data_path": write_data(), **parts, **features, **options})
+    path = options.pop("data_path", None) or write_data()
+    return build(model, "tiny", **{"data_path": path, **parts, **features, **options})
 
 
 def ids(run: Run, *items: str) -> list[int]:
@@ -189,6 +193,50 @@ def test_strengths_follow_what_the_features_say(build: Builder, monkeypatch: pyt
         is_odd[histories.indptr[user] : histories.indptr[user + 1]].mean() for user in range(1, 60)
     ])  # fmt: skip
     assert ((cold[:, 1] > cold[:, 0]) == (share > 0.5)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("wanted", ["warm", "cold"])
+def test_the_validation_part_says_how_far_cold_items_reach(
+    build: Builder, wanted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_data()
+    had = (
+        pd.read_csv("data/tiny/tiny.train.inter", sep="\t")
+        .set_axis(["user", "item"], axis=1)
+        .groupby("user")
+        .item.apply(set)
+    )
+    rows = []
+    for number in range(60):
+        left = [f"i{item}" for item in range(number % 2, 22, 2) if f"i{item}" not in had[f"u{number}"]]
+        rows += [(f"u{number}", item) for item in (left if wanted == "warm" else [COLD[number % 2]])]
+    write_inter(rows, folder="data", part="valid")
+    options = {"epochs": 40, "dropout_prob": 0.3, "learning_rate": 0.01, "topk": [3], "valid_metric": "NDCG@3"}
+    run = run_of(build, data_path=path, **options)
+    with caplog.at_level(logging.INFO):
+        run.fit()
+    chosen = run.model.feature_strengths
+    assert (chosen.reach < 1) == (wanted == "warm") == ("held back" in caplog.text)
+    found = {}
+    for reach in REACHES:
+        run.model.regress(replace(chosen, reach=reach))
+        found[reach] = run.trainer.evaluate(run.valid, load_best_model=False)["ndcg@3"]
+    assert found[chosen.reach] == max(found.values())
+    assert run.trainer.best_valid_result["ndcg@3"] == found[chosen.reach]
+    assert Recommender.load(run.trainer.saved_model_file).model.feature_strengths == chosen
+    assert recipe(run.trainer.saved_model_file).reach == chosen.reach
+
+
+def test_items_that_are_added_have_the_whole_spread(build: Builder) -> None:
+    run = run_of(build)
+    cold = ids(run, *COLD)
+    whole = scores_of(run)
+    run.model.regress(Strengths(3.0, {"group": 1.0, "noise": 1.0}, reach=0.5))
+    run.model.add_items(run.model.features.table[[each - 1 for each in cold]])
+    found, warm = scores_of(run), np.setdiff1d(np.arange(1, N_ITEMS + 1), cold)
+    mean = whole[:, warm].mean(1, keepdim=True)
+    torch.testing.assert_close(found[:, -2:], whole[:, cold])
+    torch.testing.assert_close(found[:, cold], mean + 0.5 * (whole[:, cold] - mean), rtol=1e-4, atol=1e-5)
 
 
 def test_features_that_say_nothing_do_not_stand_out(
