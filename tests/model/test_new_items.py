@@ -211,7 +211,13 @@ def test_the_validation_part_says_how_far_cold_items_reach(
         left = [f"i{item}" for item in range(number % 2, 22, 2) if f"i{item}" not in had[f"u{number}"]]
         rows += [(f"u{number}", item) for item in (left if wanted == "warm" else [COLD[number % 2]])]
     write_inter(rows, folder="data", part="valid")
-    options = {"epochs": 40, "dropout_prob": 0.3, "learning_rate": 0.01, "topk": [3], "valid_metric": "NDCG@3"}
+    options: dict[str, Any] = {
+        "epochs": 40,
+        "dropout_prob": 0.3,
+        "learning_rate": 0.01,
+        "topk": [3],
+        "valid_metric": "NDCG@3",
+    }
     run = run_of(build, data_path=path, **options)
     with caplog.at_level(logging.INFO):
         run.fit()
