@@ -23,10 +23,12 @@ _FILTERS = ("min_rating", "min_user", "min_item", "keep")
 def parser() -> Parser:
     """Declare the options."""
     from recbole_vae.data.prepare import SOURCES
+    from recbole_vae.data.published_split import SPLITS
 
     parser = Parser(
         "prepare", SUMMARY, "NAME FILE [--user=COLUMN --item=COLUMN] [--OPTION=VALUE ...]",
-        epilog=f"Published data sets follow the protocol of the Mult-VAE paper and need no columns: {', '.join(SOURCES)}.",
+        epilog=f"Published data sets need no columns. With the protocol of the Mult-VAE paper: {', '.join(SOURCES)}. With the "
+        f"split of LightGCN's authors: {', '.join(SPLITS)}.",
     )  # fmt: skip
     parser.add_argument("name", metavar="NAME", help="the data set's name in RecBole")
     parser.add_argument(
@@ -91,18 +93,27 @@ def _published(options: Options) -> None:
     import yaml
 
     from recbole_vae.data.prepare import SOURCES, prepare
+    from recbole_vae.data.published_split import SPLITS, prepare_split
 
-    if options.name not in SOURCES:
-        meant = near(options.name, SOURCES)
+    if options.name not in (*SOURCES, *SPLITS):
+        meant = near(options.name, (*SOURCES, *SPLITS))
         raise ConfigError(
             f"prepare: there is no published data set '{options.name}'{f'; did you mean {meant}?' if meant else '.'} There "
-            f"are: {', '.join(SOURCES)}. For a table of your own, name its columns by --user and --item."
+            f"are: {', '.join((*SOURCES, *SPLITS))}. For a table of your own, name its columns by --user and --item."
         )
+    if options.name in SPLITS:
+        split = prepare_split(options.name, options.source, options.out, show_progress=True)
+        _say(split)
+        print(f"  {', '.join(f'{part} {number:,}' for part, number in split.parts.items())}")
+        for line in split.repeats:
+            print(f"  {line}.")
+        _say_differences(split)
+        _suggest(split, _where(options))
+        return
     result = prepare(options.name, options.source, options.out, show_progress=True)
     _say(result)
     _keep(result)
-    for difference in result.differences:
-        print(f"NOT as published: {difference}. Is it another version of the data?")
+    _say_differences(result)
     where = _where(options)
     file = result.folder / f"{result.folder.name}.yaml"
     settings = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -121,6 +132,11 @@ def _say(result: Prepared) -> None:
         f"{result.folder}: {result.interactions:,} of {result.read:,} interactions, of {result.users:,} users and "
         f"{result.items:,} items"
     )
+
+
+def _say_differences(result: Prepared) -> None:
+    for difference in result.differences:
+        print(f"NOT as published: {difference}. Is it another version of the data?")
 
 
 def _keep(result: Prepared) -> None:

@@ -260,7 +260,7 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
             "leave": False,
             "disable": not show_progress,
         }
-        for row in tqdm(_parsed(name, path, what.file, what.read, needed=True), desc=purpose, **progress):
+        for row in tqdm(parsed(name, path, what.file, what.read, needed=True), desc=purpose, **progress):
             read += 1
             if row[2] >= what.least:
                 yield row
@@ -284,7 +284,7 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
     if not kept:
         raise DataError(f"{path}: no interaction is left after filtering; is it the whole data set {name}?")
     if what.names is not None:
-        names = list(_parsed(name, path, *what.names))
+        names = list(parsed(name, path, *what.names))
         if names:
             with (temporary / f"{folder.name}.item").open("w", encoding="utf-8") as file:
                 file.write("item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n")
@@ -304,10 +304,21 @@ def _write(name: str, what: Source, path: Path, temporary: Path, folder: Path, s
     return Prepared(folder, read, kept, len(users), len(items), differences)
 
 
-def _parsed(
+def parsed(
     name: str, path: Path, pattern: str, read: Callable[[Iterable[bytes]], Iterator[_Parsed]], *, needed: bool = False
 ) -> Iterator[_Parsed]:
-    """Read all lines of the files that match a pattern; errors name file and line."""
+    """Read all lines of the files that match a pattern; errors name file and line.
+
+    Args:
+        name: the data set's name, for messages.
+        path: a folder, an archive, or the file itself.
+        pattern: of the names of the files.
+        read: reads the lines of one file; raises a ValueError that says what is wrong with a line.
+        needed: whether there must be such a file.
+
+    Raises:
+        DataError: a file is missing, damaged, or has a wrong line.
+    """
     found = 0
     try:
         for file, lines in _files(path, pattern):
@@ -330,13 +341,13 @@ def _parsed(
     except (OSError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from None
     if needed and not found:
-        raise DataError(f"{path}: has no file {pattern}, where {name} has its interactions.{_other(name, path)}")
+        raise DataError(f"{path}: has no file {pattern}, where {name} has its interactions.{_other(pattern, path)}")
 
 
-def _other(name: str, path: Path) -> str:
-    """Return a sentence that says which other data set it looks like, or ""."""
+def _other(pattern: str, path: Path) -> str:
+    """Return a sentence that says which data set with other names of files it looks like, or ""."""
     for other, what in SOURCES.items():
-        if other != name and what.file != SOURCES[name].file:
+        if what.file != pattern:
             with contextlib.suppress(Exception):
                 if next(iter(_files(path, what.file)), None):
                     return f" It looks like {other}."

@@ -381,7 +381,7 @@ def test_a_users_own_file_beside_the_data_does_not_count(build: object) -> None:
     assert Config(model="MultVAE", dataset="tiny", config_dict={"data_path": path, "epochs": 5})["epochs"] == 5
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", [*SOURCES, "lightgcn"])
 def test_the_settings_of_each_data_set_are_allowed(name: str) -> None:
     import recbole.evaluator
     import yaml
@@ -389,10 +389,13 @@ def test_the_settings_of_each_data_set_are_allowed(name: str) -> None:
     from recbole_vae.options.recbole import properties_folder
 
     text = (properties_folder() / f"dataset/{name}.yaml").read_text(encoding="utf-8")
-    values = yaml.safe_load(text)
+    values = {"eval_args": {}, **yaml.safe_load(text)}
     check_eval_args(values, False, lambda key: "")
     kinds = recbole.evaluator.register.metric_types
-    assert check_metrics(values, kinds, (), {"truncatedrecall", "ndcg"}, lambda key: "") == values["valid_metric"]
+    assert (
+        check_metrics(values, kinds, (), {"truncatedrecall", "recall", "ndcg"}, lambda key: "")
+        == values["valid_metric"]
+    )
 
 
 @pytest.mark.parametrize(
