@@ -235,12 +235,20 @@ class Parser(argparse.ArgumentParser):
             options, rest = self.parse_known_args(words, argparse.Namespace(given={}, free={}))
         except argparse.ArgumentError as error:
             _no_value(str(error.argument_name).split("/")[-1].lstrip("-"))
+        self._take_last_name(options, rest)
         for word in rest:
             self._refuse(word)
         for name, what in self.missing.items():
             if name not in options.given:
                 raise ConfigError(f"--{name} (command line) is missing: {what}.")
         return options
+
+    def _take_last_name(self, options: Options, rest: list[str]) -> None:
+        """Take a name that may be left out from the rest, where argparse leaves it if an option comes before it."""
+        for action in self._actions:
+            left = not action.option_strings and action.nargs == "?" and getattr(options, action.dest) is None
+            if left and rest and not rest[0].startswith("--"):
+                setattr(options, action.dest, rest.pop(0))
 
     def _declare_unknown(self, words: Iterable[str]) -> None:
         for flag in dict.fromkeys(word.partition("=")[0] for word in words):

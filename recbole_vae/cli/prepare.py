@@ -26,14 +26,15 @@ def parser() -> Parser:
     from recbole_vae.data.published_split import SPLITS
 
     parser = Parser(
-        "prepare", SUMMARY, "NAME FILE [--user=COLUMN --item=COLUMN] [--OPTION=VALUE ...]",
+        "prepare", SUMMARY, "NAME [FILE] [--user=COLUMN --item=COLUMN] [--OPTION=VALUE ...]",
         epilog=f"Published data sets need no columns. With the protocol of the Mult-VAE paper: {', '.join(SOURCES)}. With the "
-        f"split of LightGCN's authors: {', '.join(SPLITS)}.",
+        f"split of LightGCN's authors: {', '.join(SPLITS)}. Fetched if there is no FILE: {', '.join(_fetchable())}.",
     )  # fmt: skip
     parser.add_argument("name", metavar="NAME", help="the data set's name in RecBole")
     parser.add_argument(
-        "source", metavar="FILE",
-        help="a CSV, TSV or Parquet file, or a gzip of one; or a published archive, or the file or folder in it",
+        "source", metavar="FILE", nargs="?",
+        help="a CSV, TSV or Parquet file, or a gzip of one; or a published archive, or the file or folder in it. Without it, "
+        "MovieLens is fetched from its owner; the archive is kept in the folder of --out",
     )  # fmt: skip
     parser.option("--user", metavar="COLUMN", help="the column with the users' ids")
     parser.option("--item", metavar="COLUMN", help="the column with the items' ids")
@@ -66,9 +67,20 @@ def command(options: Options) -> None:
         _published(options)
 
 
+def _fetchable() -> list[str]:
+    from recbole_vae.data.prepare import SOURCES
+
+    return [name for name, what in SOURCES.items() if what.archive is not None]
+
+
 def _from_table(options: Options) -> None:
     from recbole_vae.data.from_table import Columns, Filters, prepare_table
 
+    if options.source is None:
+        raise ConfigError(
+            f"FILE (command line) is missing: the table to read, as in recbole-vae prepare {quoted(options.name)} orders.csv "
+            "--user=customer --item=sku."
+        )
     for name in ("user", "item"):
         if getattr(options, name) is None:
             raise ConfigError(f"--{name} (command line) is missing: the column with the {name}s' ids.")
@@ -101,8 +113,9 @@ def _published(options: Options) -> None:
             f"prepare: there is no published data set '{options.name}'{f'; did you mean {meant}?' if meant else '.'} There "
             f"are: {', '.join((*SOURCES, *SPLITS))}. For a table of your own, name its columns by --user and --item."
         )
+    source = _fetched(options.name, options.out) if options.source is None else options.source
     if options.name in SPLITS:
-        split = prepare_split(options.name, options.source, options.out, show_progress=True)
+        split = prepare_split(options.name, source, options.out, show_progress=True)
         _say(split)
         print(f"  {', '.join(f'{part} {number:,}' for part, number in split.parts.items())}")
         for line in split.repeats:
@@ -110,7 +123,7 @@ def _published(options: Options) -> None:
         _say_differences(split)
         _suggest(split, _where(options))
         return
-    result = prepare(options.name, options.source, options.out, show_progress=True)
+    result = prepare(options.name, source, options.out, show_progress=True)
     _say(result)
     _keep(result)
     _say_differences(result)
@@ -125,6 +138,22 @@ def _published(options: Options) -> None:
         args["split"] = {"HU": [0.1, 0.1]}
         where += f' --eval_args="{args}" --topk=[10] --valid_metric=NDCG@10'
     _suggest(result, where)
+
+
+def _fetched(name: str, out: str) -> Path:
+    """Fetch the archive of a data set, or say where to get what cannot be fetched."""
+    from recbole_vae.data.prepare import SOURCES, fetched
+    from recbole_vae.data.published_split import SPLITS
+
+    archive = SOURCES[name].archive if name in SOURCES else None
+    if archive is None:
+        what = SPLITS[name].where if name in SPLITS else SOURCES[name].where
+        raise ConfigError(
+            f"FILE (command line) is missing: prepare fetches {', '.join(_fetchable())} alone. Get {what}, and name the file, or "
+            f"the folder with the files: recbole-vae prepare {name} FILE."
+        )
+    print(archive.terms, flush=True)
+    return fetched(name, archive, out, show_progress=True)
 
 
 def _say(result: Prepared) -> None:

@@ -22,6 +22,7 @@ from typing import IO, Any, TypeVar
 
 from tqdm import tqdm
 
+from recbole_vae.data.fetch import Archive, fetch
 from recbole_vae.errors import DataError
 from recbole_vae.options.recbole import properties_folder
 from recbole_vae.storage.files import leftovers, temporary_beside
@@ -53,6 +54,8 @@ class Source:
         interactions: published number of interactions after filtering, if any.
         users: published number of users after filtering, if any.
         names: name of the file with the items' names, if there is one, and the function that reads its lines.
+        archive: what to fetch, if the owner lets everyone download it and it never changes.
+        where: what to get where, if there is no such archive.
     """
 
     file: str
@@ -65,6 +68,8 @@ class Source:
     interactions: int | None = None
     users: int | None = None
     names: tuple[str, Callable[[Iterable[bytes]], Iterator[Name]]] | None = None
+    archive: Archive | None = None
+    where: str = ""
 
 
 def _separated(
@@ -154,26 +159,59 @@ def _movies_csv(lines: Iterable[bytes]) -> Iterator[Name]:
     yield from map(_name, rows)
 
 
+def _grouplens(name: str, size: int, sha256: str, readme: str) -> Archive:
+    """Return an archive of MovieLens."""
+    folder = "https://files.grouplens.org/datasets/movielens"
+    terms = (
+        "MovieLens is GroupLens's. It is for research, to be cited (Harper and Konstan, 2015), not for commercial use, and to be "
+        f"passed on only as its terms allow: {folder}/{name}-{readme}"
+    )
+    return Archive(f"{folder}/{name}.zip", size, sha256, terms)
+
+
 SOURCES = {
-    "ml-100k": Source("u.data", _separated(b"\t", (0, 1, 2, 3), 4), published=100_000),
+    "ml-100k": Source(
+        "u.data", _separated(b"\t", (0, 1, 2, 3), 4), published=100_000,
+        archive=_grouplens(
+            "ml-100k", 4_924_029, "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229", "README.txt"
+        ),
+    ),
     "ml-1m": Source(
         "ratings.dat", _separated(b"::", (0, 1, 2, 3), 4), published=1_000_209, names=("movies.dat", _movies_dat),
+        archive=_grouplens(
+            "ml-1m", 5_917_549, "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20", "README.txt"
+        ),
     ),
     "ml-10m": Source(
         "ratings.dat", _separated(b"::", (0, 1, 2, 3), 4), published=10_000_054, names=("movies.dat", _movies_dat),
+        archive=_grouplens(
+            "ml-10m", 65_566_137, "813c411ccb6122564edfe752e7f80c4dcc5aa25fa94c93622f6877a7ba252862", "README.html"
+        ),
     ),
     "ml-20m": Source(
         "ratings.csv", _separated(b",", (0, 1, 2, 3), 4, b"userId,movieId,rating,timestamp"),
         published=20_000_263, interactions=9_990_682, users=136_677, names=("movies.csv", _movies_csv),
+        archive=_grouplens(
+            "ml-20m", 198_702_078, "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3", "README.html"
+        ),
     ),
-    "netflix": Source("*_*.txt", _netflix, published=100_480_507, users=463_435),
+    "netflix": Source(
+        "*_*.txt", _netflix, published=100_480_507, users=463_435,
+        where="combined_data_1.txt to combined_data_4.txt from https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data",
+    ),
     "msd": Source(
         "train_triplets.txt", _separated(b"\t", (0, 1, 2, -1), 3), least=1.0, min_items=20, min_users=200, times=False,
-        published=48_373_586, users=571_355,
+        published=48_373_586, users=571_355, where="train_triplets.txt.zip from http://millionsongdataset.com/tasteprofile/",
     ),
-    "gowalla": Source("*otalCheckins.txt", _gowalla, least=0.0, min_items=0, published=6_442_890),
+    "gowalla": Source(
+        "*otalCheckins.txt", _gowalla, least=0.0, min_items=0, published=6_442_890,
+        where="loc-gowalla_totalCheckins.txt.gz from https://snap.stanford.edu/data/loc-Gowalla.html",
+    ),
 }  # fmt: skip
-"""The data sets that :func:`prepare` knows. Numbers are those of Table 1 of Liang et al. (2018)."""
+"""The data sets that :func:`prepare` knows. Numbers are those of Table 1 of Liang et al. (2018).
+
+The archives of MovieLens are those whose MD5 GroupLens publishes beside them.
+"""
 
 NAMES = {"ml-100k": "ml-100k-4stars"}
 """Names of data sets that need another name in RecBole, which uses its own copy for any data set named ml-100k."""
@@ -215,9 +253,35 @@ def prepare(name: str, source: str | Path, out: str | Path, show_progress: bool 
         DataError: the source is missing, damaged, or another data set; a line is wrong; or the result exists already. Then
             nothing is left behind.
     """
-    folder = Path(out) / NAMES.get(name, name)
+    folder = folder_of(name, out)
     with new_folder(Path(source), folder) as temporary:
         return _write(name, SOURCES[name], Path(source), temporary, folder, show_progress)
+
+
+def fetched(name: str, archive: Archive, out: str | Path, show_progress: bool = False) -> Path:
+    """Return the file of a data set's archive, fetched into ``out`` unless it is there.
+
+    Args:
+        name: one of :data:`SOURCES`.
+        archive: of the data set.
+        out: the folder in which the data set's folder is to be made.
+        show_progress: whether a progress bar is shown.
+
+    Raises:
+        DataError: the data set's folder exists already, or see :func:`~recbole_vae.data.fetch.fetch`.
+    """
+    _refuse_existing(folder_of(name, out))
+    return fetch(name, archive, Path(out), show_progress)
+
+
+def folder_of(name: str, out: str | Path) -> Path:
+    """Return the folder that :func:`prepare` makes."""
+    return Path(out) / NAMES.get(name, name)
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise DataError(f"{folder}: exists already; remove it, or choose another --out.")
 
 
 @contextlib.contextmanager
@@ -227,8 +291,7 @@ def new_folder(source: Path, folder: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder exists already or cannot be written, or there is no such source.
     """
-    if folder.exists():
-        raise DataError(f"{folder}: exists already; remove it, or choose another --out.")
+    _refuse_existing(folder)
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder.")
     temporary, made = temporary_beside(folder), not folder.parent.exists()

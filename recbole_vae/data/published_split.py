@@ -69,6 +69,13 @@ class PublishedSplit:
     files: tuple[str, str] = ("train.txt", "test.txt")
     read: Callable[[Iterable[bytes]], Iterator[list[int]]] = _lists
 
+    @property
+    def where(self) -> str:
+        """What to get where."""
+        return (
+            f"{' and '.join(self.files)} from https://github.com/gusye1234/LightGCN-PyTorch/tree/master/{self.folder}"
+        )
+
 
 SPLITS = {
     "gowalla-lightgcn": PublishedSplit("data/gowalla", 29_858, 40_981, 810_128, 217_242),

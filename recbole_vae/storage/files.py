@@ -100,12 +100,12 @@ def written_whole(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
         with contextlib.suppress(OSError):
             left.unlink()
     try:
-        with _explained(path):
+        with explained(path):
             file = temporary.open("wb") if binary else temporary.open("w", encoding="utf-8")
-        with _explained(path, _FULL), file:  # the block may read other files: their errors are not ours
+        with explained(path, _FULL), file:  # the block may read other files: their errors are not ours
             yield file
         if not directly:
-            with _explained(path):
+            with explained(path):
                 temporary.replace(target)
     except KeyboardInterrupt:
         if not directly and not binary and temporary.exists():
@@ -147,7 +147,7 @@ def leftovers(path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, only: set[int] | None = None) -> Iterator[None]:
+def explained(path: Path, only: set[int] | None = None) -> Iterator[None]:
     """Turn an OSError, or only one with certain numbers, into a DataError that says why a file cannot be written."""
     try:
         yield

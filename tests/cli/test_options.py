@@ -129,7 +129,7 @@ REFUSED = [
     "compare --out=o --jobs=0", "compare --out=o --alpha=5", "compare --out=o --seeds=0", "compare --jobs=2",
     "compare --out=o --time_limit=0", "compare --out=o --topk 5 x", "bench --repeats=0", "bench --preset=x",
     "bench --items 5 x", "run --nproc=0", "run --port=x", "run --port=999999", "run --model=MultVEA",
-    "rum --epochs=1", "latent --checkpoint=c --imports=../x", "prepare ml-1m", "exec gone.py",
+    "rum --epochs=1", "latent --checkpoint=c --imports=../x", "prepare netflix", "exec gone.py",
 ]  # fmt: skip
 
 

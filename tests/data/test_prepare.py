@@ -401,8 +401,14 @@ def test_the_settings_of_each_data_set_are_allowed(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "prepare (command line): the following arguments are required: NAME, FILE; usage: recbole-vae prepare"),
-        (["ml-1m", "--out=x"], "prepare (command line): the following arguments are required: FILE; usage: rec"),
+        (
+            [],
+            "prepare (command line): the following arguments are required: NAME; usage: recbole-vae prepare NAME [FILE]",
+        ),
+        (
+            ["shop", "--user=a"],
+            "FILE (command line) is missing: the table to read, as in recbole-vae prepare shop orders.csv",
+        ),
         (["ml-2m", "x.zip"], "prepare: there is no published data set 'ml-2m'; did you mean ml-20m?"),
         (["ml-1m", "x.zip", "--ou=x"], "--ou (command line): prepare has no such option; did you mean --out?"),
     ],
