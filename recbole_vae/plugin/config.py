@@ -274,7 +274,10 @@ def _ranks_all(kind: Any) -> bool:
 
 
 def _settings_of_data(config: Any, dataset: str) -> dict[str, Any]:
-    """Return the settings that ``recbole-vae prepare`` put beside a data set; no other file of that name counts."""
+    """Return the settings that ``recbole-vae prepare`` put beside a data set; no other file of that name counts.
+
+    A split in the user's ``eval_args`` takes the place of the published parts: RecBole alone would not look at it beside them.
+    """
     import yaml
 
     from recbole_vae.data.prepare import MARK
@@ -287,7 +290,11 @@ def _settings_of_data(config: Any, dataset: str) -> dict[str, Any]:
     if not content.startswith(MARK.encode()):
         return {}
     config.settings_of_data = str(path)
-    return yaml.load(content, Loader=config.yaml_loader) or {}
+    settings: dict[str, Any] = yaml.load(content, Loader=config.yaml_loader) or {}
+    args = config.external_config_dict.get("eval_args")
+    if isinstance(args, dict) and "split" in args:
+        settings.pop("benchmark_filename", None)
+    return settings
 
 
 def _follow(config: Any) -> None:

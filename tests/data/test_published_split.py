@@ -184,5 +184,25 @@ def test_from_the_files_to_a_result_on_the_published_test_part(
     out = capfd.readouterr().out
     assert "recall@20" in out
     assert "ndcg@20" in out
-    users = "--eval_args={'split': {'HU': [5, 5]}}"
-    assert main(["run", *suggested, *small, "--benchmark_filename=None", users]) == 0  # of all interactions
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "Pop"])
+def test_a_split_of_ones_own_takes_the_place_of_the_published_parts(model: str) -> None:
+    from recbole.config import Config
+    from recbole.data import create_dataset
+
+    train, test = drawn()
+    prepare_split("gowalla-lightgcn", write(train, test), "data")
+
+    def parts(**options: object) -> list[int]:
+        given = {"data_path": "data", "epochs": 1, **options}
+        dataset = create_dataset(Config(model=model, dataset="gowalla-lightgcn", config_dict=given))
+        return [len(part) for part in dataset.build()]
+
+    valid = len(first_tenth(train))
+    assert parts() == [len(train) - valid, valid, len(test)]
+    assert parts(eval_args={"mode": "uni20"}) == parts()
+    drawn_again = parts(eval_args={"split": {"RS": [0.5, 0.25, 0.25]}, "group_by": None, "order": "RO", "mode": "full"})
+    whole = len(train) + len(test)
+    assert sum(drawn_again) == whole
+    assert drawn_again[2] == pytest.approx(whole / 4, abs=1)
