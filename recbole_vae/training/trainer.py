@@ -231,7 +231,9 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
                 f"item_features: {', '.join(self.model.features.space.fields)} say nothing about what users like ({how}), so "
                 "new items are scored nearly alike."
             )
-        if valid_data and self.model.scores_cold_items:
+        # Items that are held out were taken, and are as popular as others.
+        held_out = getattr(getattr(valid_data, "candidates", None), "kinds", {})
+        if valid_data and self.model.scores_cold_items and not held_out:
             self._choose_reach(strengths, valid_data)
 
     def _choose_reach(self, strengths: Strengths, valid_data: Any) -> None:

@@ -19,6 +19,7 @@ from recbole_vae.serving.recommender import Recommender
 from recbole_vae.training import mixture
 from recbole_vae.training.cold import REACHES, _Sample, choose_strengths, ndcg
 from recbole_vae.training.refit import recipe
+from recbole_vae.training.trainer import HistoryTrainer
 from tests.conftest import OWN, Builder, Run, write_inter
 
 MODELS = ["MultVAE", "MultDAE", "HybridVAE", "CompositeVAE", "VampVAE", "VASP"]
@@ -231,6 +232,20 @@ def test_the_validation_part_says_how_far_cold_items_reach(
     assert run.trainer.best_valid_result["ndcg@3"] == found[chosen.reach]
     assert Recommender.load(run.trainer.saved_model_file).model.feature_strengths == chosen
     assert recipe(run.trainer.saved_model_file).reach == chosen.reach
+
+
+def test_no_reach_is_chosen_where_items_are_held_out(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[Any] = []
+    monkeypatch.setattr(HistoryTrainer, "_choose_reach", lambda self, *given: judged.append(given))
+    run_of(build, epochs=5, topk=[2], valid_metric="NDCG@2").fit()
+    assert len(judged) == 1
+    path = write_data()
+    Path("data/tiny/tiny.train.inter").rename("data/tiny/tiny.inter")
+    split = {"benchmark_filename": None, "eval_args": {"split": {"RS": [0.8, 0.1, 0.1], "HI": [4, 4]}, "mode": "full"}}
+    held_out = run_of(build, data_path=path, epochs=5, topk=[2], valid_metric="NDCG@2", **split)
+    held_out.fit()
+    assert held_out.model.scores_cold_items
+    assert len(judged) == 1
 
 
 def test_items_that_are_added_have_the_whole_spread(build: Builder) -> None:
