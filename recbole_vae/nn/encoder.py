@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import ACTIVATIONS, GatedLinear, SparseLinear, dense_residual, linear, mlp
+from recbole_vae.nn.layers import (
+    ACTIVATIONS,
+    GatedLinear,
+    SparseLinear,
+    SparseProduct,
+    dense_residual,
+    linear,
+    mlp,
+)
 
 _FEW, _POWER, _EMPTY, _GRAIN = 5.0, 1.5, 0.4, 0.001
 """See :func:`dropout_for`."""
@@ -62,18 +71,46 @@ def dropout_for(histories: Histories, n_items: int) -> float:
     return round(probability, 3)
 
 
+class ProfileLinear(nn.Module):
+    """A linear layer on profiles, without a bias. Its weights begin at 0, so that no other random numbers are drawn with it.
+
+    Args:
+        n_features: number of columns of the profiles.
+        width: of the output.
+    """
+
+    feature_dims: ClassVar[dict[str, tuple[int, ...]]] = {"weight": (0,)}
+
+    def __init__(self, n_features: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_features, width))
+
+    def forward(self, profiles: Histories) -> Tensor:
+        """Apply the layer to a batch of profiles; shape [batch, width]. An empty profile gives 0."""
+        values = profiles.entry_values().to(self.weight.dtype)
+        product: Tensor = SparseProduct.apply(  # type: ignore[no-untyped-call]
+            profiles.columns(), values, profiles.indptr, self.weight, False
+        )
+        return product
+
+
 class HistoryEncoder(nn.Module):
-    """An encoder that begins with a linear layer on the normalised history.
+    """An encoder that begins with a linear layer on the normalised history, and one on the profile where there are profiles.
 
     Args:
         n_items: number of items (without RecBole's padding item).
         width: outputs of the first layer.
         sparse: whether the gradient of the first layer's weights is sparse.
+        n_profile: number of columns of the profiles; 0 for none.
+
+    Attributes:
+        profile: the layer on the profiles; None without.
     """
 
-    def __init__(self, n_items: int, width: int, *, sparse: bool = False) -> None:
+    def __init__(self, n_items: int, width: int, *, sparse: bool = False, n_profile: int = 0) -> None:
         super().__init__()
         self.input = SparseLinear(n_items, width, sparse=sparse)
+        self.profile = ProfileLinear(n_profile, width) if n_profile else None
 
     def forward(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
         """Encode histories.
@@ -88,11 +125,16 @@ class HistoryEncoder(nn.Module):
         return self.features(self.sums(histories, mask))
 
     def sums(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
-        """Return the output of the first layer, shape [batch, width]; arguments: those of :meth:`forward`."""
+        """Return the output of the first layer, shape [batch, width]; arguments: those of :meth:`forward`.
+
+        That of the profiles is added to it.
+        """
         values = normalise(histories, self.input.weight.dtype)
         if mask is not None:
             values = values * mask
         sums: Tensor = self.input(histories.columns(), values, histories.indptr)
+        if self.profile is not None and histories.profiles is not None:
+            sums = sums + self.profile(histories.profiles)
         return sums
 
     @abstractmethod
@@ -110,6 +152,7 @@ class MLPEncoder(HistoryEncoder):
         activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
         activate_last: whether the activation follows the output, too (the code of Mult-DAE).
         sparse: whether the gradient of the first layer's weights is sparse.
+        n_profile: number of columns of the profiles; 0 for none.
     """
 
     def __init__(
@@ -121,9 +164,10 @@ class MLPEncoder(HistoryEncoder):
         *,
         activate_last: bool,
         sparse: bool = False,
+        n_profile: int = 0,
     ) -> None:
         first, *rest = [*hidden_sizes, n_features]
-        super().__init__(n_items, first, sparse=sparse)
+        super().__init__(n_items, first, sparse=sparse, n_profile=n_profile)
         activated = bool(rest) or activate_last
         self.activation: nn.Module = ACTIVATIONS[activation]() if activated else nn.Identity()
         self.layers = mlp([first, *rest], activation, activate_last=activate_last)

@@ -23,7 +23,7 @@ from recbole_vae.storage import checkpoint
 
 _ALIKE = 50
 """A new item begins as the mean of so many others that about as many users have."""
-_OF_DATA = ("chosen", "dropout", "features", "strengths")
+_OF_DATA = ("chosen", "dropout", "features", "strengths", "profiles")
 """What models keep beside their parameters that follows from the data of a run, and is not taken over."""
 
 
