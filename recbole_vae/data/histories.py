@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
@@ -133,6 +133,20 @@ class Histories:
         return cls(
             torch.from_numpy(features.indptr.astype(np.int64)), padding.ids(columns), torch.from_numpy(features.data)
         )
+
+    @classmethod
+    def from_profiles(cls, profiles: Sequence[Mapping[int, float]]) -> Histories:
+        """Build profiles from what :meth:`mappings` returned."""
+        lengths = torch.tensor([0, *map(len, profiles)], dtype=torch.int64)
+        columns = torch.tensor([column for each in profiles for column in each], dtype=torch.int64)
+        values = torch.tensor([value for each in profiles for value in each.values()], dtype=torch.float32)
+        return cls(lengths.cumsum(0), padding.ids(columns), values)
+
+    def mappings(self) -> list[dict[int, float]]:
+        """Return the entries of each row as columns with their weights."""
+        lengths = self.lengths().tolist()
+        parts = zip(self.columns().split(lengths), self.entry_values().split(lengths), strict=True)
+        return [dict(zip(columns.tolist(), values.tolist(), strict=True)) for columns, values in parts]
 
     def __len__(self) -> int:
         """Return the number of rows."""

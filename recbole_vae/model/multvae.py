@@ -29,8 +29,9 @@ from recbole_vae.options.fields import Fields, ModelConfig
 if TYPE_CHECKING:
     from recbole_vae.data.features import FeatureSpace
 
-PROFILE_DROPOUT = 0.5
-"""Probability of leaving out the whole profile of a user in training, so that users without one are scored well, too."""
+HISTORY_ALONE, PROFILE_ALONE = 0.5, 0.25
+"""Probabilities of leaving out the whole profile of a user in training, and the whole history of one who has a profile, so that
+users without either are scored well, too (as in DropoutNet: Volkovs, Yu and Poutanen, NIPS 2017)."""
 
 _averages = ModelConfig.model_fields["weight_averaging"].description
 
@@ -230,10 +231,15 @@ class MultVAE(VAE):
         noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
         first, last = histories.span(start, stop)
         share = histories.slice(start, stop)
+        mask = mask[first:last]
         if share.profiles is not None:
-            kept = torch.rand(len(histories), device=like.device) >= PROFILE_DROPOUT
-            share = replace(share, profiles=share.profiles.scaled(kept[start:stop]))
-        mu, logvar = self.posterior(share, mask[first:last])
+            drawn = torch.rand(len(histories), device=like.device)[start:stop]
+            without = (drawn >= 1 - PROFILE_ALONE) & (share.profiles.lengths() > 0)
+            mask = mask * ~without[share.rows()]
+            alone = (share.lengths() + 1).to(like.dtype).sqrt()  # as much as without any items
+            factors = torch.where(without, alone, (drawn >= HISTORY_ALONE).to(like.dtype))
+            share = replace(share, profiles=share.profiles.scaled(factors))
+        mu, logvar = self.posterior(share, mask)
         latent = reparameterise(mu, logvar, noise[start:stop])
         divergence, beta, relative = kl_standard_normal(mu, logvar), self.beta(), self.relative_beta(share)
         terms = LossTerms(

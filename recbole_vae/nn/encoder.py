@@ -127,15 +127,30 @@ class HistoryEncoder(nn.Module):
     def sums(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
         """Return the output of the first layer, shape [batch, width]; arguments: those of :meth:`forward`.
 
-        That of the profiles is added to it.
+        What :meth:`of_profiles` returns is added to that of the histories.
         """
         values = normalise(histories, self.input.weight.dtype)
         if mask is not None:
             values = values * mask
         sums: Tensor = self.input(histories.columns(), values, histories.indptr)
-        if self.profile is not None and histories.profiles is not None:
-            sums = sums + self.profile(histories.profiles)
-        return sums
+        if histories.profiles is None:
+            return sums
+        return sums + self.of_profiles(histories.profiles, histories.lengths())
+
+    def of_profiles(self, profiles: Histories, lengths: Tensor) -> Tensor:
+        """Return what profiles add to the output of the first layer, shape [batch, width].
+
+        A profile counts as one more item of the history: of ``n`` normalised items each has the weight ``1 / sqrt(n)``, and the
+        profile ``1 / sqrt(n + 1)``. So it matters less, the more is known.
+
+        Args:
+            profiles: batch of profiles.
+            lengths: number of items of each history, shape [batch] or, for a single profile, of any length.
+        """
+        if self.profile is None:
+            return self.input.weight.new_zeros(len(lengths), self.input.weight.shape[1])
+        found: Tensor = self.profile(profiles)
+        return found * (lengths + 1).to(found.dtype).rsqrt().unsqueeze(1)
 
     @abstractmethod
     def features(self, sums: Tensor) -> Tensor:

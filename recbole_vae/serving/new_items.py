@@ -138,11 +138,11 @@ def _of_columns(source: Any, space: FeatureSpace) -> FeatureTable:
     ids = [_text(value) for value in columns.pop(space.form.id_field)]
     if not ids:
         raise DataError("the table of new items is empty.")
-    cells = {name: list(map(_cell, column)) for name, column in columns.items()}
+    cells = {name: list(map(cell, column)) for name, column in columns.items()}
     return FeatureTable(ids, cells, {}, "the table of new items").without_repetitions()
 
 
-def _cell(value: Any) -> Cell:
+def cell(value: Any) -> Cell:
     """Return what a value would be in a file: text, or the parts of a sequence."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return _text(value)
