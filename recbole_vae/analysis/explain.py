@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.chunks import rows_per_chunk
 from recbole_vae.nn.encoder import HistoryEncoder
 from recbole_vae.serving.recommender import History, Recommender
+
+if TYPE_CHECKING:
+    from recbole_vae.serving.profiles import Profile
 
 METHODS = ("exact", "gradient")
 """How influences are computed: by leaving out each item, or by the first-order change of the score."""
@@ -107,7 +110,12 @@ def _first_sums(encoder: HistoryEncoder, history: Histories) -> Tensor:
     squares = _sums_of_others((values * values).unsqueeze(1))
     # For an empty history the sum is 0, and so is the quotient.
     lengths = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
-    return (_sums_of_others(terms) / lengths).to(terms.dtype) + encoder.input.bias
+    sums = (_sums_of_others(terms) / lengths).to(terms.dtype) + encoder.input.bias
+    if history.profiles is None:
+        return sums
+    items = torch.full((history.nnz + 1,), history.nnz - 1, device=sums.device)
+    items[-1] = history.nnz
+    return sums + encoder.of_profiles(history.profiles, items)
 
 
 def _sums_of_others(terms: Tensor) -> Tensor:
@@ -126,7 +134,10 @@ def _gradients(model: Any, history: Histories, items: Tensor) -> Tensor:
     parts = (values / length).unsqueeze(1) * weight[history.columns()]
     mean = parts.sum(0)
     with torch.enable_grad():
-        sums = (mean + model.encoder.input.bias.detach()).repeat(len(items), 1).requires_grad_()
+        fixed = model.encoder.input.bias
+        if history.profiles is not None:
+            fixed = fixed + model.encoder.of_profiles(history.profiles, history.lengths())[0]
+        sums = (mean + fixed.detach()).repeat(len(items), 1).requires_grad_()
         logits = model.decoder.logits_of(model.code(model.encoder.features(sums)), padding.columns(items))
         own = logits.diagonal().sum()
         slopes: Tensor = torch.autograd.grad(own, sums)[0]
@@ -140,7 +151,7 @@ def ranks(
 ) -> Tensor:
     """Rank items, from 1, for copies of a history that lack some entries. Items of the whole history are not ranked.
 
-    A copy that lacks all entries has the ranking of an empty history, by popularity.
+    A copy that lacks all entries has the ranking of an empty history: by the profile, or else by popularity.
 
     Args:
         model: in evaluation mode.
@@ -206,7 +217,7 @@ def counterfactual(
             _, left = _scores_without(model, history.without(removed), torch.cat((wanted, rivals)))
             margins = left[:, 0] - left[:, 1:].topk(k).values[:, -1]
             removed[0, rest[margins.argmin()]] = True
-            # Without its last entry the history is ranked by popularity, which the margins do not see.
+            # Without its last entry the history may be ranked by popularity, which the margins do not see.
             if (margins.min() < 0 or len(rest) == 1) and ranks(model, history, removed, wanted, barred)[0, 0] > k:
                 break
         while int(removed.sum()) > 1:
@@ -235,7 +246,8 @@ class Influence:
     Attributes:
         item_id: the data set's own id; ``name``: the item's name, or the id.
         influence: the recommendation's score minus its score without this item.
-        rank_without: rank of the recommendation without this item (by popularity, if no item is left); None if not computed.
+        rank_without: rank of the recommendation without this item (by the profile, or else by popularity, if no item is left);
+            None if not computed.
     """
 
     item_id: str
@@ -288,7 +300,9 @@ class Explanation:
         user: the id that was given; ``model``, ``dataset``: names; ``method``: one of :data:`METHODS`.
         k: length of the ranking; ``searched``: whether counterfactuals were looked for.
         history: ids of the items that the model knows.
-        recommendations: best first; without influences if the history is empty, because they are the most popular items then.
+        recommendations: best first; without influences if the history is empty.
+        by_profile: whether the recommendations rest on a profile, too. It is taken as given: influences are of items alone. If
+            the history is empty, they rest on the profile alone, and else they are the most popular items.
     """
 
     user: str
@@ -299,6 +313,7 @@ class Explanation:
     searched: bool
     history: list[str]
     recommendations: list[Explained]
+    by_profile: bool = False
 
 
 class Explainer:
@@ -323,6 +338,7 @@ class Explainer:
         search: bool = True,
         check: Callable[[], object] | None = None,
         barred: Tensor | None = None,
+        profile: Profile | None = None,
     ) -> Explanation:
         """Explain the first k recommendations for a history.
 
@@ -336,6 +352,8 @@ class Explainer:
             check: called before each of them; what it raises ends the work.
             barred: which items are never recommended, bool, shape [n_items], as of
                 :meth:`~recbole_vae.serving.recommender.Recommender.selection`. All ranks are among the others.
+            profile: of the user, as :meth:`~recbole_vae.serving.recommender.Recommender.profile` and
+                :meth:`~recbole_vae.serving.recommender.Recommender.encoded` have them; None if nothing is known.
 
         Raises:
             ConfigError: see :func:`influences`.
@@ -345,9 +363,12 @@ class Explainer:
         selection = replace(recommender.selection(k), barred=barred)
         barred = None if barred is None else barred.to(model.device)
         known = recommender.known(history)
-        row = Histories.from_lists([known]).to(model.device)
+        row, by_profile = Histories.from_lists([known]), bool(profile) and model.user_space is not None
+        if by_profile and profile:
+            row = replace(row, profiles=Histories.from_profiles([profile]))
+        row = row.to(model.device)
         names = [recommender.items[item] for item in row.indices.tolist()]
-        (ranking,) = recommender.rank([known], [selection])
+        (ranking,) = recommender.rank([known], [selection], [profile or {}])
         items = torch.tensor(list(recommender.known(item for item, _ in ranking)), device=model.device)
         found: list[list[Influence]] = [[] for _ in ranking]
         sets: list[list[str] | None] = [None for _ in ranking]
@@ -370,6 +391,7 @@ class Explainer:
                     zip(ranking, items.tolist(), found, sets, strict=True), start=1
                 )
             ],
+            by_profile and model.scores_by_latent,
         )  # fmt: skip
 
     def text(self, item: str) -> ItemText:

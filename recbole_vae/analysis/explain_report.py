@@ -100,11 +100,18 @@ def _movement(now: int, without: int) -> str:
     return f"fall to rank {without}" if without > now else f"rise to rank {without}, because others lose more"
 
 
-def because(each: Explained) -> str:
-    """Say in a sentence what supports a recommendation most: the items whose rank without them is known."""
+def because(each: Explained, by_profile: bool = False) -> str:
+    """Say in a sentence what supports a recommendation most: the items whose rank without them is known.
+
+    Args:
+        each: the recommendation.
+        by_profile: see :class:`~recbole_vae.analysis.explain.Explanation`.
+    """
     best = [one for one in each.influences if one.rank_without is not None and one.influence > 0]
     if not best:
-        return "no single item of the history raises its score" if each.influences else "it is among the most popular"
+        if each.influences:
+            return "no single item of the history raises its score"
+        return "because of the profile alone" if by_profile else "it is among the most popular"
     first = best[0]
     assert first.rank_without is not None
     return (
@@ -143,13 +150,18 @@ def as_text(explanation: Explanation) -> str:
     """Return an explanation for a terminal."""
     count = len(explanation.history)
     lines = [
-        f"User {explanation.user}, {count} item{'s' * (count != 1)} in the history; {explanation.model} on "
+        f"User {explanation.user}, {count} item{'s' * (count != 1)} in the history"
+        f"{' and a profile, taken as given' * explanation.by_profile}; {explanation.model} on "
         f"{explanation.dataset}, {explanation.method} influences"
     ]
     for each in explanation.recommendations:
         details = f" [{each.details}]" if each.details else ""
         lines.append(f"{each.rank:>3}. {each.name}{details}, score {each.score:.3f}")
-        lines += [f"     {sentence}" for sentence in _said(each, because(each), explanation) if sentence]
+        lines += [
+            f"     {sentence}"
+            for sentence in _said(each, because(each, explanation.by_profile), explanation)
+            if sentence
+        ]
     if any(each.counterfactual for each in explanation.recommendations):
         lines.append(GREEDY)
     return "\n".join(lines) + "\n"
@@ -233,7 +245,8 @@ def _page(explanations: Iterable[Explanation]) -> Iterator[str]:
 def _recommendation(each: Explained, explanation: Explanation) -> dict[str, Any]:
     # The table says what supports a recommendation; in words, only that nothing does.
     supported = any(one.influence > 0 for one in each.influences)
-    sentences = _said(each, "" if supported else because(each), explanation) if explanation.history else ()
+    reason = "" if supported else because(each, explanation.by_profile)
+    sentences = _said(each, reason, explanation) if explanation.history else ()
     names = {one.item_id: one.name for one in each.influences}
     removed = [names[item] for item in each.counterfactual or ()]
     return {

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from recbole_vae.data import padding
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.evaluation.fold_in import fold_in_of
 from recbole_vae.evaluation.metrics import ndcg
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.nn.chunks import rows_per_chunk
@@ -259,7 +260,8 @@ def evaluate(
         loader = _load(path, part, data_path)
     if k >= model.n_items:
         raise ConfigError(f"k: {k} is not allowed; the data set has {padding.real(model.n_items)} items.")
-    table = model.histories if loader.fold_in is None else loader.fold_in
+    fold_in = fold_in_of(model, loader)
+    table = model.histories if fold_in is None else fold_in
     size = rows_per_chunk(max(model.n_items, samples * k))
     columns: dict[str, list[Tensor]] = {}
     lists: dict[float, list[Tensor]] = {spread: [] for spread in dict.fromkeys((0.0, *diversify)) if diversify}

@@ -68,7 +68,7 @@ def command(options: Options) -> None:
     found = (
         explainer.explain(
             user, history, options.k, method=options.method, search=options.counterfactual,
-            barred=barred,
+            barred=barred, profile=None if options.histories else model.profile(user),
         )
         for user, history in bar
     )  # fmt: skip

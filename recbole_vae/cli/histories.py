@@ -70,6 +70,30 @@ def add_new_items(recommender: Recommender, options: Options) -> None:
         print(f"{name}: {line}", file=sys.stderr)
 
 
+def profiles_of(recommender: Recommender, options: Options) -> dict[str, dict[int, float]] | None:
+    """Read the profiles of ``--profiles``, and say on standard error what was found there; None if it is not given.
+
+    Raises:
+        ConfigError, DataError: see ``Recommender.read_profiles``.
+    """
+    if options.profiles is None:
+        return None
+    found = recommender.read_profiles(options.profiles)
+    for line in found.described():
+        print(f"{options.profiles}: {line}", file=sys.stderr)
+    return dict(zip(found.ids, found.profiles, strict=True))
+
+
+def report_unknown_values(unknown: Unknown) -> None:
+    """Say on standard error how many values of profiles the model makes no use of."""
+    if unknown.times:
+        (value, _), *_ = unknown.examples.most_common(1)
+        print(
+            f"Left out of profiles: {unknown.times} times a value that the model makes no use of (such as {value}).",
+            file=sys.stderr,
+        )
+
+
 def report_unknown(unknown: Unknown, what: str = "histories") -> None:
     """Say on standard error how many unknown items were left out."""
     if unknown.times:

@@ -287,6 +287,11 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "histories of any users: CSV with the columns user_id,item_id, or a RecBole .inter file; - is standard "
         "input, where the lines of each user must be consecutive",
     },
+    "profiles": {
+        "metavar": "FILE",
+        "help": "what is known about users besides: a RecBole .user file with the fields of user_features; users who stand only "
+        "there get a list, too",
+    },
     "candidates": {"metavar": "FILE", "help": "recommend only the items in this file, one id per line"},
     "exclude": {"metavar": "FILE", "help": "never recommend the items in this file, one id per line"},
     "new_items": {

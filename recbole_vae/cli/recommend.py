@@ -10,8 +10,10 @@ from recbole_vae.cli.histories import (
     check_standard_input,
     histories,
     item_ids,
+    profiles_of,
     report_unknown,
     report_unknown_excluded,
+    report_unknown_values,
 )
 from recbole_vae.cli.options import Options, Parser, number, true_or_false, whole
 from recbole_vae.cli.outputs import check_outputs
@@ -24,7 +26,7 @@ SUMMARY = "Rank items for known or new users, as CSV or Parquet: user_id,rank,it
 def parser() -> Parser:
     """Declare the options."""
     parser = Parser("recommend", SUMMARY, "--checkpoint=FILE [--users=A,B | --histories=FILE] [-k=10] [--out=FILE]")
-    parser.shared("checkpoint", "users", "histories", "k")
+    parser.shared("checkpoint", "users", "histories", "profiles", "k")
     parser.shared("candidates", "exclude", "new_items", "new_items_bonus")
     parser.option(
         "--keep_seen",
@@ -63,6 +65,11 @@ def command(options: Options) -> None:
     """Write the rankings, and say what was left out of them."""
     if options.users and options.histories:
         raise ConfigError("--users and --histories (command line) cannot be given together.")
+    if options.users and options.profiles:
+        raise ConfigError(
+            "--users and --profiles (command line) cannot be given together: users of the training data have the profiles that "
+            "they had in training."
+        )
     check_standard_input(options)
     if options.workers and options.scheduler:
         raise ConfigError("--workers and --scheduler (command line) cannot be given together.")
@@ -87,8 +94,10 @@ def command(options: Options) -> None:
     selection = model.selection(options.k, not options.keep_seen, candidates, exclude, None, sampling)
     size = batch.batch_size(model, selection)
     total: int | None = None
-    if options.histories:
-        batches = batch.batches_of_histories(model, histories(options.histories, model.model), size)
+    profiles = profiles_of(model, options)
+    if options.histories or profiles is not None:
+        pairs = histories(options.histories, model.model) if options.histories else ()
+        batches = batch.batches_of_histories(model, pairs, size, profiles)
     else:
         batches = batch.batches_of_users(model, options.users, size)
         total = len(options.users or model.users[padding.REAL])
@@ -113,18 +122,21 @@ def command(options: Options) -> None:
                 count = write_rankings(bar, file, sampled=sampling.samples > 0)
     if out:
         print(f"{out}: {count} users", file=sys.stderr)
-    if not (options.histories or model.whole):
+    of_training = any(map(model.knows_user, profiles)) if profiles is not None else not options.histories
+    if of_training and not model.whole:
         print(
             f"{options.checkpoint}: trained on a part of the interactions, so lists may have items that users own already; "
             f"train on all by: recbole-vae refit --checkpoint={options.checkpoint} --out=FILE",
             file=sys.stderr,
         )
     report_unknown(model.unknown)
+    report_unknown_values(model.unknown_values)
     report_unknown(model.unknown_candidates, "the candidates")
     report_unknown_excluded(model.unknown_excluded, exclude)
     if model.without_known:
         print(
-            f"Users with no item in the training data: {model.without_known:,}; they got the most popular items.",
+            f"Users with no item in the training data{' and no known profile' * bool(options.profiles)}: "
+            f"{model.without_known:,}; they got the most popular items.",
             file=sys.stderr,
         )
     if model.without_rest:

@@ -1,5 +1,7 @@
 """What is known about items: fields of the ``.item`` file as a table of numbers, in which items that are alike are near.
 
+The same holds for users, with the ``.user`` file: read "user" for "item" below.
+
 Each field is a block of columns. The block of an item has length 1, or 0 where the field is missing, so that every field counts
 the same. The kind of a field is its type in the file; ``FIELD:KIND`` reads it as another:
 
@@ -30,15 +32,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, diags, hstack
+from scipy.sparse import csr_matrix, diags, hstack, vstack
 
 from recbole_vae.data import padding
-from recbole_vae.data.item_file import KINDS, Cell, FileForm, ItemTable, read_item_file
+from recbole_vae.data.feature_file import KINDS, Cell, FeatureTable, FileForm, read_feature_file
+from recbole_vae.data.histories import Histories
 from recbole_vae.data.missing import MISSING
 from recbole_vae.errors import ConfigError, DataError
 
 _KNOTS, _HASHED, _MOST_VALUES = 8, 4096, 10_000
 _GRAMS = (3, 4, 5)
+_PARTS = ("indptr", "indices", "data")
+"""Of a sparse table."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Block:
     """How one field becomes columns.
 
     Attributes:
-        entry: as ``item_features`` names it.
+        entry: as ``item_features`` or ``user_features`` names it.
         name: the field.
         kind: one of ``KINDS``.
         names: of the columns that are values; empty for other kinds.
@@ -66,7 +71,7 @@ class Block:
             self.kind, len(self.names)
         )
 
-    def encode(self, table: ItemTable, separator: str) -> csr_matrix:
+    def encode(self, table: FeatureTable, separator: str) -> csr_matrix:
         """Return the block of items, rows of length 1 or 0, float32, shape [items, width]."""
         if self.kind in ("float", "float_seq"):
             values = _numbers(table, self.name, self.kind, separator)
@@ -91,7 +96,7 @@ class Block:
             found[there, column] = np.interp(given, self.numbers, hat)
         return found
 
-    def _standardised(self, table: ItemTable, values: Sequence[Any]) -> NDArray[np.float64]:
+    def _standardised(self, table: FeatureTable, values: Sequence[Any]) -> NDArray[np.float64]:
         mean, deviation = np.array(self.numbers[::2]), np.array(self.numbers[1::2])
         found = np.zeros((len(values), len(mean)))
         for row, value in enumerate(values):
@@ -110,46 +115,60 @@ class FeatureSpace:
 
     Attributes:
         blocks: of each field that says something.
-        form: how an ``.item`` file is read.
+        form: how the file is read.
     """
 
     blocks: list[Block]
     form: FileForm
 
     @classmethod
-    def fit(cls, table: ItemTable, entries: Sequence[str], form: FileForm) -> FeatureSpace:
+    def fit(cls, table: FeatureTable, entries: Sequence[str], form: FileForm) -> FeatureSpace:
         """Make the space of some items.
 
         Args:
             table: the items, with the fields that the entries name.
-            entries: of ``item_features``, such as ``genre`` and ``title:text``.
+            entries: of the option, such as ``genre`` and ``title:text``.
             form: see :class:`FeatureSpace`.
 
         Raises:
             ConfigError: no field says anything.
             DataError: text stands where a number must be.
         """
-        blocks, logger = [], getLogger()
+        blocks, logger, of = [], getLogger(), form.of
         for entry in entries:
             name, kind = parsed(entry)
             kind = kind or table.kinds[name]
             missing = sum(_is_missing(cell) for cell in table.cells[name])
             if 2 * missing > len(table.ids):
-                logger.warning(f"item_features: '{name}' is missing for {missing} of {len(table.ids)} items.")
+                logger.warning(f"{form.option}: '{name}' is missing for {missing} of {len(table.ids)} {of}s.")
             block = _fitted(entry, name, kind, table, form.seq_separator)
             if block is None:
                 hint = f"; {name}:text would read its text" if kind in ("token", "token_seq") else ""
                 logger.warning(
-                    f"item_features: '{entry}' is left out: no two items share a value of it that others lack, so it says "
-                    f"nothing about another item{hint}."
+                    f"{form.option}: '{entry}' is left out: no two {of}s share a value of it that others lack, so it says "
+                    f"nothing about another {of}{hint}."
                 )
             else:
                 blocks.append(block)
         if not blocks:
             raise ConfigError(
-                f"item_features: no field of {', '.join(entries)} in {table.path} says anything about another item."
+                f"{form.option}: no field of {', '.join(entries)} in {table.path} says anything about another {of}."
             )
         return cls(blocks, form)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values from which :meth:`from_state` makes the same."""
+        return {"form": dict(vars(self.form)), "blocks": [dict(vars(block)) for block in self.blocks]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> FeatureSpace:
+        """Make the space of what :meth:`state` returned."""
+        return cls([Block(**block) for block in state["blocks"]], FileForm(**state["form"]))
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return sum(block.width for block in self.blocks)
 
     @property
     def fields(self) -> dict[str, slice]:
@@ -166,14 +185,14 @@ class FeatureSpace:
             for column in range(block.width)
         ]
 
-    def read(self, path: str | Path) -> ItemTable:
-        """Read an ``.item`` file of further items; see :func:`read_item_file`.
+    def read(self, path: str | Path) -> FeatureTable:
+        """Read a file of further items; see :func:`read_feature_file`.
 
         Raises:
             DataError: also where a field has another type than the file of training said.
         """
         names = list(dict.fromkeys(block.name for block in self.blocks))
-        table = read_item_file(path, names, self.form)
+        table = read_feature_file(path, names, self.form)
         for block in self.blocks:
             if not parsed(block.entry)[1] and block.kind != table.kinds[block.name]:
                 raise DataError(
@@ -182,7 +201,7 @@ class FeatureSpace:
                 )
         return table
 
-    def unknown(self, table: ItemTable) -> Counter[str]:
+    def unknown(self, table: FeatureTable) -> Counter[str]:
         """Count the values without a column, such as ``genre=Western``, by the number of items that have them."""
         found: Counter[str] = Counter()
         for block in self.blocks:
@@ -192,7 +211,7 @@ class FeatureSpace:
                     found.update(f"{block.name}={value}" for value in count if value not in known)
         return found
 
-    def encode(self, table: ItemTable) -> csr_matrix:
+    def encode(self, table: FeatureTable) -> csr_matrix:
         """Return the features of items, float32, shape [items, n_features]; a row has a length of at most 1.
 
         Raises:
@@ -212,8 +231,8 @@ class FeatureSpace:
 
 
 @dataclass(frozen=True)
-class ItemFeatures:
-    """The features of a data set's items.
+class Features:
+    """The features of a data set's items, or of its users.
 
     Attributes:
         space: what the columns are.
@@ -225,26 +244,24 @@ class ItemFeatures:
 
     def state(self) -> dict[str, Any]:
         """Return plain values and tensors from which :meth:`from_state` makes the same."""
-        parts = {name: torch.from_numpy(getattr(self.table, name)) for name in ("indptr", "indices", "data")}
-        blocks = [dict(vars(block)) for block in self.space.blocks]
-        return {"form": dict(vars(self.space.form)), "blocks": blocks, **parts}
+        return {**self.space.state(), **{name: torch.from_numpy(getattr(self.table, name)) for name in _PARTS}}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> ItemFeatures:
+    def from_state(cls, state: Mapping[str, Any]) -> Features:
         """Make the features of what :meth:`state` returned."""
-        space = FeatureSpace([Block(**block) for block in state["blocks"]], FileForm(**state["form"]))
-        data, indices, indptr = (state[name].cpu().numpy() for name in ("data", "indices", "indptr"))
-        shape = (len(indptr) - 1, sum(block.width for block in space.blocks))
-        return cls(space, csr_matrix((data, indices, indptr), shape=shape))
+        space = FeatureSpace.from_state(state)
+        indptr, indices, data = (state[name].cpu().numpy() for name in _PARTS)
+        return cls(space, csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, space.width)))
 
 
-def features_of(dataset: Any, entries: Sequence[str]) -> ItemFeatures | None:
-    """Read what is known about the items of a data set from its ``.item`` file.
+def features_of(dataset: Any, entries: Sequence[str], of: str = "item") -> Features | None:
+    """Read what is known about the items, or users, of a data set from its ``.item`` or ``.user`` file.
 
     Args:
         dataset: the training part of a built RecBole data set, whose items with interactions decide what the columns are; or
             what stands for one when a model is made from a checkpoint, which has the features itself.
-        entries: of ``item_features``.
+        entries: of the option.
+        of: ``item`` or ``user``.
 
     Returns:
         The features; None for what stands for a data set.
@@ -255,38 +272,78 @@ def features_of(dataset: Any, entries: Sequence[str]) -> ItemFeatures | None:
     """
     if not hasattr(dataset, "dataset_path"):
         return None
-    config = dataset.config
-    path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
-    form = FileForm(
-        dataset.iid_field, config["field_separator"], config["seq_separator"], config["encoding"] or "utf-8"
-    )
+    config, field = dataset.config, dataset.iid_field if of == "item" else dataset.uid_field
+    form = FileForm(field, config["field_separator"], config["seq_separator"], config["encoding"] or "utf-8", of)
     names = list(dict.fromkeys(parsed(entry)[0] for entry in entries))
-    if not path.is_file():
-        raise DataError(f"item_features: there is no file {path}, which would say what is known about the items.")
-    table = read_item_file(path, names, form)
+    path = _file_of(dataset, form)
+    table = read_feature_file(path, names, form)
+    ids = [str(token) for token in dataset.field2id_token[field]][padding.REAL]
     place = {item: row for row, item in enumerate(table.ids)}
-    ids = [str(token) for token in dataset.field2id_token[dataset.iid_field]][padding.REAL]
     rows = [place.get(item, -1) for item in ids]
     unknown = rows.count(-1)
     if unknown == len(rows):
-        raise DataError(f"item_features: {path} has none of the data set's items, such as '{ids[0]}'.")
+        raise DataError(f"{form.option}: {path} has none of the data set's {of}s, such as '{ids[0]}'.")
     if unknown:
-        getLogger().warning(f"item_features: {unknown} of {len(rows)} items are not in {path.name}.")
+        getLogger().warning(f"{form.option}: {unknown} of {len(rows)} {of}s are not in {path.name}.")
     others = len(table.ids) - (len(rows) - unknown)
     if others:
-        getLogger().info(
-            f"item_features: {others} items of {path.name} are not in the data set, for nobody has them. "
-            f"--new_items={path} scores them, too, when the model is used."
+        more = (
+            f"are not in the data set, for nobody has them. --new_items={path} scores them, too, when the model is used."
+            if of == "item"
+            else "are not in the training part, so their profiles are not learned from."
         )
+        getLogger().info(f"{form.option}: {others} {of}s of {path.name} {more}")
     table = table.taken(ids, rows)
-    warm = np.unique(padding.columns(np.asarray(dataset.inter_feat[dataset.iid_field]))).tolist()
+    warm = np.unique(padding.columns(np.asarray(dataset.inter_feat[field]))).tolist()
     known = table.taken([ids[row] for row in warm], warm)
     space = FeatureSpace.fit(known, entries, form)
-    return ItemFeatures(space, space.encode(table))
+    return Features(space, space.encode(table))
+
+
+def profiles_of(dataset: Any, entries: Sequence[str]) -> tuple[FeatureSpace, Histories]:
+    """Read what is known about the users of a data set; arguments and errors: see :func:`features_of`.
+
+    Returns:
+        What the columns are, and the profiles; row = RecBole's internal user id.
+    """
+    found = features_of(dataset, entries, "user")
+    return profiles_from(dataset.profiles) if found is None else (found.space, _with_padding(found.table))
+
+
+def profiles_from(state: Mapping[str, Any]) -> tuple[FeatureSpace, Histories]:
+    """Return what a checkpoint has in place of :func:`profiles_of`."""
+    return FeatureSpace.from_state(state), Histories(*(state[name] for name in ("indptr", "indices", "values")))
+
+
+def profiles_by(space: FeatureSpace, dataset: Any) -> Histories:
+    """Return the profiles of all users of a data set by the columns of another; row = RecBole's internal user id.
+
+    Args:
+        space: of an earlier :func:`profiles_of`.
+        dataset: a part of a built RecBole data set.
+
+    Raises:
+        DataError: the file is missing or damaged, or a number is none.
+    """
+    table = space.read(_file_of(dataset, space.form))
+    place = {user: row for row, user in enumerate(table.ids)}
+    ids = [str(token) for token in dataset.field2id_token[dataset.uid_field]][padding.REAL]
+    return _with_padding(space.encode(table.taken(ids, [place.get(user, -1) for user in ids])))
+
+
+def _with_padding(table: csr_matrix) -> Histories:
+    return Histories.from_features(vstack([csr_matrix((1, table.shape[1]), dtype=np.float32), table]).tocsr())
+
+
+def _file_of(dataset: Any, form: FileForm) -> Path:
+    path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.{form.of}"
+    if not path.is_file():
+        raise DataError(f"{form.option}: there is no file {path}, which would say what is known about the {form.of}s.")
+    return path
 
 
 def parsed(entry: str) -> tuple[str, str]:
-    """Return field and kind of an entry of ``item_features``; "" for the kind that the file says."""
+    """Return field and kind of an entry of the option; "" for the kind that the file says."""
     name, colon, kind = entry.rpartition(":")
     return (name, kind) if colon and kind in KINDS else (entry, "")
 
@@ -301,7 +358,7 @@ def _parts(cell: Cell, separator: str) -> Sequence[str]:
     return [part for part in cell.split(separator) if part] if isinstance(cell, str) else [str(part) for part in cell]
 
 
-def _numbers(table: ItemTable, name: str, kind: str, separator: str) -> list[Any]:
+def _numbers(table: FeatureTable, name: str, kind: str, separator: str) -> list[Any]:
     """Return the number, or the array of numbers, of each item; None where it is missing."""
     found: list[Any] = []
     for row, cell in enumerate(table.cells[name]):
@@ -317,13 +374,13 @@ def _numbers(table: ItemTable, name: str, kind: str, separator: str) -> list[Any
             what = "a number" if kind == "float" else f"a list of numbers with '{separator}' between them"
             raise DataError(
                 f"{table.where(row)}: {str(cell)[:80]!r} in '{name}' is not {what}. Correct it or leave it empty; or train with "
-                f"the field as another kind, item_features: {name}:token or {name}:text."
+                f"the field as another kind, {table.of}_features: {name}:token or {name}:text."
             )
         found.append(float(numbers[0]) if kind == "float" else numbers)
     return found
 
 
-def _counts(table: ItemTable, name: str, kind: str, separator: str) -> list[Counter[Any]]:
+def _counts(table: FeatureTable, name: str, kind: str, separator: str) -> list[Counter[Any]]:
     """Return how often each item has each value; values of text are columns."""
     counts: list[Counter[Any]] = []
     for cell in table.cells[name]:
@@ -347,7 +404,7 @@ def _grams(text: str) -> Counter[int]:
     return found
 
 
-def _fitted(entry: str, name: str, kind: str, table: ItemTable, separator: str) -> Block | None:
+def _fitted(entry: str, name: str, kind: str, table: FeatureTable, separator: str) -> Block | None:
     """Return the block of a field, or None if it says nothing about another item."""
     items = len(table.ids)
     if kind == "float":
@@ -376,7 +433,8 @@ def _fitted(entry: str, name: str, kind: str, table: ItemTable, separator: str) 
     shared = [value for value, count in frequency.most_common() if 1 < count < items]
     if len(shared) > _MOST_VALUES:
         getLogger().warning(
-            f"item_features: '{name}' has {len(shared)} values that several items have; the {_MOST_VALUES} most frequent count."
+            f"{table.of}_features: '{name}' has {len(shared)} values that several {table.of}s have; the {_MOST_VALUES} most "
+            "frequent count."
         )
     shared = sorted(shared[:_MOST_VALUES])
     weights = [math.sqrt(math.log(items / frequency[value])) for value in shared]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
@@ -32,11 +32,14 @@ class Histories:
         indices: RecBole's internal item ids, ascending within a row, none twice; its padding never occurs; int32 or int64,
             shape [nnz]. Models use :meth:`columns`.
         values: positive weight of each entry, float32, shape [nnz]; None where all are 1.
+        profiles: what is known about the user of each row besides: features in the place of items, of which :meth:`columns` are
+            the columns, with values of any sign; None where a model has no ``user_features``.
     """
 
     indptr: Tensor
     indices: Tensor
     values: Tensor | None = None
+    profiles: Histories | None = None
     _rows: Tensor | None = field(default=None, repr=False, compare=False)
     """The result of :meth:`rows`, kept in a batch, where each step uses it several times; a table computes it anew."""
 
@@ -61,7 +64,7 @@ class Histories:
             # Sorting by counting takes half the time that torch.unique does.
             table = coo_matrix((ones, (users.numpy(), items.numpy())), shape=(n_users, width)).tocsr()
             table.sum_duplicates()
-            return cls(*(torch.from_numpy(each) for each in (table.indptr.astype(np.int64), table.indices)))
+            return cls(torch.from_numpy(table.indptr.astype(np.int64)), torch.from_numpy(table.indices))
         weights = None
         if values is not None:
             keys, entries = torch.unique(keys, return_inverse=True)
@@ -122,6 +125,28 @@ class Histories:
                 raise DataError(f"the weights of a history's items must be positive numbers up to {LARGEST_WEIGHT:g}.")
         lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
         return cls(lengths.cumsum(0), torch.tensor([item for row in rows for item in row], dtype=torch.int64), values)
+
+    @classmethod
+    def from_features(cls, features: csr_matrix) -> Histories:
+        """Build profiles from features, float32, shape [rows, n_features]; see ``profiles``."""
+        columns = torch.from_numpy(features.indices.astype(np.int32))
+        return cls(
+            torch.from_numpy(features.indptr.astype(np.int64)), padding.ids(columns), torch.from_numpy(features.data)
+        )
+
+    @classmethod
+    def from_profiles(cls, profiles: Sequence[Mapping[int, float]]) -> Histories:
+        """Build profiles from what :meth:`mappings` returned."""
+        lengths = torch.tensor([0, *map(len, profiles)], dtype=torch.int64)
+        columns = torch.tensor([column for each in profiles for column in each], dtype=torch.int64)
+        values = torch.tensor([value for each in profiles for value in each.values()], dtype=torch.float32)
+        return cls(lengths.cumsum(0), padding.ids(columns), values)
+
+    def mappings(self) -> list[dict[int, float]]:
+        """Return the entries of each row as columns with their weights."""
+        lengths = self.lengths().tolist()
+        parts = zip(self.columns().split(lengths), self.entry_values().split(lengths), strict=True)
+        return [dict(zip(columns.tolist(), values.tolist(), strict=True)) for columns, values in parts]
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -197,7 +222,14 @@ class Histories:
         rows = torch.repeat_interleave(lengths, output_size=len(entries))
         entries = entries + (starts - indptr[:-1])[rows]
         values = None if self.values is None else self.values[entries]
-        return Histories(indptr, self.indices[entries].long(), values, rows)
+        profiles = None if self.profiles is None else self.profiles[users]
+        return Histories(indptr, self.indices[entries].long(), values, profiles, rows)
+
+    def scaled(self, factors: Tensor) -> Histories:
+        """Return a copy in which the weights of each row are multiplied by its factor, shape [rows]; they may become 0."""
+        rows = self.rows()
+        values = self.entry_values()
+        return Histories(self.indptr, self.indices, values * factors.to(values)[rows], self.profiles, rows)
 
     def without(self, removed: Tensor) -> Histories:
         """Return copies of a single history, each without some of its entries.
@@ -209,13 +241,16 @@ class Histories:
         indptr = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
         torch.cumsum(kept.sum(1), 0, out=indptr[1:])
         entries = kept.nonzero()[:, 1]
-        return Histories(indptr, self.indices[entries], None if self.values is None else self.values[entries])
+        values = None if self.values is None else self.values[entries]
+        same = torch.zeros(len(kept), dtype=torch.int64, device=kept.device)
+        return Histories(indptr, self.indices[entries], values, None if self.profiles is None else self.profiles[same])
 
     def where(self, kept: Tensor) -> Histories:
         """Return the histories with the entries in ``kept`` only; bool, shape [nnz]."""
         before = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
         torch.cumsum(kept, 0, out=before[1:])
-        return Histories(before[self.indptr], self.indices[kept], None if self.values is None else self.values[kept])
+        values = None if self.values is None else self.values[kept]
+        return Histories(before[self.indptr], self.indices[kept], values, self.profiles)
 
     def slice(self, start: int, stop: int) -> Histories:
         """Return the rows from ``start`` to ``stop``."""
@@ -223,7 +258,8 @@ class Histories:
             return self
         first, last = self.span(start, stop)
         values = None if self.values is None else self.values[first:last]
-        return Histories(self.indptr[start : stop + 1] - first, self.indices[first:last], values)
+        profiles = None if self.profiles is None else self.profiles.slice(start, stop)
+        return Histories(self.indptr[start : stop + 1] - first, self.indices[first:last], values, profiles)
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """Return where the entries of rows ``start`` to ``stop`` begin and end."""
@@ -234,7 +270,8 @@ class Histories:
     def to(self, device: torch.device | str) -> Histories:
         """Return the histories on a device."""
         values = None if self.values is None else self.values.to(device)
-        return Histories(self.indptr.to(device), self.indices.to(device), values)
+        profiles = None if self.profiles is None else self.profiles.to(device)
+        return Histories(self.indptr.to(device), self.indices.to(device), values, profiles)
 
 
 class SharedBatch(Histories):
@@ -269,6 +306,10 @@ class SharedBatch(Histories):
     @property
     def values(self) -> Tensor | None:
         return self._whole.values
+
+    @property
+    def profiles(self) -> Histories | None:
+        return self._whole.profiles
 
     @property
     def _rows(self) -> Tensor | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,7 +66,7 @@ def evaluated_on(model: Any, part: Any) -> Iterator[None]:
         part: its dataloader. Users are scored by its ``fold_in`` instead of their training histories, if it has one, and items
             that its ``candidates`` bar have ``-inf``.
     """
-    histories, candidates = (getattr(part, name, None) for name in ("fold_in", "candidates"))
+    histories, candidates = fold_in_of(model, part), getattr(part, "candidates", None)
     if histories is None and candidates is None:
         yield
         return
@@ -84,6 +85,29 @@ def evaluated_on(model: Any, part: Any) -> Iterator[None]:
 
     with _replaced(model, full_sort_predict=full_sort_predict):
         yield
+
+
+def fold_in_of(model: Any, part: Any) -> Histories | None:
+    """Return the histories by which the held-out users of a part are scored, with their profiles where a model reads these.
+
+    Args:
+        model: of this package, or of RecBole.
+        part: a dataloader, perhaps with ``fold_in``. It keeps the profiles for the next evaluation of the same model.
+
+    Raises:
+        DataError: the ``.user`` file is missing or damaged.
+    """
+    histories: Histories | None = getattr(part, "fold_in", None)
+    space = getattr(model, "user_space", None)
+    if histories is None or space is None:
+        return histories
+    kept: tuple[Any, Histories] | None = vars(part).get("_with_profiles")
+    if kept is None or kept[0] is not space:
+        from recbole_vae.data.features import profiles_by
+
+        kept = space, replace(histories, profiles=profiles_by(space, part._dataset))
+        part._with_profiles = kept
+    return kept[1]
 
 
 def why_not(model: type, options: Mapping[str, Any] | None = None) -> str | None:

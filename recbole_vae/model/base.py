@@ -377,12 +377,16 @@ class HistoryRecommender(NewItems, Capabilities, GeneralRecommender):  # type: i
     def ranking_scores(self, histories: Histories) -> Tensor:
         """Return the scores by which recommendations are ranked; a history of no items has ``popularity`` instead.
 
+        It has the model's scores if there is a profile, and the part of the model that reads it contributes.
+
         Returns:
             A new float32 tensor, shape [batch, n_items + n_new].
         """
         histories = self.in_warm_items(histories)
         scores = self.score(histories).float()
         empty = histories.lengths() == 0
+        if histories.profiles is not None and self.scores_by_latent:
+            empty &= histories.profiles.lengths() == 0
         if empty.any():
             scores[empty] = F.pad(self.popularity.to(scores), (0, self.n_new))
         return scores

@@ -81,6 +81,10 @@ class Capabilities:
     """What is known about the items; with it, items without interactions are scored: see
     :class:`~recbole_vae.model.new_items.NewItems`, where these are other than here."""
 
+    user_space: Any = None
+    """How what is known about users becomes their ``profiles`` in :class:`~recbole_vae.data.histories.Histories`, a
+    :class:`~recbole_vae.data.features.FeatureSpace`; None for a model to which a user is a history and nothing else."""
+
     n_new: int = 0
     """Number of items that were added after training."""
 

@@ -6,7 +6,8 @@ Filtering. WWW 2018.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -23,7 +24,14 @@ from recbole_vae.nn.encoder import MLPEncoder, dropout_for, dropout_mask
 from recbole_vae.nn.precision import training_dtype
 from recbole_vae.nn.prior import kl_standard_normal, reparameterise
 from recbole_vae.nn.sampling import NegativeSampler
-from recbole_vae.options.fields import ModelConfig
+from recbole_vae.options.fields import Fields, ModelConfig
+
+if TYPE_CHECKING:
+    from recbole_vae.data.features import FeatureSpace
+
+HISTORY_ALONE, PROFILE_ALONE = 0.5, 0.25
+"""Probabilities of leaving out the whole profile of a user in training, and the whole history of one who has a profile, so that
+users without either are scored well, too (as in DropoutNet: Volkovs, Yu and Poutanen, NIPS 2017)."""
 
 _averages = ModelConfig.model_fields["weight_averaging"].description
 
@@ -71,6 +79,11 @@ class MultVAEConfig(MLPConfig):
         "1: as in RecVAE. [0]",
     )
     weight_averaging: NonNegativeInt = Field(10, description=f"{_averages} [0]")
+    user_features: Fields = Field(
+        [],
+        description="Fields of the .user file that are further input of the encoder, such as [age, gender, occupation]; "
+        "FIELD:KIND as in item_features.",
+    )
 
     @model_validator(mode="after")
     def _says_how_beta_rises(self) -> Self:
@@ -117,10 +130,14 @@ class MultVAE(VAE):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         options, items = self.options, self.n_real_items
+        if options.user_features:
+            from recbole_vae.data.features import profiles_of  # here: pandas and SciPy make every import slow
+
+            self._take_profiles(*profiles_of(dataset, options.user_features))
         sampler = NegativeSampler(self.histories, items, options.n_negatives) if options.n_negatives else None
         self.encoder = MLPEncoder(
             items, options.mlp_hidden_size, 2 * options.latent_dimension, options.activation,
-            activate_last=False, sparse=sampler is not None,
+            activate_last=False, sparse=sampler is not None, n_profile=self.user_space.width if self.user_space else 0,
         )  # fmt: skip
         self.decoder = MLPDecoder(
             options.latent_dimension, options.mlp_hidden_size[::-1], items, options.activation,
@@ -135,6 +152,10 @@ class MultVAE(VAE):
         self.by_softmax, self.by_sigmoid = options.by_softmax, options.by_sigmoid
         self._plateau = PlateauCap(options.stopping_step) if options.anneal_cap == "auto" else None
         self.needs_validation = "anneal_cap: auto" if self._plateau is not None else ""
+
+    def _take_profiles(self, space: FeatureSpace, profiles: Histories) -> None:
+        self.user_space = space
+        self.histories = replace(self.histories, profiles=profiles.to(self.device))
 
     @property
     def cap(self) -> float:
@@ -169,8 +190,15 @@ class MultVAE(VAE):
         return ", and ".join(parts)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what ``state_dict`` holds besides the parameters: the step, and what stands for options set to ``auto``."""
+        """Return what ``state_dict`` holds besides the parameters: the step, and what stands for options set to ``auto``.
+
+        With ``user_features`` also how they become profiles, and those of the training users.
+        """
         state: dict[str, Any] = super().get_extra_state()
+        if self.user_space is not None and self.histories.profiles is not None:
+            profiles = self.histories.profiles.to("cpu")
+            entries = {name: getattr(profiles, name) for name in ("indptr", "indices", "values")}
+            state["profiles"] = {**self.user_space.state(), **entries}
         if self.options.dropout_prob == "auto":
             state["dropout"] = self.dropout
         # Checkpoints are written after a best evaluation, so ``waited`` is 0. ``stopping_step``, which decides
@@ -182,6 +210,10 @@ class MultVAE(VAE):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned."""
         super().set_extra_state(state)
+        if "profiles" in state:
+            from recbole_vae.data.features import profiles_from
+
+            self._take_profiles(*profiles_from(state["profiles"]))
         if self.options.dropout_prob == "auto":
             self.dropout = state.get("dropout", self.dropout)
         if self._plateau is not None and "cap" in state:
@@ -199,7 +231,15 @@ class MultVAE(VAE):
         noise = torch.randn(len(histories), self.options.latent_dimension, dtype=like.dtype, device=like.device)
         first, last = histories.span(start, stop)
         share = histories.slice(start, stop)
-        mu, logvar = self.posterior(share, mask[first:last])
+        mask = mask[first:last]
+        if share.profiles is not None:
+            drawn = torch.rand(len(histories), device=like.device)[start:stop]
+            without = (drawn >= 1 - PROFILE_ALONE) & (share.profiles.lengths() > 0)
+            mask = mask * ~without[share.rows()]
+            alone = (share.lengths() + 1).to(like.dtype).sqrt()  # as much as without any items
+            factors = torch.where(without, alone, (drawn >= HISTORY_ALONE).to(like.dtype))
+            share = replace(share, profiles=share.profiles.scaled(factors))
+        mu, logvar = self.posterior(share, mask)
         latent = reparameterise(mu, logvar, noise[start:stop])
         divergence, beta, relative = kl_standard_normal(mu, logvar), self.beta(), self.relative_beta(share)
         terms = LossTerms(

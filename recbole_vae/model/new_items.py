@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,14 +16,14 @@ from recbole_vae.errors import ConfigError
 if TYPE_CHECKING:  # at run time where features are used: pandas and SciPy make every import slow
     from scipy.sparse import csr_matrix
 
-    from recbole_vae.data.features import ItemFeatures
+    from recbole_vae.data.features import Features
     from recbole_vae.nn.cold import Made, ScoreRegression, Strengths
 
 ALIKE = 20
 """Warm items that a cold one is said to be like, at most, and as which it stands in a history."""
 
 
-def starting_strengths(features: ItemFeatures) -> Strengths:
+def starting_strengths(features: Features) -> Strengths:
     """Return the strengths of the regression on features before any are chosen: text counts for less than other fields."""
     from recbole_vae.nn.cold import Strengths
 
@@ -41,7 +42,7 @@ class NewItems:
 
     device: Any
     histories: Histories
-    features: ItemFeatures | None
+    features: Features | None
     feature_strengths: Strengths | None
     n_new: int
     regression: ScoreRegression | None
@@ -63,7 +64,7 @@ class NewItems:
             self.begins_with_linear_layer = False  # explanations would miss what the regression adds
             self._take_features(features_of(dataset, entries))
 
-    def _take_features(self, features: ItemFeatures | None) -> None:
+    def _take_features(self, features: Features | None) -> None:
         """Take what is known about the items, and score cold ones by it with the strengths so far."""
         self.features = features
         if features is not None:
@@ -198,7 +199,7 @@ class NewItems:
         for row, item, value, is_cold in zip(rows, items, values, there.tolist(), strict=True):
             for other, weight in self.stands_for(item) if is_cold else [(item, 1.0)]:
                 found[row][other] = found[row].get(other, 0.0) + weight * value
-        return Histories.from_lists(found).to(self.device)
+        return replace(Histories.from_lists(found).to(self.device), profiles=histories.profiles)
 
     def _features_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of these; empty without features."""
@@ -211,8 +212,8 @@ class NewItems:
     def _restore_features(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`_features_state` returned."""
         if "features" in state:
-            from recbole_vae.data.features import ItemFeatures
+            from recbole_vae.data.features import Features
             from recbole_vae.nn.cold import Strengths
 
             self.feature_strengths = Strengths(**state["strengths"]) if state["strengths"] else None
-            self._take_features(ItemFeatures.from_state(state["features"]))
+            self._take_features(Features.from_state(state["features"]))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_vae.data.histories import Histories
-from recbole_vae.nn.layers import ACTIVATIONS, GatedLinear, SparseLinear, dense_residual, linear, mlp
+from recbole_vae.nn.layers import (
+    ACTIVATIONS,
+    GatedLinear,
+    SparseLinear,
+    SparseProduct,
+    dense_residual,
+    linear,
+    mlp,
+)
 
 _FEW, _POWER, _EMPTY, _GRAIN = 5.0, 1.5, 0.4, 0.001
 """See :func:`dropout_for`."""
@@ -62,18 +71,46 @@ def dropout_for(histories: Histories, n_items: int) -> float:
     return round(probability, 3)
 
 
+class ProfileLinear(nn.Module):
+    """A linear layer on profiles, without a bias. Its weights begin at 0, so that no other random numbers are drawn with it.
+
+    Args:
+        n_features: number of columns of the profiles.
+        width: of the output.
+    """
+
+    feature_dims: ClassVar[dict[str, tuple[int, ...]]] = {"weight": (0,)}
+
+    def __init__(self, n_features: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_features, width))
+
+    def forward(self, profiles: Histories) -> Tensor:
+        """Apply the layer to a batch of profiles; shape [batch, width]. An empty profile gives 0."""
+        values = profiles.entry_values().to(self.weight.dtype)
+        product: Tensor = SparseProduct.apply(  # type: ignore[no-untyped-call]
+            profiles.columns(), values, profiles.indptr, self.weight, False
+        )
+        return product
+
+
 class HistoryEncoder(nn.Module):
-    """An encoder that begins with a linear layer on the normalised history.
+    """An encoder that begins with a linear layer on the normalised history, and one on the profile where there are profiles.
 
     Args:
         n_items: number of items (without RecBole's padding item).
         width: outputs of the first layer.
         sparse: whether the gradient of the first layer's weights is sparse.
+        n_profile: number of columns of the profiles; 0 for none.
+
+    Attributes:
+        profile: the layer on the profiles; None without.
     """
 
-    def __init__(self, n_items: int, width: int, *, sparse: bool = False) -> None:
+    def __init__(self, n_items: int, width: int, *, sparse: bool = False, n_profile: int = 0) -> None:
         super().__init__()
         self.input = SparseLinear(n_items, width, sparse=sparse)
+        self.profile = ProfileLinear(n_profile, width) if n_profile else None
 
     def forward(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
         """Encode histories.
@@ -88,12 +125,32 @@ class HistoryEncoder(nn.Module):
         return self.features(self.sums(histories, mask))
 
     def sums(self, histories: Histories, mask: Tensor | None = None) -> Tensor:
-        """Return the output of the first layer, shape [batch, width]; arguments: those of :meth:`forward`."""
+        """Return the output of the first layer, shape [batch, width]; arguments: those of :meth:`forward`.
+
+        What :meth:`of_profiles` returns is added to that of the histories.
+        """
         values = normalise(histories, self.input.weight.dtype)
         if mask is not None:
             values = values * mask
         sums: Tensor = self.input(histories.columns(), values, histories.indptr)
-        return sums
+        if histories.profiles is None:
+            return sums
+        return sums + self.of_profiles(histories.profiles, histories.lengths())
+
+    def of_profiles(self, profiles: Histories, lengths: Tensor) -> Tensor:
+        """Return what profiles add to the output of the first layer, shape [batch, width].
+
+        A profile counts as one more item of the history: of ``n`` normalised items each has the weight ``1 / sqrt(n)``, and the
+        profile ``1 / sqrt(n + 1)``. So it matters less, the more is known.
+
+        Args:
+            profiles: batch of profiles.
+            lengths: number of items of each history, shape [batch] or, for a single profile, of any length.
+        """
+        if self.profile is None:
+            return self.input.weight.new_zeros(len(lengths), self.input.weight.shape[1])
+        found: Tensor = self.profile(profiles)
+        return found * (lengths + 1).to(found.dtype).rsqrt().unsqueeze(1)
 
     @abstractmethod
     def features(self, sums: Tensor) -> Tensor:
@@ -110,6 +167,7 @@ class MLPEncoder(HistoryEncoder):
         activation: a name in :data:`~recbole_vae.nn.layers.ACTIVATIONS`, after each hidden layer.
         activate_last: whether the activation follows the output, too (the code of Mult-DAE).
         sparse: whether the gradient of the first layer's weights is sparse.
+        n_profile: number of columns of the profiles; 0 for none.
     """
 
     def __init__(
@@ -121,9 +179,10 @@ class MLPEncoder(HistoryEncoder):
         *,
         activate_last: bool,
         sparse: bool = False,
+        n_profile: int = 0,
     ) -> None:
         first, *rest = [*hidden_sizes, n_features]
-        super().__init__(n_items, first, sparse=sparse)
+        super().__init__(n_items, first, sparse=sparse, n_profile=n_profile)
         activated = bool(rest) or activate_last
         self.activation: nn.Module = ACTIVATIONS[activation]() if activated else nn.Identity()
         self.layers = mlp([first, *rest], activation, activate_last=activate_last)

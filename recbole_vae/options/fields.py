@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -33,6 +34,17 @@ AS_TYPES = {
     "integer": "int", "number": "float", "string": "str", "boolean": "bool", "object": "dict", "null": "~",
     "array": "list{} of ", "empty": "", "enum": "",
 }  # fmt: skip
+
+
+def _each_once(entries: Any) -> Any:
+    entries = entries.split(",") if isinstance(entries, str) else entries
+    if isinstance(entries, list) and (len({*map(str, entries)}) < len(entries) or "" in entries):
+        raise ValueError("it must be a list of fields, each once, such as [genre, release_year] or [age, gender].")
+    return entries
+
+
+Fields = Annotated[list[str], BeforeValidator(_each_once)]
+"""Fields of a file: a list, or their names with commas between them."""
 
 
 def describe(schema: Mapping[str, Any], kinds: Mapping[str, str] = IN_WORDS) -> str:
@@ -200,7 +212,7 @@ class ModelConfig(Strict):
         description="Keep what was read of an .inter file of 64 MiB or more in NAME.inter.cache beside it, for the next run; "
         "False: neither read nor write such a file.",
     )
-    item_features: list[str] = Field(
+    item_features: Fields = Field(
         [],
         description="Fields of the .item file by which items without interactions are scored, such as [genre, release_year, "
         "title:text]; FIELD:KIND reads a field as token, token_seq, float, float_seq or text.",
@@ -229,14 +241,6 @@ class ModelConfig(Strict):
         0,
         description="Epochs over which the parameters are averaged for evaluation and scoring; 0: those of the last epoch.",
     )
-
-    @field_validator("item_features", mode="before")
-    @classmethod
-    def _each_once(cls, entries: Any) -> Any:
-        entries = entries.split(",") if isinstance(entries, str) else entries
-        if isinstance(entries, list) and (len({*map(str, entries)}) < len(entries) or "" in entries):
-            raise ValueError("it must be a list of fields, each once, such as [genre, release_year].")
-        return entries
 
     @field_validator("clip_grad_norm")
     @classmethod

@@ -26,7 +26,7 @@ from recbole_vae.options.limits import LARGEST
 from recbole_vae.server import schemas
 from recbole_vae.server.errors import RefusedError
 from recbole_vae.server.guard import SIMILAR, Guard
-from recbole_vae.server.lanes import Answered, Job, LongLane, RankingLane
+from recbole_vae.server.lanes import Answered, Given, Job, LongLane, RankingLane
 from recbole_vae.server.metrics import Metrics
 from recbole_vae.server.model import Current, Served
 from recbole_vae.server.settings import Limits, Settings
@@ -112,6 +112,11 @@ class _Application:
         """Rank items for histories or users."""
         asked = schemas.read(schemas.RecommendRequest, await _body(request, self.limits.body))
         schemas.one_of("histories", asked.histories, "users", asked.users)
+        if asked.profiles is not None and len(asked.profiles) != len(asked.histories or ()):
+            raise RefusedError(
+                422, f"profiles: there are {len(asked.profiles)}, and {len(asked.histories or ())} histories; give an object or "
+                "null for each history. Users of the training data have the profiles that they had in training.",
+            )  # fmt: skip
         _check(asked, self.limits)
         asked = asked.model_copy(update={"k": _at_most("k", asked.k, self.limits.k, "k" in asked.model_fields_set)})
         if asked.samples or asked.diversify:
@@ -121,7 +126,7 @@ class _Application:
             shared = (asked.k, asked.exclude_seen, asked.popularity_correction) if plain else None
             size = len(asked.histories or asked.users or ())
             answered = await self.ranking.rank(
-                Job(functools.partial(_histories, asked), size, functools.partial(_selection, asked), shared)
+                Job(functools.partial(_given, asked), size, functools.partial(_selection, asked), shared)
             )
         self.metrics.ranked(answered.known, answered.unknown)
         return _json({
@@ -131,17 +136,20 @@ class _Application:
             "unknown_items": answered.unknown,
             "unknown_candidates": answered.selection.unknown_candidates,
             "unknown_excluded": answered.selection.unknown_excluded,
+            "unknown_values": answered.unknown_values,
             "version": answered.served.version,
         })  # fmt: skip
 
     def _one_by_one(self, asked: schemas.RecommendRequest, check: Callable[[], None]) -> Answered:
         """Rank by samples of the posterior, which takes long for each history."""
         served = self.current.served
-        answered, recommender = Answered(served, _selection(asked, served)), served.recommender
-        for history in _histories(asked, served):
+        given, recommender = _given(asked, served), served.recommender
+        answered = Answered(served, _selection(asked, served), unknown_values=given.unknown_values)
+        for place, history in enumerate(given.histories):
             check()
             row = recommender.known(history)
-            answered.rankings += recommender.rank([row], [answered.selection])
+            profiles = None if given.profiles is None else [given.profiles[place]]
+            answered.rankings += recommender.rank([row], [answered.selection], profiles)
             answered.known.append(len(set(row)))
             answered.unknown += len(history) - len(row)
         return answered
@@ -150,6 +158,8 @@ class _Application:
         """Say which items of a history each recommendation rests on."""
         asked = schemas.read(schemas.ExplainRequest, await _body(request, self.limits.body))
         schemas.one_of("history", asked.history, "user", asked.user)
+        if asked.profile is not None and asked.history is None:
+            raise RefusedError(422, "profile: a user of the training data has the profile that it had in training.")
         if asked.history is not None and len(asked.history) > self.limits.items:
             raise _too_many("history", "items", len(asked.history), self.limits.items)
         k = _at_most("k", asked.k, self.limits.k, "k" in asked.model_fields_set)
@@ -158,13 +168,19 @@ class _Application:
         def explain(check: Callable[[], None]) -> Any:
             history = asked.history if asked.user is None else _of_user(served.recommender, asked.user)
             assert history is not None
+            profile = served.recommender.profile(asked.user) if asked.user is not None else None
+            unknown_values = 0
+            if asked.profile is not None:
+                encoded = served.recommender.encoded([asked.profile])
+                (profile,), unknown_values = encoded.profiles, encoded.unknown.total()
             selection = served.recommender.selection(k, candidates=asked.candidates, exclude=asked.exclude)
             found = served.explainer.explain(
                 asked.user or "", history, k, method=asked.method, search=asked.counterfactual, check=check,
-                barred=selection.barred,
+                barred=selection.barred, profile=profile,
             )  # fmt: skip
             return {
                 **asdict(found),
+                "unknown_values": unknown_values,
                 "unknown_items": sum(not served.recommender.knows(item) for item in history),
                 "unknown_candidates": selection.unknown_candidates,
                 "unknown_excluded": selection.unknown_excluded,
@@ -184,14 +200,14 @@ class _Application:
         """List the items that go with an item: what somebody gets whose only item it is."""
         length = _at_most("k", k, self.limits.k, "k" in request.query_params)
 
-        def histories(served: Served) -> list[Any]:
+        def given(served: Served) -> Given:
             if not served.recommender.knows(item):
                 raise RefusedError(404, f"item '{item[:80]}' is not among those of the training data.")
-            return [[item]]
+            return Given([[item]])
 
         answered = await self.ranking.rank(
             Job(
-                histories, 1, lambda served: served.recommender.selection(length, popularity_correction=popularity_correction),
+                given, 1, lambda served: served.recommender.selection(length, popularity_correction=popularity_correction),
                 (length, True, popularity_correction),
             )
         )  # fmt: skip
@@ -205,6 +221,11 @@ class _Application:
         """Tell which model is served, and since when."""
         served = self.current.served
         recommender = served.recommender
+        fields: list[str] = []
+        if recommender.model.user_space is not None:
+            from recbole_vae.serving.profiles import fields_of  # here: pandas and SciPy make every import slow
+
+            fields = fields_of(recommender.model)
         return _json({
             "model": type(recommender.model).__name__,
             "dataset": recommender.dataset,
@@ -218,6 +239,7 @@ class _Application:
             "users": len(recommender.users) - 1,
             "has_posterior": bool(recommender.model.has_posterior),
             "takes_weights": recommender.model.histories.values is not None,
+            "profile_fields": fields,
         })  # fmt: skip
 
     async def health(self) -> Response:
@@ -260,9 +282,12 @@ def _selection(asked: schemas.RecommendRequest, served: Served) -> Selection:
     )
 
 
-def _histories(asked: schemas.RecommendRequest, served: Served) -> list[Any]:
+def _given(asked: schemas.RecommendRequest, served: Served) -> Given:
     if asked.histories is not None:
-        return asked.histories
+        if asked.profiles is None:
+            return Given(asked.histories)
+        encoded = served.recommender.encoded(asked.profiles)
+        return Given(asked.histories, encoded.profiles, encoded.unknown.total())
     users, recommender = asked.users or [], served.recommender
     unknown = list(dict.fromkeys(user for user in users if not recommender.knows_user(user)))
     if unknown:
@@ -272,7 +297,7 @@ def _histories(asked: schemas.RecommendRequest, served: Served) -> list[Any]:
             f"users: '{unknown[0][:80]}'{more} not among those of the training data; send their histories instead.",
             unknown_users=unknown,
         )
-    return [recommender.history(user) for user in users]
+    return Given([recommender.history(user) for user in users], [recommender.profile(user) for user in users])
 
 
 def _of_user(recommender: Recommender, user: str) -> History:

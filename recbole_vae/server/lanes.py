@@ -32,25 +32,40 @@ _LONG_WAITING = 16
 _Result = TypeVar("_Result")
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a request says of users, for a model.
+
+    Attributes:
+        histories: of each user.
+        profiles: of each user, if the model reads them; see ``Recommender.encoded``.
+        unknown_values: number of values in the profiles that the model makes no use of.
+    """
+
+    histories: Sequence[Any]
+    profiles: Sequence[dict[int, float]] | None = None
+    unknown_values: int = 0
+
+
 @dataclass(eq=False)
 class Job:
     """A request for rankings.
 
     Attributes:
-        histories: returns a model's histories for it, or raises; ids are looked up when the model is known.
+        users: returns what it says of users for a model, or raises; ids are looked up when the model is known.
         size: how many there will be.
         select: returns a model's selection for it, or raises.
         shared: jobs with equal keys have equal selections; None if there is none.
     """
 
-    histories: Callable[[Served], Sequence[Any]]
+    users: Callable[[Served], Given]
     size: int
     select: Callable[[Served], Selection]
     shared: Any = None
     future: asyncio.Future[Answered] = field(init=False)
     next: int = 0
     answered: Answered | None = None
-    given: Sequence[Any] = ()
+    given: Given = Given(())
     error: Exception | None = None
 
 
@@ -64,6 +79,7 @@ class Answered:
         rankings: one for each history.
         known: number of different known items of each history.
         unknown: number of unknown items of all histories.
+        unknown_values: see :class:`Given`.
     """
 
     served: Served
@@ -71,6 +87,7 @@ class Answered:
     rankings: list[Ranking] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
     unknown: int = 0
+    unknown_values: int = 0
 
 
 class RankingLane:
@@ -89,7 +106,7 @@ class RankingLane:
 
         Raises:
             RefusedError: 503, too many histories wait.
-            Exception: whatever ``histories`` and ``select`` raise.
+            Exception: whatever ``users`` and ``select`` raise.
         """
         if self.waiting and self.waiting + job.size > self.most_waiting:
             raise busy(f"{self.waiting} histories wait to be ranked")
@@ -156,7 +173,7 @@ class RankingLane:
     def _compute(self, parts: list[tuple[Job, int, int]]) -> None:
         now, shared = self.current.served, dict[Any, Selection]()
         batches: dict[Served, list[tuple[Job, int]]] = {}
-        rows: dict[Served, list[Any]] = {}
+        rows: dict[Served, list[tuple[Any, dict[int, float]]]] = {}
         for job, start, stop in parts:
             if job.error is not None:
                 continue
@@ -167,9 +184,10 @@ class RankingLane:
                         selection = job.select(now)
                         if job.shared is not None:
                             shared[job.shared] = selection
-                    job.given = job.histories(now)
-                    job.answered = Answered(now, selection)
-                answered, given = job.answered, job.given[start:stop]
+                    job.given = job.users(now)
+                    job.answered = Answered(now, selection, unknown_values=job.given.unknown_values)
+                answered, given = job.answered, job.given.histories[start:stop]
+                profiles = [{}] * len(given) if job.given.profiles is None else job.given.profiles[start:stop]
                 found = [answered.served.recommender.known(history) for history in given]
             except Exception as error:  # of this job alone
                 job.error = error
@@ -177,7 +195,7 @@ class RankingLane:
             answered.known += [len(set(row)) for row in found]
             answered.unknown += sum(map(len, given)) - sum(map(len, found))
             batches.setdefault(answered.served, []).append((job, len(found)))
-            rows.setdefault(answered.served, []).extend(found)
+            rows.setdefault(answered.served, []).extend(zip(found, profiles, strict=True))
         for served, jobs in batches.items():
             try:
                 self._rank(served, jobs, rows[served])
@@ -190,10 +208,11 @@ class RankingLane:
                         job.error = error
                     start += count
 
-    def _rank(self, served: Served, jobs: list[tuple[Job, int]], rows: list[Any]) -> None:
-        """Rank items for the next histories of some jobs: as many of ``rows`` as stand beside each job."""
+    def _rank(self, served: Served, jobs: list[tuple[Job, int]], rows: Sequence[tuple[Any, dict[int, float]]]) -> None:
+        """Rank items for the next histories and profiles of some jobs: as many of ``rows`` as stand beside each job."""
         answered = [each for job, count in jobs for each in [job.answered] * count if each is not None]
-        rankings = served.recommender.rank(rows, [each.selection for each in answered])
+        histories, profiles = [row for row, _ in rows], [profile for _, profile in rows]
+        rankings = served.recommender.rank(histories, [each.selection for each in answered], profiles)
         self.metrics.batch(len(rankings))
         for each, ranking in zip(answered, rankings, strict=True):
             each.rankings.append(ranking)

@@ -38,7 +38,7 @@ class Metrics:
         self._histories = Counter("recbole_vae_histories", "Histories that were ranked.", registry=self.registry)
         self._empty = Counter(
             "recbole_vae_empty_histories",
-            "Histories without a known item; they got the most popular items.",
+            "Histories without a known item; without a profile, they got the most popular items.",
             registry=self.registry,
         )
         self._unknown = Counter(

@@ -69,6 +69,8 @@ def load(settings: Settings) -> Served:
     if before is None or _files(settings) != before:
         raise CheckpointError(f"{path}: changed while it was read; it is read again once it is whole.")
     recommender.recommend([recommender.items[1:2], []], k=1)
+    if recommender.model.user_space is not None:
+        recommender.recommend([[]], k=1, profiles=[None])  # imports what profiles need
     recommender.history(recommender.users[-1])  # makes the table of users now, not at the first request
     texts = item_texts(recommender, settings.items, settings.new_items)
     written = datetime.fromtimestamp(before[0][1] / 1e9, timezone.utc)

@@ -22,6 +22,14 @@ _Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=LARGEST_WEIGHT)]]
 History = Annotated[_Items | _Weights, Discriminator(lambda value: "weights" if isinstance(value, dict) else "items")]
 
 
+_Value = Annotated[str, Tag("value")]
+_Values = Annotated[list[str], Tag("values")]
+Profile = dict[
+    str,
+    Annotated[_Value | _Values, Discriminator(lambda value: "values" if isinstance(value, list) else "value")] | None,
+]
+
+
 class _Body(BaseModel):
     """A body of a request."""
 
@@ -45,6 +53,13 @@ class RecommendRequest(_Body):
     users: list[str] | None = Field(
         None, min_length=1, description="Ids of users in the training data, instead of histories."
     )
+    profiles: list[Profile | None] | None = Field(
+        None,
+        min_length=1,
+        description="What is known of each person besides, where the model was trained with `user_features`: an object of their "
+        "fields, or null, for each history. Values that training did not have are skipped and counted.",
+        examples=[[{"age": "24", "gender": "F"}]],
+    )
     k: int = Field(
         10, ge=1, le=_LARGEST_K, strict=True, description="Length of each ranking; less where the server allows less."
     )
@@ -66,6 +81,7 @@ class ExplainRequest(_Body):
 
     history: History | None = Field(None, description="The items of a person, as in `/recommend`.")
     user: str | None = Field(None, description="Id of a user in the training data.")
+    profile: Profile | None = Field(None, description="What is known of the person besides, as in `/recommend`.")
     k: int = Field(
         10, ge=1, le=MOST_EXPLAINED, strict=True,
         description="Number of recommendations to explain; less where the server allows less.",
@@ -84,9 +100,12 @@ class RankingAnswer(BaseModel):
     """The ranking of one person, best item first."""
 
     items: list[str] = Field(description="Ids of the items.")
-    scores: list[float] = Field(description="Their scores; shares of the training users if no item was known.")
+    scores: list[float] = Field(
+        description="Their scores; shares of the training users if no item was known, and no profile."
+    )
     known_items: int = Field(
-        description="Different known items of the history. With 0 the ranking is of the most popular items."
+        description="Different known items of the history. With 0 the ranking is by the profile, or without one of the most "
+        "popular items."
     )
     rank_low: list[int] | None = Field(None, description="With `samples`: lower end of each rank's 90 % interval.")
     rank_high: list[int] | None = Field(None, description="With `samples`: its upper end.")
@@ -101,6 +120,7 @@ class RecommendAnswer(BaseModel):
     unknown_items: int = Field(description="Ids in the histories that the model does not know; they were skipped.")
     unknown_candidates: int = Field(description="Ids among the candidates that the model does not know.")
     unknown_excluded: int = Field(description="Ids in `exclude` that the model does not know.")
+    unknown_values: int = Field(description="Values in the profiles that the model makes no use of; they were skipped.")
     version: str = Field(description="Version of the model that answered; see `/model`.")
 
 
@@ -147,6 +167,8 @@ class ExplainAnswer(BaseModel):
     searched: bool
     history: list[str] = Field(description="Ids of the history that the model knows.")
     recommendations: list[ExplainedAnswer]
+    by_profile: bool = Field(description="Whether they rest on a profile, too, which is taken as given.")
+    unknown_values: int = Field(description="Values in the profile that the model makes no use of; they were skipped.")
     unknown_items: int = Field(description="Ids in the history that the model does not know; they were skipped.")
     unknown_candidates: int = Field(description="Ids among the candidates that the model does not know.")
     unknown_excluded: int = Field(description="Ids in `exclude` that the model does not know.")
@@ -180,6 +202,7 @@ class ModelAnswer(BaseModel):
     users: int
     has_posterior: bool = Field(description="Whether `samples` and `diversify` are possible.")
     takes_weights: bool = Field(description="Whether histories may have weights.")
+    profile_fields: list[str] = Field(description="Fields that profiles may have; empty for a model that reads none.")
 
 
 class StatusAnswer(BaseModel):
@@ -250,4 +273,4 @@ def _place(location: tuple[int | str, ...]) -> str:
     return "".join(names).removeprefix(".")
 
 
-_BRANCHES = {"items", "weights"}
+_BRANCHES = {"items", "weights", "value", "values"}

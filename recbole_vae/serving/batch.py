@@ -12,8 +12,9 @@ import os
 import threading
 import zipfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -31,10 +32,24 @@ from recbole_vae.serving.recommender import History, Recommender, Selection
 Rows = list[list[int] | dict[int, float]]
 """Histories of internal item ids, with weights where the model has them; see ``Recommender.known``."""
 
-Batch = tuple[list[str], Rows]
-"""Ids of users, and a history for each."""
 
-Submit = Callable[[Rows], Any]
+@dataclass(frozen=True)
+class Given:
+    """What is known of the users of a batch.
+
+    Attributes:
+        rows: their histories.
+        profiles: their profiles, if the model reads them; see ``Recommender.encoded``.
+    """
+
+    rows: Rows
+    profiles: list[dict[int, float]] | None = None
+
+
+Batch = tuple[list[str], Given]
+"""Ids of users, and what is known of each."""
+
+Submit = Callable[[Given], Any]
 """Starts to rank a batch, and returns a future with ``result`` and ``cancel``."""
 
 _NAMED = 10
@@ -59,8 +74,8 @@ def batch_size(recommender: Recommender, selection: Selection) -> int:
     return rows_per_chunk(max(len(recommender.items), selection.sampling.samples * selection.k))
 
 
-def _rank(recommender: Recommender, selection: Selection, rows: Rows) -> list[Ranking]:
-    return recommender.rank(rows, [selection] * len(rows))
+def _rank(recommender: Recommender, selection: Selection, given: Given) -> list[Ranking]:
+    return recommender.rank(given.rows, [selection] * len(given.rows), given.profiles)
 
 
 def batches_of_users(recommender: Recommender, users: Sequence[str] | None, size: int) -> Iterator[Batch]:
@@ -95,14 +110,40 @@ def _batches_of_rows(recommender: Recommender, rows: Sequence[int], size: int) -
         if batch.values is not None:
             weights = batch.values.split(lengths)
             found = [dict(zip(items, each.tolist(), strict=True)) for items, each in zip(found, weights, strict=True)]
-        yield [recommender.users[row] for row in part], found
+        profiles = None if batch.profiles is None else batch.profiles.mappings()
+        yield [recommender.users[row] for row in part], Given(found, profiles)
 
 
-def batches_of_histories(recommender: Recommender, pairs: Iterable[tuple[str, History]], size: int) -> Iterator[Batch]:
-    """Give the histories of any users in batches; items that the model does not know are counted in ``unknown``."""
-    pairs = iter(pairs)
+def batches_of_histories(
+    recommender: Recommender,
+    pairs: Iterable[tuple[str, History]],
+    size: int,
+    profiles: Mapping[str, dict[int, float]] | None = None,
+) -> Iterator[Batch]:
+    """Give the histories of any users in batches; items that the model does not know are counted in ``unknown``.
+
+    Args:
+        recommender: of the model.
+        pairs: users with their histories.
+        size: of a batch.
+        profiles: of users by their ids. Those who are not among the pairs come last, with the histories that they had in
+            training, or none.
+    """
+    pairs = _with_others(recommender, pairs, profiles or {})
     while part := list(islice(pairs, size)):
-        yield [user for user, _ in part], [recommender.known(history) for _, history in part]
+        given = None if profiles is None else [profiles.get(user, {}) for user, _ in part]
+        yield [user for user, _ in part], Given([recommender.known(history) for _, history in part], given)
+
+
+def _with_others(
+    recommender: Recommender, pairs: Iterable[tuple[str, History]], users: Iterable[str]
+) -> Iterator[tuple[str, History]]:
+    others = dict.fromkeys(users)
+    for user, history in pairs:
+        others.pop(user, None)
+        yield user, history
+    for user in others:
+        yield user, recommender.history(user) if recommender.knows_user(user) else []
 
 
 def rank(batches: Iterable[Batch], submit: Submit, workers: int) -> Generator[tuple[str, Ranking], None, None]:
@@ -140,7 +181,7 @@ def threads(recommender: Recommender, selection: Selection, workers: int) -> Ite
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(workers) as executor:
-            yield lambda rows: executor.submit(_rank, recommender, selection, rows)
+            yield lambda given: executor.submit(_rank, recommender, selection, given)
     finally:
         torch.set_num_threads(before)
 
@@ -172,9 +213,9 @@ def on_dask(
         added = str(file), digest(file), new_items[1]
     about = path, fingerprint(path), correction, tuple(imports), added
 
-    def submit(rows: Rows) -> _Waiting:
-        recommender.without_known += sum(not row for row in rows)
-        return _Waiting(client, client.submit(_remote, about, selection, rows, pure=False), recommender)
+    def submit(given: Given) -> _Waiting:
+        recommender.without_known += recommender.popular(given.rows, given.profiles)
+        return _Waiting(client, client.submit(_remote, about, selection, given, pure=False), recommender)
 
     return submit
 
@@ -221,12 +262,12 @@ their bonus."""
 _loading = threading.Lock()
 
 
-def _remote(about: _About, selection: Selection, rows: Rows) -> list[Ranking]:
+def _remote(about: _About, selection: Selection, given: Given) -> list[Ranking]:
     """Rank a batch in a Dask worker, which keeps the model, and one thread of torch from then on."""
     with _loading:
         recommender = _loaded(about)
     torch.set_num_threads(1)
-    return _rank(recommender, selection, rows)
+    return _rank(recommender, selection, given)
 
 
 @lru_cache(maxsize=1)

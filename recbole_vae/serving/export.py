@@ -49,6 +49,11 @@ def check_can_be_exported(model: Any) -> None:
     if not model.can_be_exported:
         can = [each for each in model_names() if getattr(model_class(each), "can_be_exported", False)]
         raise ConfigError(f"{name} cannot be exported; of the registered models {', '.join(can)} can be.")
+    if model.user_space is not None:
+        raise ConfigError(
+            f"{name} with user_features cannot be exported: the graph reads histories alone, no profiles. Train it without "
+            "user_features, or serve it by recbole-vae serve."
+        )
 
 
 class _Dense(nn.Module):

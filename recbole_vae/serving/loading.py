@@ -23,6 +23,7 @@ class _Vocabulary:
     iid_field: str
     inter_feat: dict[str, Tensor]
     dataset_name: str
+    profiles: dict[str, Any] | None
 
     @property
     def user_num(self) -> int:
@@ -51,7 +52,8 @@ def model_of(state: dict[str, Any], kind: Any, device: str | torch.device, popul
     feat = {user: rows.rows(), item: rows.indices.long()}
     if rows.values is not None:
         feat[options["value_field"]] = rows.values
-    data = _Vocabulary(state["users"], state["items"], user, item, feat, state["dataset"])
+    profiles = state["state_dict"].get("_extra_state", {}).get("profiles")
+    data = _Vocabulary(state["users"], state["items"], user, item, feat, state["dataset"], profiles)
     # Items are sampled in training only.
     now = {"device": torch.device(device), "n_negatives": 0}
     if popularity_correction is not None:

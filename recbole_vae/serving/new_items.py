@@ -14,8 +14,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from recbole_vae.data import padding
+from recbole_vae.data.feature_file import Cell, FeatureTable
 from recbole_vae.data.features import FeatureSpace
-from recbole_vae.data.item_file import Cell, ItemTable
 from recbole_vae.data.missing import MISSING
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import HistoryRecommender
@@ -100,7 +100,7 @@ def of(recommender: Recommender, source: Source, bonus: float) -> tuple[list[str
     return list(rows), features[list(rows.values())], Added(len(new), len(known), changed, without, unknown)
 
 
-def read(source: Source, space: FeatureSpace) -> ItemTable:
+def read(source: Source, space: FeatureSpace) -> FeatureTable:
     """Read items with the fields of a feature space, each once.
 
     Raises:
@@ -115,14 +115,14 @@ def read(source: Source, space: FeatureSpace) -> ItemTable:
     return table
 
 
-def _of_columns(source: Any, space: FeatureSpace) -> ItemTable:
+def _of_columns(source: Any, space: FeatureSpace) -> FeatureTable:
     if not isinstance(source, Mapping | pd.DataFrame):
         raise DataError(
             f"new items must be the path of an .item file, a DataFrame, or a mapping of lists; {source!r:.80} is none of these."
         )
     fields = list(dict.fromkeys(block.name for block in space.blocks))
     columns: dict[str, list[Any]] = {}
-    for name in (space.form.item_field, *fields):
+    for name in (space.form.id_field, *fields):
         if name not in source:
             given = ", ".join(map(str, source))[:200]
             typed = any(str(column).startswith(f"{name}:") for column in source)
@@ -135,14 +135,14 @@ def _of_columns(source: Any, space: FeatureSpace) -> ItemTable:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise DataError(f"the table of new items: its columns differ in length ({found}).")
-    ids = [_text(value) for value in columns.pop(space.form.item_field)]
+    ids = [_text(value) for value in columns.pop(space.form.id_field)]
     if not ids:
         raise DataError("the table of new items is empty.")
-    cells = {name: list(map(_cell, column)) for name, column in columns.items()}
-    return ItemTable(ids, cells, {}, "the table of new items").without_repetitions()
+    cells = {name: list(map(cell, column)) for name, column in columns.items()}
+    return FeatureTable(ids, cells, {}, "the table of new items").without_repetitions()
 
 
-def _cell(value: Any) -> Cell:
+def cell(value: Any) -> Cell:
     """Return what a value would be in a file: text, or the parts of a sequence."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return _text(value)

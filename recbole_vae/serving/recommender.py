@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from recbole_vae.serving.new_items import Added, Source
+    from recbole_vae.serving.profiles import Profile, Profiles
 
 History = Iterable[str] | Mapping[str, float]
 """Ids of a user's items, in any order (each has weight 1), or a mapping of ids to weights."""
@@ -73,7 +74,8 @@ class Recommender:
         unknown: ids in the histories so far that the model does not know.
         unknown_candidates: ids among the candidates so far that the model does not know; ``unknown_excluded``: among the ids that
             were to be excluded.
-        without_known: how many histories so far had no known item; they got the most popular items.
+        unknown_values: values in the profiles so far that the model makes no use of, such as ``gender=X``.
+        without_known: how many histories so far had no known item, and no profile; they got the most popular items.
         without_rest: how many histories so far left no item to recommend; they got an empty ranking.
         whole: whether the training histories are all that the data set has, so that nobody's validation or test part is missing.
         item_file: path of the data set's ``.item`` file when the model was trained, whether or not it exists; or None.
@@ -82,6 +84,7 @@ class Recommender:
     def __init__(self, model: Any, users: Sequence[str], items: Sequence[str], dataset: str) -> None:
         self.model, self.users, self.items, self.dataset = model.eval(), list(users), list(items), dataset
         self.unknown, self.unknown_candidates, self.unknown_excluded = Unknown(), Unknown(), Unknown()
+        self.unknown_values = Unknown()
         self.without_known = self.without_rest = 0
         self.item_file: Path | None = None
         self.whole = True
@@ -167,6 +170,7 @@ class Recommender:
         histories: Iterable[History],
         k: int = 10,
         *,
+        profiles: Iterable[Mapping[str, Any] | None] | None = None,
         exclude_seen: bool = True,
         candidates: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
@@ -177,13 +181,15 @@ class Recommender:
     ) -> list[Ranking]:
         """Rank items for histories, each a collection of item ids, or a mapping of them to weights.
 
-        Unknown items are skipped and counted in ``unknown``. A history without a known item gets the most popular items;
-        each item's score is then the share of the training users who have it.
+        Unknown items are skipped and counted in ``unknown``. A history without a known item, and without a profile of which
+        something is known, gets the most popular items; each item's score is then the share of the training users who have it.
 
         Args:
             histories: the items of each user; order and repetitions do not matter. Weights need a model that was trained
                 with a ``value_field``.
             k: length of the ranking; it is shorter where fewer items are left.
+            profiles: for a model with ``user_features``: of the user of each history a mapping of fields to values, or None. A
+                field that is left out is not known. Values that the model makes no use of are counted in ``unknown_values``.
             exclude_seen: whether to leave out the items of the history.
             candidates: ids of the items that may be recommended; None for all.
             exclude: ids of items that are never recommended, such as those out of stock; unknown ones do no harm.
@@ -197,25 +203,46 @@ class Recommender:
 
         Raises:
             DataError: no candidate is known, ``k`` is less than 1, a history is a string, a weight is not a positive number,
-                or the model was trained without weights.
-            ConfigError: the model has no posterior to sample from, or no popularity correction, or a value of it or of
-                ``Sampling`` is not allowed.
+                or the model was trained without weights; or profiles are not as many as histories, or one is no mapping, or has
+                a field that the model does not read, or text where a number must be.
+            ConfigError: the model has no posterior to sample from, or no popularity correction, or reads no profiles, or a value
+                of the correction or of ``Sampling`` is not allowed.
         """
-        pairs = ((None, each) for each in histories)
         selection = self.selection(
             k, exclude_seen, candidates, exclude, popularity_correction, Sampling(samples, diversify, seed)
         )
-        return [ranking for _, ranking in self._stream(pairs, selection)]
+        encoded = None if profiles is None else self.encoded(profiles).profiles
+        if encoded is not None:
+            histories = list(histories)
+            if len(encoded) != len(histories):
+                raise DataError(
+                    f"profiles: there are {len(encoded)}, and {len(histories)} histories; give a mapping or None for each."
+                )
+        pairs = ((None, each) for each in histories)
+        return [ranking for _, ranking in self._stream(pairs, selection, encoded)]
 
     def recommend_users(self, users: Iterable[str], k: int = 10, **options: Any) -> list[Ranking]:
         """Rank items for training users, given by their ids; for arguments and result see :meth:`recommend`.
+
+        They have the profiles that they had in training.
+
+        Args:
+            users: ids.
+            k: length of the ranking.
+            options: ``exclude_seen``, ``candidates``, ``exclude``, ``popularity_correction``, ``samples``, ``diversify`` and
+                ``seed`` of :meth:`recommend`.
 
         Raises:
             DataError: a user is not in the training data.
         """
         if isinstance(users, str):
             raise DataError(f"users must be a collection of ids; '{users[:40]}' is a string.")
-        return self.recommend((self.history(user) for user in users), k, **options)
+        sampling = Sampling(
+            *(options.pop(name, default) for name, default in (("samples", 0), ("diversify", 0.0), ("seed", 0)))
+        )
+        selection, users = self.selection(k, sampling=sampling, **options), list(users)
+        pairs = ((None, self.history(user)) for user in users)
+        return [ranking for _, ranking in self._stream(pairs, selection, map(self.profile, users))]
 
     def history(self, user: str) -> list[str] | dict[str, float]:
         """Return a training user's items, with their weights if the model was trained with a ``value_field``.
@@ -233,6 +260,36 @@ class Recommender:
         start, stop = table.indptr[row : row + 2].tolist()
         items = [self.items[item] for item in table.indices[start:stop].tolist()]
         return items if table.values is None else dict(zip(items, table.values[start:stop].tolist(), strict=True))
+
+    def profile(self, user: str) -> Profile:
+        """Return a training user's profile as :meth:`rank` takes it; empty where nothing is known, or the model reads none."""
+        profiles = self.model.histories.profiles
+        row = self._user_rows().get(str(user))
+        if profiles is None or row is None:
+            return {}
+        found: Profile = profiles[torch.tensor([row], device=profiles.indptr.device)].mappings()[0]
+        return found
+
+    def encoded(self, profiles: Iterable[Mapping[str, Any] | None]) -> Profiles:
+        """Return profiles as :meth:`rank` takes them; see :meth:`recommend`. Values without use are counted."""
+        from recbole_vae.serving.profiles import encoded  # not at the top: it needs pandas
+
+        return self._counted(encoded(self.model, profiles))
+
+    def read_profiles(self, path: str | Path) -> Profiles:
+        """Return the profiles of a ``.user`` file as :meth:`rank` takes them. Values without use are counted.
+
+        Raises:
+            ConfigError, DataError: see :func:`recbole_vae.serving.profiles.read`.
+        """
+        from recbole_vae.serving.profiles import read
+
+        return self._counted(read(self.model, path))
+
+    def _counted(self, found: Profiles) -> Profiles:
+        with self._counting:
+            self.unknown_values.update(found.unknown.elements())
+        return found
 
     def _user_rows(self) -> dict[str, int]:
         if self._user_ids is None:
@@ -285,12 +342,18 @@ class Recommender:
         """Rank items for pairs of a key and a history as they arrive, in constant memory; see :meth:`recommend`."""
         yield from self._stream(histories, self.selection(k, exclude_seen, candidates, exclude, None, sampling))
 
-    def _stream(self, histories: Iterable[tuple[Any, History]], selection: Selection) -> Iterator[tuple[Any, Ranking]]:
-        pairs = iter(histories)
+    def _stream(
+        self,
+        histories: Iterable[tuple[Any, History]],
+        selection: Selection,
+        profiles: Iterable[Profile] | None = None,
+    ) -> Iterator[tuple[Any, Ranking]]:
+        pairs, given = iter(histories), None if profiles is None else iter(profiles)
         size = rows_per_chunk(max(len(self.items), selection.sampling.samples * selection.k))
         while batch := list(islice(pairs, size)):
             rows = [self.known(history) for _, history in batch]
-            for (key, _), ranking in zip(batch, self.rank(rows, [selection] * len(rows)), strict=True):
+            own = None if given is None else list(islice(given, len(rows)))
+            for (key, _), ranking in zip(batch, self.rank(rows, [selection] * len(rows), own), strict=True):
                 yield key, ranking
 
     def selection(
@@ -378,12 +441,18 @@ class Recommender:
         return [number for number, _ in found if number]
 
     @torch.inference_mode()
-    def rank(self, rows: Sequence[list[int] | dict[int, float]], selections: Sequence[Selection]) -> list[Ranking]:
+    def rank(
+        self,
+        rows: Sequence[list[int] | dict[int, float]],
+        selections: Sequence[Selection],
+        profiles: Sequence[Profile] | None = None,
+    ) -> list[Ranking]:
         """Rank items for histories of internal ids, each by its own selection. All are scored together.
 
         Args:
             rows: see :meth:`known`; so few that a table of their scores may be held.
             selections: one for each row. Rows that share the same object are ranked together, too.
+            profiles: one for each row; see :meth:`encoded`. None for none.
 
         Raises:
             DataError: a weight is not a positive number.
@@ -397,7 +466,10 @@ class Recommender:
         rankings: list[Ranking] = [Ranking() for _ in rows]
         for strength, of_strength in strengths.items():
             order = [place for selection in of_strength for place in groups[selection]]
-            batch = Histories.from_lists([rows[place] for place in order]).to(self.model.device)
+            batch = Histories.from_lists([rows[place] for place in order])
+            if profiles is not None and self.model.user_space is not None:
+                batch = replace(batch, profiles=Histories.from_profiles([profiles[place] for place in order]))
+            batch = batch.to(self.model.device)
             with self.model.corrected_by(strength) if strength is not None else nullcontext():
                 scores, start = self.model.ranking_scores(batch), 0
                 for selection in of_strength:
@@ -408,9 +480,15 @@ class Recommender:
                         rankings[place] = ranking
                     start = stop
         with self._counting:
-            self.without_known += sum(not row for row in rows)
+            self.without_known += self.popular(rows, profiles)
             self.without_rest += sum(not ranking for ranking in rankings)
         return rankings
+
+    def popular(self, rows: Sequence[list[int] | dict[int, float]], profiles: Sequence[Profile] | None = None) -> int:
+        """Return how many of the histories get the most popular items; arguments: see :meth:`rank`."""
+        reads = profiles is not None and self.model.user_space is not None and self.model.scores_by_latent
+        given: Sequence[Any] = profiles if reads and profiles is not None else [None] * len(rows)
+        return sum(not row and not profile for row, profile in zip(rows, given, strict=True))
 
     def _select(self, batch: Histories, scores: Tensor, selection: Selection) -> list[Ranking]:
         """Rank items by scores, shape [batch, n_items], which are changed."""

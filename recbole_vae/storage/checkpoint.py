@@ -15,7 +15,8 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 ``cur_step``           evaluations since the best one
 ``best_valid_score``   on the validation part, and ``best_valid_result``, a dictionary of metrics
 ``state_dict``         of the model, with its step in the annealing schedule (and, with ``auto``, its cap and dropout;
-                       with ``item_features``, these and their strengths)
+                       with ``item_features``, these and their strengths; with ``user_features``,
+                       the profiles of the training users)
 ``average``            only with ``weight_averaging``, where ``state_dict`` holds the average: ``count``, its number of
                        epochs, and ``weights``, from which training continues, in the order of the parameters
 ``optimizer``          ``state_dict`` of the optimiser

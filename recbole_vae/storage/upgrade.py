@@ -54,6 +54,14 @@ all                         item_features           []
 with linear_share           linear_features         0
 ==========================  ======================  ==========================================================================
 
+From format 6 to 7:
+
+==========================  ======================  ==========================================================================
+with total_anneal_steps     user_features           []
+==========================  ======================  ==========================================================================
+
+In the form of ``features``, ``item_field`` is called ``id_field``.
+
 Two options changed their meaning within format 1:
 
 * Where both ``anneal_epochs`` and ``total_anneal_steps`` are set, the steps count today. In files without
@@ -101,6 +109,13 @@ def _without_features(state: dict[str, Any]) -> None:
     _adding("linear_share", linear_features=0.0)(state)
 
 
+def _without_profiles(state: dict[str, Any]) -> None:
+    _adding("total_anneal_steps", user_features=[])(state)
+    form = state["state_dict"].get("_extra_state", {}).get("features", {}).get("form", {})
+    if "item_field" in form:
+        form["id_field"] = form.pop("item_field")
+
+
 def _from_1(state: dict[str, Any]) -> None:
     for step in (
         _epochs_counted,
@@ -125,6 +140,7 @@ _STEPS: tuple[Step, ...] = (
     _adding("train_batch_size", exact_metrics=False),
     _adding("linear_share", spectral_share=0.0, spectral_item_power=0.4, spectral_flatness=1.5),
     _without_features,
+    _without_profiles,
 )
 """From format 1 to 2, from 2 to 3, ..."""
 FORMAT_VERSION = 1 + len(_STEPS)

@@ -23,6 +23,7 @@ from recbole_vae.data import padding
 from recbole_vae.data.evaluation import FullSortDataLoader
 from recbole_vae.errors import CheckpointError, ConfigError, TrainingError
 from recbole_vae.evaluation.collector import FastCollector
+from recbole_vae.evaluation.fold_in import fold_in_of
 from recbole_vae.evaluation.gather import GatheringEvaluator
 from recbole_vae.evaluation.metrics import Result
 from recbole_vae.model.autoencoder import Autoencoder
@@ -445,7 +446,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         collects_lists = isinstance(self.eval_collector, FastCollector) and self.eval_collector.list_length
         ours = isinstance(eval_data, FullSortDataLoader) and eval_data.candidates is None  # which need all scores
         if collects_lists and isinstance(self.model, Autoencoder) and ours:
-            fold_in = eval_data.fold_in
+            fold_in = fold_in_of(self.model, eval_data)
             self._scored_by = self.model.histories if fold_in is None else fold_in.to(self.device)
             self._shortlister = self.model.shortlister()
         try:

@@ -1,7 +1,8 @@
 """A warm start: training begins with the parameters of an earlier model, whose data had partly other items.
 
 What belongs to an item is taken over by the item's id: rows of the encoder and the decoder, biases, pseudo-inputs, and the
-optimiser's state of each. Users have no parameters; their histories are data.
+optimiser's state of each. What belongs to a column of the profiles is taken over by the column's name, and is 0 for a new one.
+Users have no parameters; their histories are data.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from recbole_vae.storage import checkpoint
 
 _ALIKE = 50
 """A new item begins as the mean of so many others that about as many users have."""
-_OF_DATA = ("chosen", "dropout", "features", "strengths")
+_OF_DATA = ("chosen", "dropout", "features", "strengths", "profiles")
 """What models keep beside their parameters that follows from the data of a run, and is not taken over."""
 
 
@@ -142,14 +143,21 @@ def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: s
             f"{path}: has none of the data set's items ('{ids[padding.REAL][0]}', ...), but others "
             f"('{state['items'][padding.REAL][0]}', ...), so there is nothing to begin with. Leave out warm_start."
         )
-    dims = _dims_of_items(model)
+    dims, columns = _dims(model, "item_dims"), _dims(model, "feature_dims")
+    features = _columns_of_profiles(model, state)
     before, own = (
         {name: each for name, each in some.items() if isinstance(each, Tensor)}
         for some in (state["state_dict"], model.state_dict())
     )
     for name in sorted(own.keys() | before.keys()):
-        _check(name, own.get(name), before.get(name), dims.get(name, ()), items, path)
+        if name in columns:
+            _check(name, own.get(name), before.get(name), columns[name], features, path)
+        else:
+            _check(name, own.get(name), before.get(name), dims.get(name, ()), items, path)
     for name, tensor in own.items():
+        if name in columns:
+            tensor.copy_(features.moved(before[name], columns[name], torch.zeros(tensor.shape)))
+            continue
         of_items = dims.get(name, ())
         # A weight for a pair of items is learned from 0; it has no like.
         tensor.copy_(items.moved(before[name], of_items, tensor.cpu() if len(of_items) > 1 else None))
@@ -160,20 +168,38 @@ def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: s
     model.set_extra_state({**taken, **of_data, "step": step})
     alike = state["config"]["learner"] == config["learner"]
     if alike:
-        _take_moments(optimizer, state["optimizer"], model, dims, items)
+        _take_moments(
+            optimizer, state["optimizer"], model,
+            {**dict.fromkeys(dims, items), **dict.fromkeys(columns, features)}, {**dims, **columns},
+        )  # fmt: skip
     return (
         f"Warm start from {path}: {len(items.now)} items stay, {len(items.new)} are new, "
         f"{items.n_before - len(items.now)} are gone; the optimiser {'goes on' if alike else 'is another, and begins anew'}."
     )
 
 
-def _dims_of_items(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return which dimensions of the parameters are over items, as the modules declare in ``item_dims``."""
+def _dims(model: nn.Module, declared: str) -> dict[str, tuple[int, ...]]:
+    """Return which dimensions of the parameters are over items, or columns of profiles, as the modules declare.
+
+    Args:
+        model: the model.
+        declared: ``item_dims`` or ``feature_dims``.
+    """
     return {
         f"{prefix}.{name}".lstrip("."): dims
         for prefix, module in model.named_modules()
-        for name, dims in getattr(module, "item_dims", {}).items()
+        for name, dims in getattr(module, declared, {}).items()
     }
+
+
+def _columns_of_profiles(model: HistoryRecommender, state: Mapping[str, Any]) -> Items:
+    """Match the columns of the profiles by their names."""
+    before, now = state["state_dict"]["_extra_state"].get("profiles"), model.user_space
+    if before is None or now is None:
+        return Items.match([], [], torch.zeros(0))
+    from recbole_vae.data.features import FeatureSpace
+
+    return Items.match(FeatureSpace.from_state(before).names, now.names, torch.zeros(now.width))
 
 
 def _check(
@@ -189,24 +215,38 @@ def _check(
     shapes = ["none" if each is None else list(each.shape) for each in (before, own)]
     raise CheckpointError(
         f"{path}: parameter '{name}' has shape {shapes[0]} there and {shapes[1]} here, which does not fit. A warm start needs "
-        "the same layers (mlp_hidden_size, latent_dimension, ...), and modules that say which of their parameters are of items "
-        "(item_dims)."
+        "the same layers (mlp_hidden_size, latent_dimension, ...), user_features in both or neither, and modules that say which "
+        "of their parameters are of items (item_dims)."
     )
 
 
 def _take_moments(
-    optimizer: Any, saved: Mapping[str, Any], model: nn.Module, dims: Mapping[str, Sequence[int]], items: Items
+    optimizer: Any,
+    saved: Mapping[str, Any],
+    model: nn.Module,
+    matched: Mapping[str, Items],
+    dims: Mapping[str, Sequence[int]],
 ) -> None:
-    """Put an optimiser's state of each parameter, such as Adam's moments, into another; that of new items is 0."""
+    """Put an optimiser's state of each parameter, such as Adam's moments, into another; that of new items is 0.
+
+    Args:
+        optimizer: of the model.
+        saved: state of the earlier one.
+        model: the model.
+        matched: items, or columns of profiles, of each parameter that has a row for each.
+        dims: its dimensions that are over these.
+    """
     names = {parameter: name for name, parameter in model.named_parameters()}
     places = chain.from_iterable(group["params"] for group in saved["param_groups"])
     parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
     state = optimizer.state_dict()
     for place, (number, parameter) in enumerate(zip(places, parameters, strict=True)):
-        of_items, none = dims.get(names[parameter], ()), torch.zeros(parameter.shape)
+        name, none = names[parameter], torch.zeros(parameter.shape)
         if number in saved["state"]:
             state["state"][place] = {
-                key: items.moved(value, of_items, none) if isinstance(value, Tensor) and value.ndim else deepcopy(value)
+                key: matched[name].moved(value, dims[name], none)
+                if name in matched and isinstance(value, Tensor) and value.ndim
+                else deepcopy(value)
                 for key, value in saved["state"][number].items()
             }
     optimizer.load_state_dict(state)

@@ -264,7 +264,7 @@ def test_an_explanation_is_of_what_recommend_recommends(run: Run) -> None:
         ]  # fmt: skip
     assert asdict(dataclasses.replace(result, recommendations=[])) == {
         "user": "me", "model": type(model).__name__, "dataset": "tiny", "method": "exact", "k": 4, "searched": True,
-        "history": [recommender.items[item] for item in items], "recommendations": [],
+        "history": [recommender.items[item] for item in items], "recommendations": [], "by_profile": False,
     }  # fmt: skip
     empty = explainer.explain("nobody", [], k=3)
     assert [each.item_id for each in empty.recommendations] == [item for item, _ in recommender.recommend([[]], k=3)[0]]

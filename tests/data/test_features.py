@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_vae.data.features import FeatureSpace, ItemFeatures, features_of
-from recbole_vae.data.item_file import FileForm, ItemTable, read_item_file
+from recbole_vae.data.feature_file import FeatureTable, FileForm, read_feature_file
+from recbole_vae.data.features import Features, FeatureSpace, features_of
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.storage import checkpoint
 
@@ -23,12 +23,12 @@ FORM = FileForm("item_id", "\t", " ", "utf-8")
 KINDS = {"genre": "token_seq", "maker": "token", "year": "float", "vector": "float_seq", "title": "token"}
 
 
-def table(**cells: list[Any]) -> ItemTable:
+def table(**cells: list[Any]) -> FeatureTable:
     count = len(next(iter(cells.values())))
-    return ItemTable([f"i{row}" for row in range(count)], cells, KINDS)
+    return FeatureTable([f"i{row}" for row in range(count)], cells, KINDS)
 
 
-def space(items: ItemTable, *entries: str) -> FeatureSpace:
+def space(items: FeatureTable, *entries: str) -> FeatureSpace:
     return FeatureSpace.fit(items, entries or list(items.cells), FORM)
 
 
@@ -115,7 +115,7 @@ def test_rows_have_a_length_of_at_most_one_and_what_is_saved_is_the_same(genres:
     fitted = space(items)
     found = fitted.encode(items)
     assert np.sqrt(found.multiply(found).sum(1)).max() <= 1 + 1e-6
-    again = ItemFeatures.from_state(ItemFeatures(fitted, found).state())
+    again = Features.from_state(Features(fitted, found).state())
     assert again.space == fitted
     assert (again.table != found).nnz == 0
 
@@ -123,8 +123,8 @@ def test_rows_have_a_length_of_at_most_one_and_what_is_saved_is_the_same(genres:
 def test_the_state_is_that_of_a_safe_file(tmp_path: Path) -> None:
     items = table(genre=["a b", "a", "b"], title=["one two", "two", "one"])
     fitted = space(items, "genre", "title:text")
-    torch.save(ItemFeatures(fitted, fitted.encode(items)).state(), tmp_path / "a.pth")
-    again = ItemFeatures.from_state(torch.load(tmp_path / "a.pth", weights_only=True))
+    torch.save(Features(fitted, fitted.encode(items)).state(), tmp_path / "a.pth")
+    again = Features.from_state(torch.load(tmp_path / "a.pth", weights_only=True))
     assert again.space == fitted
     assert checkpoint.plain(again.state()["blocks"]) == again.state()["blocks"]
 
@@ -155,7 +155,7 @@ def test_a_field_that_most_items_lack_is_told(caplog: pytest.LogCaptureFixture) 
 
 def test_a_file_is_read_each_item_once() -> None:
     path = write("item_id:token\tgenre:token_seq\tyear:float\nA\ta b\t1\nB\t\t2\nA\ta b\t1\n")
-    found = read_item_file(path, ["year", "genre"], FORM)
+    found = read_feature_file(path, ["year", "genre"], FORM)
     assert found.ids == ["A", "B"]
     assert found.cells == {"year": ["1", "2"], "genre": ["a b", ""]}
     assert found.kinds == {"year": "float", "genre": "token_seq"}
@@ -174,7 +174,7 @@ def test_a_file_is_read_each_item_once() -> None:
 )  # fmt: skip
 def test_files_that_are_wrong(text: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        read_item_file(write(text), ["genr"], FORM)
+        read_feature_file(write(text), ["genr"], FORM)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_files_that_are_wrong(text: str, error: type[Exception], message: str) -
 def test_numbers_that_are_none(kind: str, cell: str, message: str) -> None:
     good = {"float": ["1", "2", "3"], "float_seq": ["1 2", "3 5", "4 4"]}[kind]
     path = write(f"item_id:token\tx:{kind}\nA\t{good[0]}\nB\t{cell}\nC\t{good[1]}\nD\t{good[2]}\n")
-    items = read_item_file(path, ["x"], FORM)
+    items = read_feature_file(path, ["x"], FORM)
     with pytest.raises(DataError, match=message):
         space(items).encode(items)
 
@@ -197,7 +197,7 @@ def test_numbers_that_are_none(kind: str, cell: str, message: str) -> None:
 def test_a_kind_that_does_not_exist() -> None:
     path = write("item_id:token\tprice:float\nA\t1\n")
     with pytest.raises(ConfigError, match=r"FIELD:KIND reads .*: token, token_seq, float, float_seq, text\."):
-        read_item_file(path, ["price:flot"], FORM)
+        read_feature_file(path, ["price:flot"], FORM)
 
 
 def test_a_constant_is_one_up_to_rounding() -> None:

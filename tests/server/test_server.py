@@ -134,8 +134,8 @@ def test_a_refused_request_takes_no_other_with_it(other_checkpoint: Path) -> Non
 def test_explanations_are_those_of_explainer(client: TestClient, recommender: Recommender) -> None:
     answer = client.post("/explain", json={"history": ["i0", "i3", "x"], "k": 3}).json()
     assert len(answer.pop("version")) == 12
-    unknown = [answer.pop(f"unknown_{what}") for what in ("items", "candidates", "excluded")]
-    assert unknown == [1, 0, 0]
+    unknown = [answer.pop(f"unknown_{what}") for what in ("items", "candidates", "excluded", "values")]
+    assert unknown == [1, 0, 0, 0]
     assert answer == json.loads(json.dumps(asdict(Explainer(recommender).explain("", ["i0", "i3", "x"], 3))))
     of_user = client.post("/explain", json={"user": "u3", "k": 2, "method": "gradient", "counterfactual": False}).json()
     expected = Explainer(recommender).explain("u3", recommender.history("u3"), 2, method="gradient", search=False)
@@ -273,7 +273,7 @@ def test_the_log_has_no_history(
 
 
 def test_a_large_request_does_not_hold_up_small_ones(checkpoint: Path) -> None:
-    from recbole_vae.server.lanes import Job, RankingLane
+    from recbole_vae.server.lanes import Given, Job, RankingLane
     from recbole_vae.server.metrics import Metrics
     from recbole_vae.server.model import Current
 
@@ -282,7 +282,7 @@ def test_a_large_request_does_not_hold_up_small_ones(checkpoint: Path) -> None:
         lane = RankingLane(Current(settings, load(settings)), Metrics(), Limits().queue)
         names = {}
         for name, size in (("large", 150), ("small", 1), ("other", 2)):
-            job = Job(lambda served: [], size, lambda served: served.recommender.selection())
+            job = Job(lambda served: Given([]), size, lambda served: served.recommender.selection())
             job.future = asyncio.get_running_loop().create_future()
             names[job] = name
             lane.waiting += size

@@ -354,11 +354,11 @@ def test_workers_of_a_scheduler_add_the_same_items(multvae: Path) -> None:
     about = (str(multvae), batch.fingerprint(multvae), None, (), (str(file), batch.digest(file), 3.0))
     threads = torch.get_num_threads()
     try:
-        assert batch._remote(about, selection, rows) == of.rank(rows, [selection])
+        assert batch._remote(about, selection, batch.Given(rows)) == of.rank(rows, [selection])
         item_file("new.item", *NEW[:2])
         batch._loaded.cache_clear()
         with pytest.raises(DataError, match="new.item: another file than the command has under this name"):
-            batch._remote(about, selection, rows)
+            batch._remote(about, selection, batch.Given(rows))
     finally:
         batch._loaded.cache_clear()
         torch.set_num_threads(threads)

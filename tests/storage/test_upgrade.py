@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from recbole_vae import Recommender
+from recbole_vae.data.feature_file import FileForm
+from recbole_vae.data.features import FeatureSpace
 from recbole_vae.errors import CheckpointError, ConfigError
 from recbole_vae.model.registry import model_class, model_names
 from recbole_vae.storage import checkpoint, upgrade
@@ -155,3 +157,13 @@ def test_an_older_file_that_is_damaged_is_refused() -> None:
     torch.save(state, "damaged.pth")
     with pytest.raises(CheckpointError, match="^damaged.pth: damaged checkpoint: it cannot be upgraded"):
         checkpoint.load("damaged.pth")
+
+
+def test_the_form_of_features_keeps_its_field_of_ids() -> None:
+    form = {"item_field": "item_id", "separator": "\t", "seq_separator": " ", "encoding": "utf-8"}
+    features: dict[str, Any] = {"form": form, "blocks": []}
+    config = {"total_anneal_steps": None}
+    state = {"format_version": 6, "config": config, "state_dict": {"_extra_state": {"features": features}}}
+    upgrade.upgrade(state)
+    assert FeatureSpace.from_state(features).form == FileForm("item_id", "\t", " ", "utf-8", "item")
+    assert config == {"total_anneal_steps": None, "user_features": []}

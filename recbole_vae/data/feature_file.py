@@ -1,4 +1,4 @@
-"""Reads what an ``.item`` file says of items, as it is written."""
+"""Reads what an ``.item`` file says of items, or a ``.user`` file of users, as it is written."""
 
 from __future__ import annotations
 
@@ -21,24 +21,31 @@ Cell = str | Sequence[str]
 
 @dataclass(frozen=True)
 class FileForm:
-    """How an ``.item`` file is read.
+    """How an ``.item`` or ``.user`` file is read.
 
     Attributes:
-        item_field: the field of the items' ids.
+        id_field: the field of the ids.
         separator: between columns.
         seq_separator: within a sequence.
         encoding: of the file.
+        of: of what it is, ``item`` or ``user``.
     """
 
-    item_field: str
+    id_field: str
     separator: str
     seq_separator: str
     encoding: str
+    of: str = "item"
+
+    @property
+    def option(self) -> str:
+        """The option that names the fields."""
+        return f"{self.of}_features"
 
 
 @dataclass
-class ItemTable:
-    """Items with the cells of some fields.
+class FeatureTable:
+    """Items, or users, with the cells of some fields.
 
     Attributes:
         ids: of the items.
@@ -46,6 +53,7 @@ class ItemTable:
         kinds: type of each field, as the first line of the file says; "" where there is none.
         path: of the file, for messages.
         lines: of the file, for messages; empty where there is none.
+        of: of what it is, ``item`` or ``user``.
     """
 
     ids: list[str]
@@ -53,12 +61,13 @@ class ItemTable:
     kinds: dict[str, str]
     path: str = "the table"
     lines: list[int] = field(default_factory=list)
+    of: str = "item"
 
     def where(self, row: int) -> str:
         """Return where an item stands."""
-        return f"{self.path}, line {self.lines[row]}" if self.lines else f"{self.path}, item '{self.ids[row]}'"
+        return f"{self.path}, line {self.lines[row]}" if self.lines else f"{self.path}, {self.of} '{self.ids[row]}'"
 
-    def without_repetitions(self) -> ItemTable:
+    def without_repetitions(self) -> FeatureTable:
         """Return each item once.
 
         Raises:
@@ -70,20 +79,20 @@ class ItemTable:
             for name, cells in self.cells.items():
                 if cells[row] != cells[before]:
                     raise DataError(
-                        f"{self.where(row)}: item '{item}' has {name} {cells[row]!r}, and {cells[before]!r} in an earlier line"
-                        f"{f' ({self.lines[before]})' if self.lines else ''}; keep one of them."
+                        f"{self.where(row)}: {self.of} '{item}' has {name} {cells[row]!r}, and {cells[before]!r} in an "
+                        f"earlier line{f' ({self.lines[before]})' if self.lines else ''}; keep one of them."
                     )
         return self if len(first) == len(self.ids) else self.taken(list(first), list(first.values()))
 
-    def taken(self, ids: list[str], rows: Sequence[int]) -> ItemTable:
+    def taken(self, ids: list[str], rows: Sequence[int]) -> FeatureTable:
         """Return a table of these ids with the cells of some rows; -1 for an item of which nothing is known."""
         cells = {name: [column[row] if row >= 0 else "" for row in rows] for name, column in self.cells.items()}
         lines = [self.lines[row] if row >= 0 else 0 for row in rows] if self.lines else []
-        return ItemTable(ids, cells, self.kinds, self.path, lines)
+        return FeatureTable(ids, cells, self.kinds, self.path, lines, self.of)
 
 
-def read_item_file(path: str | Path, names: Sequence[str], form: FileForm) -> ItemTable:
-    """Read some fields of an ``.item`` file, each item once.
+def read_feature_file(path: str | Path, names: Sequence[str], form: FileForm) -> FeatureTable:
+    """Read some fields of an ``.item`` or ``.user`` file, each item or user once.
 
     Args:
         path: the file.
@@ -92,22 +101,22 @@ def read_item_file(path: str | Path, names: Sequence[str], form: FileForm) -> It
 
     Raises:
         ConfigError: the file has no such field.
-        DataError: the file is missing, empty or damaged, or an item stands there twice with different values.
+        DataError: the file is missing, empty or damaged, or an item or user stands there twice with different values.
     """
     separator, encoding = form.separator, form.encoding
     header = atomic.read_header(path, separator, encoding)
     columns = {name: kind.value for name, kind in header.items()}
-    for name in (form.item_field, *names):
+    for name in (form.id_field, *names):
         if name not in columns:
             meant, kinds = near(name, columns), ""
             if name.rpartition(":")[0] in columns:
                 kinds = f" FIELD:KIND reads a field as another kind: {', '.join(KINDS)}."
             raise ConfigError(
-                f"item_features: {path} has no field '{name}'{f'; did you mean {meant}?' if meant else '.'} It has: "
+                f"{form.option}: {path} has no field '{name}'{f'; did you mean {meant}?' if meant else '.'} It has: "
                 f"{', '.join(columns)}.{kinds}"
             )
     atomic.check_cells(path, header, separator, encoding)
-    places = [list(columns).index(name) for name in (form.item_field, *names)]
+    places = [list(columns).index(name) for name in (form.id_field, *names)]
     rows: list[list[str]] = []
     numbers: list[int] = []
     with Path(path).open(encoding=encoding, newline="") as file:
@@ -120,7 +129,8 @@ def read_item_file(path: str | Path, names: Sequence[str], form: FileForm) -> It
                 rows.append([cells[place] for place in places])
                 numbers.append(getattr(reader, "line_num", number - 1) + 1)
     if not rows:
-        raise DataError(f"{path}: there is no item below the first line.")
+        raise DataError(f"{path}: there is no {form.of} below the first line.")
     ids, *fields = (list(column) for column in zip(*rows, strict=True))
     cells = dict(zip(names, fields, strict=True))
-    return ItemTable(ids, cells, {name: columns[name] for name in names}, str(path), numbers).without_repetitions()
+    types = {name: columns[name] for name in names}
+    return FeatureTable(ids, cells, types, str(path), numbers, form.of).without_repetitions()
