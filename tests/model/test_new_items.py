@@ -241,7 +241,10 @@ def test_no_reach_is_chosen_where_items_are_held_out(build: Builder, monkeypatch
     assert len(judged) == 1
     path = write_data()
     Path("data/tiny/tiny.train.inter").rename("data/tiny/tiny.inter")
-    split = {"benchmark_filename": None, "eval_args": {"split": {"RS": [0.8, 0.1, 0.1], "HI": [4, 4]}, "mode": "full"}}
+    split: dict[str, Any] = {
+        "benchmark_filename": None,
+        "eval_args": {"split": {"RS": [0.8, 0.1, 0.1], "HI": [4, 4]}, "mode": "full"},
+    }
     held_out = run_of(build, data_path=path, epochs=5, topk=[2], valid_metric="NDCG@2", **split)
     held_out.fit()
     assert held_out.model.scores_cold_items
