@@ -21,7 +21,7 @@ import numpy as np
 
 from recbole_vae.compare.analysis import Row, Table, add_tests
 from recbole_vae.compare.analysis import Test as Tested
-from recbole_vae.compare.plan import Plan, PlanRow, digest, run_name
+from recbole_vae.compare.plan import OF_OLDER_VERSIONS, Plan, PlanRow, digest, run_name
 from recbole_vae.compare.results import DONE, LISTS, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run, Users
 from recbole_vae.compare.runner import comparison_of
 from recbole_vae.compare.tables import parquet, users_parquet
@@ -93,7 +93,7 @@ class Archive:
     def shown(self, plan: Plan) -> list[Run]:
         """Return copies of the runs that are those of a plan: of its rows and seeds, with its settings."""
         tuned = {(study, self.runs[name].seed): self.runs[name] for name, study in self.studies.items()}
-        if self.identity.get("trials") != plan.trials:
+        if any(self.identity.get(name) != getattr(plan, name) for name in ("trials", "tuning_time")):
             tuned = {}
         found = []
         for dataset, protocol, row in plan.to_run():
@@ -217,6 +217,8 @@ def load(folder: Path, name: str) -> Archive:
         runs = {name: Run(**run) for name, run in content["runs"].items()}
         archive = Archive(content["identity"], runs, studies, content["journals"], content["tests"])
         _check(archive)
+        for added, value in OF_OLDER_VERSIONS.items() if archive.identity else ():
+            archive.identity.setdefault(added, value)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{file}: damaged, or not the results of a board ({' '.join(str(error).split())[:200]}). Take it from git or a "

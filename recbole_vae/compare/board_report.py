@@ -232,7 +232,7 @@ def _plan_page(entry: Entry) -> BoardPage:
         protocols=[(table.name, _commands(entry, table), _splits(table)) for table in entry.tables],
         settings=[(table.name, found) for table in entry.tables if (found := texts.settings(table))],
         devices=", ".join(dict.fromkeys(run.device for run in runs if run.device)) or "not known",
-        versions=versions(runs), trials=plan.trials,
+        versions=versions(runs), tuned=plan.tuned,
     )  # fmt: skip
     return page
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recbole_vae.compare import description
 from recbole_vae.compare.analysis import Row, Table, higher_is_better
@@ -231,8 +232,7 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
     if foreign:
         words = f"lists that were made elsewhere for these splits are in the rows {', '.join(foreign)}, and only evaluated here"
         found.append(("Other tools", f"{words}. Their costs, settings and tuning are not known."))
-    tuned = f"{_plural(comparison.trials, 'trial')} for each row with a search space."
-    found.append(("Tuning", tuned if comparison.trials else "none; settings are the defaults and the plan's."))
+    found.append(("Tuning", f"{budget(comparison)}{_trials(table, comparison)}."))
     if sum(bool(row.done) for row in table.rows) > 1:
         marks = "the best of each column is bold, the second underlined"
         if table.against_best:
@@ -257,6 +257,29 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
         if untested:
             found.append(("Not tested", f"{', '.join(untested)}, not known for each user."))
     return found
+
+
+def budget(comparison: Comparison) -> str:
+    """Return the budget of tuning in words."""
+    if comparison.tuning_time is not None:
+        return (
+            f"{comparison.tuning_time:,.10g} s for each row with a search space; the first trial has the defaults, and the last "
+            "may end later"
+        )
+    if comparison.trials:
+        return f"{_plural(comparison.trials, 'trial')} for each row with a search space"
+    return "none; settings are the defaults and the plan's"
+
+
+def trials_of(row: Row) -> list[dict[str, Any]]:
+    """Return the trials of a row's tuning; its seeds share them."""
+    return next((run.trials for run in row.runs if run.trials), [])
+
+
+def _trials(table: Table, comparison: Comparison) -> str:
+    """Say how many trials each row had in the same time."""
+    found = [f"{row.label} {len(trials)}" for row in table.rows if (trials := trials_of(row))]
+    return f". Trials: {', '.join(found)}" if found and comparison.tuning_time is not None else ""
 
 
 def caption(table: Table, comparison: Comparison) -> str:

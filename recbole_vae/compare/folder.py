@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from recbole_vae.compare.plan import Plan
+from recbole_vae.compare.plan import OF_OLDER_VERSIONS, Plan
 from recbole_vae.errors import ConfigError
 from recbole_vae.storage.files import write_whole
 
@@ -56,7 +56,7 @@ def _check_identity(plan: Plan, out: Path) -> None:
         write_whole(file, json.dumps(own, indent=1).encode())
         return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = {**OF_OLDER_VERSIONS, **json.loads(file.read_text(encoding="utf-8"))}
         differences = differing(before, own)
         if differences:
             raise ConfigError(

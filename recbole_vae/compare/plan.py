@@ -104,6 +104,10 @@ class Plan(Strict):
     reference: str | None = Field(None, description="Label of the row that the others are compared with.")
     alpha: float = Field(0.05, gt=0, lt=1)
     trials: NonNegativeInt = Field(0, description="Trials of tuning for each row; 0: no tuning.")
+    tuning_time: PositiveFloat | None = Field(
+        None,
+        description="Seconds of tuning for each row on each data set in each protocol, instead of trials.",
+    )
     spaces: dict[str, Any] = Field({}, description="Search spaces by model, instead of those of properties/hyper.")
     not_run: dict[str, str] = Field(
         {},
@@ -186,10 +190,16 @@ class Plan(Strict):
         """The columns of the table: the plan's metrics at each k."""
         return [f"{name.lower()}@{k}" for name in self.metrics for k in self.topk]
 
+    @property
+    def tuned(self) -> bool:
+        """Whether rows with a search space are tuned."""
+        return bool(self.trials or self.tuning_time)
+
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a comparison goes on; rows, seeds, data sets and protocols may be added."""
         names = (
             "datasets", "protocols", "settings", "options", "split_seed", "metrics", "topk", "primary", "max_k", "trials",
+            "tuning_time",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -252,6 +262,9 @@ class Plan(Strict):
             job["lists"] = {"label": row.label, "file": file, "sha256": sha256(Path(file))}
         return job
 
+
+OF_OLDER_VERSIONS: dict[str, Any] = {"tuning_time": None}
+"""What the :meth:`~Plan.identity` of older versions lacks, and what it would be."""
 
 _PLACEHOLDER = re.compile(r"\{(dataset|protocol|seed)\}")
 
@@ -332,6 +345,11 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
     if "metrics" in values:
         metrics = _words(values["metrics"], "metrics", where)
         values["metrics"] = list({each.lower(): each for each in metrics}.values())
+    if values.get("trials") and values.get("tuning_time") is not None:
+        raise ConfigError(
+            f"trials ({where('trials')}) and tuning_time ({where('tuning_time')}) cannot be given together, because each is the "
+            "whole budget of tuning. Leave out one of them."
+        )
     plan = Plan.read(values, where)
     _check_metrics(plan, where)
     _check_splits(plan, where)
@@ -352,6 +370,9 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
 def _above(content: Mapping[str, Any], own: Mapping[str, Any], where: Where) -> dict[str, Any]:
     """Return the keys of a plan's file, overridden by the command line; ~ in the file stands for the default."""
     values: dict[str, Any] = {name: value for name, value in content.items() if value is not None}
+    for name, other in (("trials", "tuning_time"), ("tuning_time", "trials")):
+        if name in own:
+            values.pop(other, None)  # each is the whole budget of tuning
     values |= own
     if "models" in own:
         values.pop("rows", None)

@@ -294,9 +294,10 @@ def test_tuned_rows_go_on_in_a_clone(ran: Ran) -> None:
     assert {run.settings["reg_weight"] for run in grown.comparison.runs if run.label == "EASE"} == {
         tuned[0].settings["reg_weight"]
     }
-    # Nor would those of two trials be those of three, or of none.
-    for trials in (3, 0):
-        write(rows=rows, trials=trials, protocols={})
+    # Nor would those of two trials be those of three, of none, or of some time.
+    budgets: list[dict[str, Any]] = [{"trials": 3}, {}, {"tuning_time": 60}]
+    for budget in budgets:
+        write(rows=rows, **budget, protocols={})
         assert {run.status for run in the_entry().comparison.runs if run.label == "EASE"} == {WAITING}
     # Runs that were tuned in another space are not shown as if they were of this one.
     write(rows=["Pop", {"model": "EASE", "space": {"reg_weight": [1.0, 5.0, 20.0, 40.0]}}], trials=2, protocols={})
@@ -519,6 +520,22 @@ def test_a_file_that_cannot_be_written_changes_nothing(ran: Ran, monkeypatch: py
     assert sum(run.status == DONE for run in the_entry().comparison.runs) == 6
     assert do() == 0
     assert len(ran) == 12
+
+
+def test_an_archive_of_an_older_version_goes_on(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which knew no budget by time."""
+    file = write(seeds=1, protocols={}).with_suffix(".json")
+    do()
+    now = file.read_text()
+    file.write_text(now.replace(', "tuning_time": null', ""))
+    assert file.read_text() != now
+    shutil.rmtree("b/.work")
+    write(seeds=1, protocols={}, tuning_time=60)
+    assert do() == 2
+    assert "tuning_time: None there, 60.0 now" in capsys.readouterr().err
+    write(seeds=1, protocols={}, rows=[*PLAN["rows"], "Random"])
+    assert do() == 0
+    assert ran[3:] == [("Random", 2020)]
 
 
 @pytest.mark.usefixtures("ran")
