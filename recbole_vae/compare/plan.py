@@ -18,11 +18,12 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from recbole_vae.compare import FIRST_SEED
+from recbole_vae.compare.list_file import check_foreign_lists
 from recbole_vae.compare.plan_file import convert, load
 from recbole_vae.compare.results import LISTS
 from recbole_vae.compare.settings import check_space, check_values, of_the_data, read_settings
 from recbole_vae.data.files import inter_file
-from recbole_vae.errors import ConfigError
+from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.known_options import options_of
 from recbole_vae.model.registry import import_models, model_names
 from recbole_vae.options.data import check_data_options
@@ -457,7 +458,10 @@ def _foreign(values: Mapping[str, Any], rows: Sequence[PlanRow], where: Where) -
 
 
 def _check_lists(plan: Plan, where: Where, data: bool) -> None:
-    """Refuse files of lists that would stand for several data sets or protocols, or, if ``data``, that are not there."""
+    """Refuse files of lists that would stand for several data sets or protocols.
+
+    If ``data``, refuse those that are not there, and those whose beginning has a mistake, before anything runs.
+    """
     for row in plan.rows:
         if row.lists is None or row.label in plan.not_run:
             continue
@@ -473,6 +477,7 @@ def _check_lists(plan: Plan, where: Where, data: bool) -> None:
                     f"{place}: the plan has several {name}s ({', '.join(there)}), and lists are of one; write {{{name}}} "
                     "where the names of the files differ."
                 )
+        read = set()
         for dataset, protocol, seed in itertools.product(plan.datasets, plan.protocols, plan.seeds) if data else ():
             file = row.file(dataset, protocol, seed)
             if not Path(file).is_file():
@@ -480,6 +485,12 @@ def _check_lists(plan: Plan, where: Where, data: bool) -> None:
                     f"{place}: there is no file {file}, for {dataset}, {protocol}, seed {seed}. Lists are made from what "
                     "compare --export-split=DIR writes."
                 )
+            if file not in read:
+                read.add(file)
+                try:
+                    check_foreign_lists(Path(file))
+                except DataError as error:
+                    raise ConfigError(f"{place}: {error}") from None
 
 
 def _check_metrics(plan: Plan, where: Where) -> None:

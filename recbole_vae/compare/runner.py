@@ -135,7 +135,8 @@ class _Comparing:
     def __init__(self, plan: Plan, out: Path, executor: Executor) -> None:
         self.plan, self.out, self.executor = plan, out, executor
         self.pending: dict[Future[dict[str, bytes]], tuple[Any, ...]] = {}
-        self.cells = [_PlanCell(*each) for each in plan.to_run()]
+        # Lists come first: they take seconds, so whatever is wrong with a file is said before the long runs.
+        self.cells = [_PlanCell(*each) for each in sorted(plan.to_run(), key=lambda cell: cell[2].lists is None)]
         self.folders: set[Path] = set()
         self.bar: Any = None
 
