@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from recbole_vae.compare import description
 from recbole_vae.compare.analysis import Row, Table, higher_is_better
 from recbole_vae.compare.energy import NOTHING
-from recbole_vae.compare.results import DONE, NOT_RUN, Comparison
+from recbole_vae.compare.results import DONE, NOT_RUN, REFUSED, Comparison, Run
 from recbole_vae.options.evaluation import COLD, WARM, kind_of
 
 _TITLES = {
@@ -257,6 +258,15 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
         if untested:
             found.append(("Not tested", f"{', '.join(untested)}, not known for each user."))
     return found
+
+
+def progress(runs: Iterable[Run]) -> str:
+    """Say how many runs are done, of those that are to be done; and how many others there are."""
+    counts = Counter(run.status for run in runs)
+    left_out, refused = counts.pop(NOT_RUN, 0), counts[REFUSED]
+    said = f"{counts[DONE]:,} of {counts.total():,} runs done"
+    said += f", {refused:,} cannot take part" if refused else ""
+    return said + (f"; {left_out:,} are not to be run" if left_out else "")
 
 
 def budget(comparison: Comparison) -> str:

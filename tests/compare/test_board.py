@@ -310,15 +310,19 @@ def test_a_row_is_shown_and_not_run(ran: Ran) -> None:
     assert {model for model, _ in ran} == {"Pop", "EASE"}
     assert {run.status for run in the_entry().comparison.runs if run.label == "ItemKNN"} == {NOT_RUN}
     page = Path("b/tiny.html").read_text()
+    assert "3 rows, 8 of 8 runs done; 4 are not to be run." in page
     assert "ItemKNN: not run: it takes &lt;a day&gt;." in page
     assert ">not run" in page
     front = Path("b/index.html").read_text()
+    assert "3 models; 8 of 8 runs done; 4 are not to be run." in front
+    assert front.count('<td data-value="2">2 of 2</td>') == 2
     assert "Left out, because values or seeds are missing: ItemKNN." in front
     assert "at least 3 models that are done in at least 2 cells in common; there are 2 models in 2 cells" in front
     # compare reads the same plan.
     assert main(["compare", "--config=b/tiny.yaml", "--out=c"]) == 0
     assert "tiny,random,ItemKNN,ItemKNN,ndcg@5,,,0,2,not run" in Path("c/table.csv").read_text()
     assert {model for model, _ in ran} == {"Pop", "EASE"}
+    assert "3 rows, 8 of 8 runs done; 4 are not to be run." in Path("c/report.html").read_text()
     # Whoever asks for a model gets it.
     assert plan.read("b/tiny.yaml", {"models": "ItemKNN"}).to_run() != []
 
