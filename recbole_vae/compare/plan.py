@@ -24,6 +24,7 @@ from recbole_vae.compare.results import LISTS
 from recbole_vae.compare.settings import check_space, check_values, of_the_data, read_settings
 from recbole_vae.data.files import inter_file
 from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.evaluation.definitions import SHARES
 from recbole_vae.model.known_options import options_of
 from recbole_vae.model.registry import import_models, model_names
 from recbole_vae.options.data import check_data_options
@@ -308,9 +309,9 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
     given = {name: convert(value) for name, value in options.items()}
 
     def where(key: str) -> str:
-        if key in given:
+        if key.partition(": ")[0] in given:
             return "command line"
-        found = sorted(set(lines.get(key, ())))
+        found = sorted(set(lines.get(key, lines.get(key.rpartition(": ")[2], []))))
         return f"{file}, line {' or '.join(map(str, found))}" if found else file or ""
 
     for name in content:
@@ -569,25 +570,30 @@ def _check_published(plan: Plan, where: Where) -> None:
     for protocol, rows in plan.published.items():
         if protocol not in plan.protocols:
             raise ConfigError(
-                f"published: {protocol} ({where(protocol)}): there is no such protocol; there are "
+                f"published: {protocol} ({where(f'published: {protocol}')}): there is no such protocol; there are "
                 f"{', '.join(plan.protocols)}."
             )
         for label, said in rows.items():
+            above = f"published: {protocol}: {label}"
             for name, value in said.items():
-                place = f"published: {label}: {name}: {value!r} ({where(name)}) is not allowed"
+                line = where(f"{above}: {name}")
+                place = f"published: {label}: {name}: {value!r} ({line}) is not allowed"
                 if name in SAID:
                     if not isinstance(value, str) or not value.strip():
                         raise ConfigError(f"{place}; it must be a text.")
                 elif name.lower() not in metrics:
                     raise ConfigError(
-                        f"published: {label}: {name} ({where(name)}): the table has no such metric; it has "
+                        f"published: {label}: {name} ({line}): the table has no such metric; it has "
                         f"{', '.join(metrics.values())}."
                     )
                 elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                     raise ConfigError(f"{place}; it must be a number.")
+                elif name.lower().partition("@")[0] in SHARES and not 0 <= value <= 1:
+                    percent = f" Is it in percent? Then write {value / 100:.10g}." if 1 < value <= 100 else ""
+                    raise ConfigError(f"{place}; it must be a number from 0 to 1.{percent}")
             if "source" not in said or not set(said) - set(SAID):
                 raise ConfigError(
-                    f"published: {label} ({where(label)}): it must have a metric and its source, such as "
+                    f"published: {label} ({where(above)}): it must have a metric and its source, such as "
                     f"{{{next(iter(metrics.values()))}: 0.29, source: where it stands}}."
                 )
 

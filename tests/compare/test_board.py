@@ -366,8 +366,8 @@ def test_published_numbers_stand_beside_ours(ran: Ran) -> None:
     published = {
         "random": {
             "Pop": {"NDCG@5": round(ours[0] - 0.004, 6), "source": "Somebody, https://example.org/t?a=1&b=2"},
-            "EASE 9": {"NDCG@5": 2.0, "recall@5": 2.0, "source": "table 3", "note": "other <users>"},
-            "ItemKNN": {"NDCG@5": 2.0, "source": "table 4"},
+            "EASE 9": {"NDCG@5": 1.0, "recall@5": 1.0, "source": "table 3", "note": "other <users>"},
+            "ItemKNN": {"NDCG@5": 1.0, "source": "table 4"},
             "BSPM": {"NDCG@5": 0.3, "source": "table 5"},
         }
     }
@@ -655,6 +655,9 @@ def test_two_commands_at_once_are_refused(ran: Ran, capsys: pytest.CaptureFixtur
         ({"published": {"random": {"Pop": {"NDCG@5": "high", "source": "x"}}}}, "it must be a number."),
         ({"published": {"random": {"Pop": {"NDCG@5": True, "source": "x"}}}}, "it must be a number."),
         ({"published": {"random": {"Pop": {"NDCG@5": 0.3, "source": 3}}}}, "it must be a text."),
+        ({"published": {"random": {"Pop": {"NDCG@5": 28.92, "source": "x"}}}}, "0 to 1. Is it in percent? Then write 0.2892."),
+        ({"published": {"random": {"Pop": {"NDCG@5": -0.1, "source": "x"}}}}, "-0.1 ("),
+        ({"published": {"random": {"Pop": {"NDCG@5": -0.1, "source": "x"}}}}, "it must be a number from 0 to 1."),
         ({"published": {"random": {"Pop": {"NDCG@5": 0.3}}}}, "it must have a metric and its source"),
         ({"published": {"random": {"Pop": {"source": "x"}}}}, "it must have a metric and its source"),
         (
@@ -669,3 +672,20 @@ def test_mistakes_in_the_keys_of_a_board_are_named(changes: dict[str, Any], word
         plan.read(str(file), {}, data=False)
     assert words in str(caught.value)
     assert "b/tiny.yaml, line" in str(caught.value)
+
+
+def test_a_wrong_published_number_is_named_with_its_own_line() -> None:
+    write(metrics=["NDCG", "ShannonEntropy"])
+    rows = ["EASE 9: {NDCG@5: 0.1, source: x}", "Pop: {NDCG@5: 10, ShannonEntropy@5: 30, source: x}"]
+    file = Path("b/tiny.yaml")
+    above = file.read_text()
+    file.write_text("\n".join([f"{above}published:", "  random:", *(f"    {row}" for row in rows), ""]))
+    with pytest.raises(ConfigError) as caught:
+        plan.read(str(file), {}, data=False)
+    line = above.count("\n") + 4
+    said = (
+        f"published: Pop: NDCG@5: 10 (b/tiny.yaml, line {line}) is not allowed; it must be a number from 0 to 1. Is it"
+    )
+    assert str(caught.value).startswith(said)
+    file.write_text(file.read_text().replace("NDCG@5: 10", "NDCG@5: 1"))
+    assert plan.read(str(file), {}, data=False).published["random"]["Pop"]["ShannonEntropy@5"] == 30
