@@ -6,16 +6,20 @@ folder of its comparison, which git ignores, and which is made again from the ar
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import filelock
 
 from recbole_vae.compare import archive, plan, runner
 from recbole_vae.compare.analysis import Table
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.archive import Archive
-from recbole_vae.compare.folder import differing
+from recbole_vae.compare.folder import InUseError, differing
 from recbole_vae.compare.plan import Plan
 from recbole_vae.compare.results import DONE, SETTLED, Comparison, Run
 from recbole_vae.errors import ConfigError
@@ -27,6 +31,9 @@ FRONT = "index"
 """Name of the page that shows all plans."""
 
 WORK = ".work"
+PATIENCE = 1.0
+"""Seconds after which it is said that another command is waited for."""
+
 _IGNORED = f"# made by recbole-vae board\n{WORK}/\n*.html\n"
 
 
@@ -106,17 +113,35 @@ class Entry:
             ConfigError: the archive is of another plan by now.
             DataError: it is damaged, or cannot be written.
         """
-        self.archive = archive.load(self.file.parent, self.name)  # git or another command may have changed it
-        _check_kept(self, planned)
-        self.archive.take(planned, runs, self.work)
-        self.archive.write(self.file.parent, self.name)
+        with self._alone():
+            self.archive = archive.load(self.file.parent, self.name)  # git or another command may have changed it
+            _check_kept(self, planned)
+            self.archive.take(planned, runs, self.work)
+            self.archive.write(self.file.parent, self.name)
 
     def keep_tests(self) -> None:
         """Write the tests that :meth:`analyse` made into the archive, which git or another command may have changed."""
-        now = archive.load(self.file.parent, self.name)
-        if now.runs and now.tests != self.archive.tests:
-            now.tests = self.archive.tests
-            now.write(self.file.parent, self.name)
+        with self._alone():
+            now = archive.load(self.file.parent, self.name)
+            if now.runs and now.tests != self.archive.tests:
+                now.tests = self.archive.tests
+                now.write(self.file.parent, self.name)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other command read and write the archive in this block; wait for one that does."""
+        folder = self.file.parent / WORK
+        folder.mkdir(exist_ok=True)
+        lock = filelock.FileLock(folder / f".{self.name}.lock")  # no plan has such a name
+        try:
+            lock.acquire(PATIENCE)
+        except filelock.Timeout:
+            print(f"{self.file}: waiting for another command, which writes {self.name}.json", file=sys.stderr)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def work(self) -> Path:
@@ -244,12 +269,15 @@ def advance(entry: Entry, options: Mapping[str, str]) -> None:
         Interrupted: Ctrl-C.
     """
     planned = check(entry, options)
-    entry.archive.restore(entry.work)
     try:
-        comparison = runner.compare(planned, entry.work, entry.command)
+        comparison = runner.compare(planned, entry.work, entry.command, lambda: entry.archive.restore(entry.work))
     except runner.Interrupted as interrupted:
         entry.keep(planned, interrupted.comparison.runs)
         raise
+    except InUseError:
+        raise ConfigError(
+            f"{entry.file}: another command is doing the runs of this plan. Wait for it, or do those of other plans by --only."
+        ) from None
     except ConfigError as error:
         said = str(error).replace(f"--out={entry.work} (command line)", str(entry.work))
         instead = f". Remove {entry.work}, and give the same command again; what {entry.name}.json has is kept."

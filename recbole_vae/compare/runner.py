@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,13 +58,14 @@ class Interrupted(KeyboardInterrupt):
         self.comparison = comparison
 
 
-def compare(plan: Plan, out: Path, command: str) -> Comparison:
+def compare(plan: Plan, out: Path, command: str, restore: Callable[[], None] = lambda: None) -> Comparison:
     """Do all runs of a plan that are not done yet.
 
     Args:
         plan: see :mod:`recbole_vae.compare.plan`.
         out: folder of the comparison, new or of an earlier command.
         command: what the user typed.
+        restore: see :func:`~recbole_vae.compare.folder.held`.
 
     Raises:
         ConfigError: ``out`` is not a folder, belongs to another comparison, or is in use; or a package or scheduler is missing.
@@ -74,7 +75,7 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
         optuna()
     if plan.energy:
         energy.check()
-    with held(plan, out), _executor(plan) as executor:
+    with held(plan, out, restore), _executor(plan) as executor:
         return _Comparing(plan, out, executor).run(command)
 
 

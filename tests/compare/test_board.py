@@ -639,7 +639,17 @@ def test_two_commands_at_once_are_refused(ran: Ran, capsys: pytest.CaptureFixtur
     planned = plan.read(str(file), {})
     with held(planned, Path("b/.work/tiny")):
         assert do() == 2
-    assert "another command is at work in this folder" in capsys.readouterr().err
+    assert "b/tiny.yaml: another command is doing the runs of this plan" in capsys.readouterr().err
+    # Nor does it touch the folder that the other one works in.
+    assert do() == 0
+    gone = next(Path("b/.work/tiny/runs").iterdir())
+    shutil.rmtree(gone)
+    write(seeds=2)
+    with held(planned, Path("b/.work/tiny")):
+        assert do() == 2
+        assert not gone.exists()
+    assert do() == 0
+    assert len(ran) == 12
 
 
 @pytest.mark.parametrize(

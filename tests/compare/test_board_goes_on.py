@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,39 @@ def test_what_another_command_adds_meanwhile_stays(ran: Ran, monkeypatch: pytest
         assert do() == 0
     assert len(archive.load(Path("b"), "z").runs) == 9
     assert len(ran) == 3 + 3 + 3 + 3
+
+
+def test_one_command_waits_while_another_writes(
+    ran: Ran,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = write(**SMALL)
+    do()
+    mine, other = board.read_entry(file), board.read_entry(file)
+    runs = mine.comparison.runs
+    for entry in (mine, other):
+        entry.archive.runs.clear()
+        entry.archive.write(Path("b"), "tiny")
+    monkeypatch.setattr(board, "PATIENCE", 0.01)
+    load = archive.load
+    waits = threading.Thread(target=lambda: other.keep(other.plan, runs[2:]))
+    said: list[str] = []
+
+    def slow(*words: Any) -> Archive:
+        found = load(*words)
+        if not said:  # what this command read is old by the time that it writes
+            said.append("")
+            waits.start()
+            while waits.is_alive() and "waiting" not in said[-1]:
+                said.append(capsys.readouterr().err)
+        return found
+
+    monkeypatch.setattr(archive, "load", slow)
+    mine.keep(mine.plan, runs[:2])
+    waits.join()
+    assert said[-1] == "b/tiny.yaml: waiting for another command, which writes tiny.json\n"
+    assert sorted(run.label for run in load(Path("b"), "tiny").runs.values()) == ["EASE 9", "ItemKNN", "Pop"]
 
 
 def test_what_git_brings_during_the_runs_stays(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
