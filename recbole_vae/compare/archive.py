@@ -22,7 +22,7 @@ import numpy as np
 from recbole_vae.compare.analysis import Row, Table, add_tests
 from recbole_vae.compare.analysis import Test as Tested
 from recbole_vae.compare.plan import OF_OLDER_VERSIONS, Plan, PlanRow, digest, run_name
-from recbole_vae.compare.results import DONE, LISTS, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run, Users
+from recbole_vae.compare.results import DONE, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run, Users
 from recbole_vae.compare.runner import comparison_of
 from recbole_vae.compare.tables import parquet, users_parquet
 from recbole_vae.compare.tuning import study_name
@@ -73,7 +73,7 @@ class Archive:
                 continue
             row = rows[run.label]
             study = study_name(plan, run.dataset, run.protocol, row)
-            name = _name(plan, run)
+            name = plan.folder_of(run)
             if row.lists is not None:  # of a run that failed, they are not known
                 name = run_name(run.protocol, run.label, plan.job(run.dataset, run.protocol, row, run.seed))
             if study:
@@ -115,7 +115,7 @@ class Archive:
         if Path(file).is_file():
             return self.runs.get(run_name(protocol, row.label, plan.job(dataset, protocol, row, seed)))
         key = dataset, protocol, row.label, seed, file
-        found = [run for name, run in self.runs.items() if _cell_of_lists(run) == key and name == _name(plan, run)]
+        found = [run for name, run in self.runs.items() if _cell_of_lists(run) == key and name == plan.folder_of(run)]
         return found[0] if len(found) == 1 else None  # of several files that had this name, any may be meant
 
     def comparison(self, plan: Plan, command: str) -> Comparison:
@@ -321,15 +321,6 @@ def _settled(folder: Path) -> bool:
 def _cell_of_lists(run: Run) -> tuple[Any, ...]:
     """Return what a run is of that measured lists, but for the content of their file; empty for other runs."""
     return (run.dataset, run.protocol, run.label, run.seed, run.lists["file"]) if run.lists else ()
-
-
-def _name(plan: Plan, run: Run) -> str:
-    """Return the name of a run's folder, from its settings, which are all those that it was given."""
-    job = plan.job(next(iter(plan.datasets)), next(iter(plan.protocols)), PlanRow(LISTS, LISTS), run.seed)
-    job |= {"dataset": run.dataset, "model": run.model, "settings": run.settings}
-    if run.lists:
-        job["lists"] = {"label": run.label, **run.lists}
-    return run_name(run.protocol, run.label, job)
 
 
 def _without(users: Users | None, columns: Sequence[str]) -> Users | None:

@@ -149,8 +149,12 @@ class Entry:
         return self.file.parent / WORK / self.name
 
 
-def read(folder: Path) -> list[Entry]:
+def read(folder: Path, options: Mapping[str, str] | None = None) -> list[Entry]:
     """Read the plans of a board and what is kept of their runs, in the order of their names.
+
+    Args:
+        folder: of the board.
+        options: of the command line: how the runs are done.
 
     Raises:
         ConfigError: there is no plan, one has a mistake or a name that cannot be that of a page, or two have a data set and
@@ -167,19 +171,23 @@ def read(folder: Path) -> list[Entry]:
         )
     for file in files:
         _check_name(file)
-    entries = [read_entry(file) for file in files]
+    entries = [read_entry(file, options) for file in files]
     _check_cells(entries)
     return entries
 
 
-def read_entry(file: Path) -> Entry:
+def read_entry(file: Path, options: Mapping[str, str] | None = None) -> Entry:
     """Read a plan and what is kept of its runs.
+
+    Args:
+        file: the plan.
+        options: of the command line: how the runs are done.
 
     Raises:
         ConfigError: the plan has a mistake.
         DataError: the archive is damaged.
     """
-    return Entry(file, plan.read(str(file), {}, data=False), archive.load(file.parent, file.stem))
+    return Entry(file, plan.read(str(file), options or {}, data=False), archive.load(file.parent, file.stem))
 
 
 def _check_name(file: Path) -> None:
@@ -224,12 +232,11 @@ def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def check(entry: Entry, options: Mapping[str, str]) -> Plan:
+def check(entry: Entry) -> Plan:
     """Refuse a plan that the runs which are kept are not of, or whose data are missing though there are runs to do.
 
     Args:
         entry: its plan and archive.
-        options: of the command line: how the runs are done.
 
     Returns:
         The plan, for its runs.
@@ -237,8 +244,10 @@ def check(entry: Entry, options: Mapping[str, str]) -> Plan:
     Raises:
         ConfigError: it differs in what must be the same for all runs, a file is missing, or an option does not fit.
     """
-    # Only for runs must the files of the data be there.
-    planned = plan.read(str(entry.file), options, without=entry.lists_elsewhere()) if entry.left else entry.plan
+    planned = entry.plan
+    if entry.left:
+        planned = planned.without(entry.lists_elsewhere())
+        planned.check_to_run()
     _check_kept(entry, planned)
     return planned
 
@@ -257,18 +266,17 @@ def _check_kept(entry: Entry, planned: Plan) -> None:
         )
 
 
-def advance(entry: Entry, options: Mapping[str, str]) -> None:
+def advance(entry: Entry) -> None:
     """Do the runs of a plan that are missing, and keep them. After Ctrl-C, those are kept that are done.
 
     Args:
         entry: its plan and archive.
-        options: of the command line: how the runs are done.
 
     Raises:
         ConfigError: as :func:`check`; or the folder of the comparison is in use, or is of another plan.
         Interrupted: Ctrl-C.
     """
-    planned = check(entry, options)
+    planned = check(entry)
     try:
         comparison = runner.compare(planned, entry.work, entry.command, lambda: entry.archive.restore(entry.work))
     except runner.Interrupted as interrupted:

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, ValidationInfo, field_validator
 
 from recbole_vae.compare import FIRST_SEED
 from recbole_vae.compare.list_file import check_foreign_lists
 from recbole_vae.compare.plan_file import convert, load
-from recbole_vae.compare.results import LISTS
+from recbole_vae.compare.results import LISTS, Run
 from recbole_vae.compare.settings import check_space, check_values, of_the_data, read_settings
 from recbole_vae.data.files import inter_file
 from recbole_vae.errors import ConfigError, DataError
@@ -187,6 +187,32 @@ class Plan(Strict):
                 raise ValueError(f"{label} needs a reason.")
         return not_run
 
+    _where: Where | None = PrivateAttr(None)
+    """Tells where the value of a key was set."""
+
+    def check_to_run(self) -> None:
+        """Refuse a plan that cannot be run here, though it can be shown.
+
+        Raises:
+            ConfigError: a file of a data set is missing; one of lists is, or has a mistake at its beginning; or options of how
+                the runs are done do not go together.
+        """
+        where = self._where or (lambda key: "")
+        _check_files_of_lists(self, where)
+        if self.energy and (self.jobs > 1 or self.scheduler):
+            other = "jobs" if self.jobs > 1 else "scheduler"
+            raise ConfigError(
+                f"energy ({where('energy')}) and {other} ({where(other)}) cannot be given together: what is measured is the "
+                f"energy of the whole machine, so one run must have it for itself. Leave out {other}."
+            )
+        for name, settings in self.datasets.items():
+            _check_files({**self.settings, **settings, **self.options}, name, where)
+
+    def without(self, labels: Collection[str]) -> Plan:
+        """Return the plan without some rows."""
+        rows = [row for row in self.rows if row.label not in labels]
+        return self.model_copy(update={"rows": rows, "reference": None if self.reference in labels else self.reference})
+
     @property
     def columns(self) -> list[str]:
         """The columns of the table: the plan's metrics at each k."""
@@ -264,6 +290,14 @@ class Plan(Strict):
             job["lists"] = {"label": row.label, "file": file, "sha256": sha256(Path(file))}
         return job
 
+    def folder_of(self, run: Run) -> str:
+        """Return the name of a run's folder, from its settings, which are all those that it was given."""
+        job = self.job(next(iter(self.datasets)), next(iter(self.protocols)), PlanRow(LISTS, LISTS), run.seed)
+        job |= {"dataset": run.dataset, "model": run.model, "settings": run.settings}
+        if run.lists:
+            job["lists"] = {"label": run.label, **run.lists}
+        return run_name(run.protocol, run.label, job)
+
 
 OF_OLDER_VERSIONS: dict[str, Any] = {"tuning_time": None}
 """What the :meth:`~Plan.identity` of older versions lacks, and what it would be."""
@@ -293,14 +327,13 @@ def run_name(protocol: str, label: str, job: Mapping[str, Any]) -> str:
     return f"{job['model']}-{job['seed']}-{run_key(protocol, label, job)[:16]}"
 
 
-def read(file: str | None, options: Mapping[str, str], data: bool = True, without: Collection[str] = ()) -> Plan:
+def read(file: str | None, options: Mapping[str, str], data: bool = True) -> Plan:
     """Read and check a plan.
 
     Args:
         file: YAML, or None.
         options: of the command line, which override the file: keys of the plan, and RecBole's options, which are settings.
-        data: whether the files of data sets and lists must be there, as for a run.
-        without: labels of rows of lists that are left out.
+        data: whether all that a run needs must be there, see :meth:`Plan.check_to_run`.
 
     Raises:
         ConfigError: something is missing, unknown or not allowed; the message says where.
@@ -335,9 +368,7 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
             ("datasets", _named_settings(values, where)), ("protocols", values["protocols"] or {"default": {}}),
         )
     }  # fmt: skip
-    rows += [row for row in _foreign(values, rows, where) if row.label not in without]
-    if values.get("reference") in without:
-        values["reference"] = None
+    rows += _foreign(values, rows, where)
     of_command = {name: value for name, value in given.items() if name not in KEYS}
     values |= own_settings | {
         "rows": rows,
@@ -357,15 +388,10 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
     _check_splits(plan, where)
     _check_spaces(plan, where)
     _check_published(plan, where)
-    _check_lists(plan, where, data)
-    if plan.energy and (plan.jobs > 1 or plan.scheduler):
-        other = "jobs" if plan.jobs > 1 else "scheduler"
-        raise ConfigError(
-            f"energy ({where('energy')}) and {other} ({where(other)}) cannot be given together: what is measured is the energy "
-            f"of the whole machine, so one run must have it for itself. Leave out {other}."
-        )
-    for name, settings in plan.datasets.items() if data else ():
-        _check_files({**plan.settings, **settings, **plan.options}, name, where)
+    _check_lists(plan, where)
+    plan._where = where
+    if data:
+        plan.check_to_run()
     return plan
 
 
@@ -458,28 +484,35 @@ def _foreign(values: Mapping[str, Any], rows: Sequence[PlanRow], where: Where) -
     return found
 
 
-def _check_lists(plan: Plan, where: Where, data: bool) -> None:
-    """Refuse files of lists that would stand for several data sets or protocols.
+def _lists_to_run(plan: Plan, where: Where) -> list[tuple[PlanRow, str, str]]:
+    """Return the rows of lists that are to be run, each with the name of its files and the place of that."""
+    found = [(row, row.lists) for row in plan.rows if row.lists is not None and row.label not in plan.not_run]
+    return [
+        (row, lists, f"lists: {row.label.removesuffix(' (lists)')}: {lists} ({where('lists')})") for row, lists in found
+    ]
 
-    If ``data``, refuse those that are not there, and those whose beginning has a mistake, before anything runs.
-    """
-    for row in plan.rows:
-        if row.lists is None or row.label in plan.not_run:
-            continue
-        place = f"lists: {row.label.removesuffix(' (lists)')}: {row.lists} ({where('lists')})"
-        left = re.search(r"\{[^{}]*\}", _PLACEHOLDER.sub("", row.lists))
+
+def _check_lists(plan: Plan, where: Where) -> None:
+    """Refuse files of lists that would stand for several data sets or protocols."""
+    for _, lists, place in _lists_to_run(plan, where):
+        left = re.search(r"\{[^{}]*\}", _PLACEHOLDER.sub("", lists))
         if left:
             raise ConfigError(
                 f"{place}: {left[0]} stands for nothing; there are {{dataset}}, {{protocol}} and {{seed}}."
             )
         for name, there in (("dataset", plan.datasets), ("protocol", plan.protocols)):
-            if len(there) > 1 and f"{{{name}}}" not in row.lists:
+            if len(there) > 1 and f"{{{name}}}" not in lists:
                 raise ConfigError(
                     f"{place}: the plan has several {name}s ({', '.join(there)}), and lists are of one; write {{{name}}} "
                     "where the names of the files differ."
                 )
-        read = set()
-        for dataset, protocol, seed in itertools.product(plan.datasets, plan.protocols, plan.seeds) if data else ():
+
+
+def _check_files_of_lists(plan: Plan, where: Where) -> None:
+    """Refuse files of lists that are not there, and those whose beginning has a mistake, before anything runs."""
+    read = set()
+    for row, _, place in _lists_to_run(plan, where):
+        for dataset, protocol, seed in itertools.product(plan.datasets, plan.protocols, plan.seeds):
             file = row.file(dataset, protocol, seed)
             if not Path(file).is_file():
                 raise ConfigError(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from recbole_vae.cli.main import main
-from recbole_vae.compare import archive, board, board_charts, board_report, plan, process, runner, tables
+from recbole_vae.compare import archive, board, board_charts, board_report, plan, plan_file, process, runner, tables
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.board_charts import Point
 from recbole_vae.compare.results import DONE, FAILED, NOT_RUN, WAITING, Comparison, Run
@@ -486,6 +486,34 @@ def test_mistakes_are_named(mistake: str, ran: Ran, capsys: pytest.CaptureFixtur
     assert expected in capsys.readouterr().err
     assert not ran
     assert not list(Path().glob("b/*.html"))
+
+
+def test_a_plan_is_read_once(ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the runs; after them it may have changed."""
+    happened: list[str] = []
+    load, execute = plan_file.load, process.execute
+
+    def noted(file: str) -> Any:
+        happened.append("read")
+        return load(file)
+
+    def noted_run(*words: Any) -> dict[str, bytes]:
+        happened.append("run")
+        return execute(*words)
+
+    monkeypatch.setattr("recbole_vae.compare.plan.load", noted)
+    monkeypatch.setattr(process, "execute", noted_run)
+    write(seeds=1, protocols={}, rows=["Pop"], energy=True)
+    assert do("--jobs=2") == 2
+    assert "energy (b/tiny.yaml, line" in capsys.readouterr().err
+    del happened[:]
+    write(seeds=1, protocols={}, rows=["Pop"])
+    assert do("--jobs=1") == 0
+    assert happened == ["read", "run", "read"]
+    del happened[:]
+    write(seeds=1, protocols={}, rows=["Pop"], energy=True)
+    assert do("--jobs=2") == 0  # there is nothing to run
+    assert happened == ["read"]
 
 
 def test_data_are_needed_only_for_runs(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
