@@ -43,6 +43,9 @@ def command(options: Options) -> int:
     names = [entry.name for entry in todo]
     for entry in todo:
         board.check(entry)
+        hint = board.renamed(entry)
+        if hint:
+            print(hint, file=sys.stderr)
     board.ignore_work(out)
     ran = False
     for before in todo:

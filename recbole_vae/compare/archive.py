@@ -228,6 +228,15 @@ def load(folder: Path, name: str) -> Archive:
     return archive
 
 
+def identity_in(file: Path) -> dict[str, Any]:
+    """Return the identity of the plan whose archive a JSON file is; empty if it is none."""
+    try:
+        found = {**OF_OLDER_VERSIONS, **json.loads(file.read_text(encoding="utf-8"))["identity"]}
+        return found if all(isinstance(found[name], dict) for name in ("datasets", "protocols")) else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
 def _check(archive: Archive) -> None:
     """Raise a KeyError, ValueError or TypeError if a part of the content is not what it must be."""
     parts = (archive.identity, archive.studies, archive.journals, archive.tests)

@@ -293,6 +293,22 @@ def advance(entry: Entry) -> None:
     entry.keep(planned, comparison.runs)
 
 
+def renamed(entry: Entry) -> str:
+    """Say which results without a plan are of this one, which has none, as after its file was renamed; empty for none."""
+    now = entry.plan.identity()
+    for file in sorted(entry.file.parent.glob("*.json")) if not entry.archive.runs else ():
+        kept = archive.identity_in(file)
+        shared = all(set(kept.get(name, ())) & set(now[name]) for name in ("datasets", "protocols"))
+        if file.with_suffix(".yaml").exists() or not shared or differing({**now, **kept}, now):
+            continue
+        old, new = file.stem, entry.name
+        return (
+            f"{entry.file}: {file.name} has the runs of such a plan. If you renamed it, stop, and rename {old}.json to "
+            f"{new}.json and {old}.parquet to {new}.parquet, too; else all its runs are done anew."
+        )
+    return ""
+
+
 def ignore_work(folder: Path) -> None:
     """Let git ignore what can be made again. A ``.gitignore`` that is there may not know the work folder, which has its own."""
     (folder / WORK).mkdir(exist_ok=True)

@@ -88,6 +88,37 @@ def test_a_journal_is_restored_where_the_kept_one_goes_on() -> None:
     }  # fmt: skip
 
 
+def test_a_plan_that_was_renamed_without_its_results_is_said(
+    ran: Ran,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(**SMALL, rows=["Pop"])
+    do()
+    Path("b/tiny.yaml").rename("b/new.yaml")
+    for name, content in (("list", "[1]"), ("words", "a"), ("odd", '{"identity": {"datasets": 3, "protocols": {}}}')):
+        Path(f"b/{name}.json").write_text(content)  # of somebody else
+    capsys.readouterr()
+    hint = (
+        "b/new.yaml: tiny.json has the runs of such a plan. If you renamed it, stop, and rename tiny.json to new.json and "
+        "tiny.parquet to new.parquet, too; else all its runs are done anew.\n"
+    )
+    write("new", **SMALL, rows=["Pop"], not_run={"Pop": "first see what is said"})
+    assert do() == 0
+    assert hint in capsys.readouterr().err
+    # Plans with other settings, or of other data, are not such plans.
+    others: list[dict[str, Any]] = [{"topk": [3]}, {"datasets": {"ml-100k": {}}}, {"protocols": {"other": {}}}]
+    for other in others:
+        write("new", **{**SMALL, **other}, rows=["Pop"], not_run={"Pop": "first see what is said"})
+        assert do() == 0
+        assert "renamed" not in capsys.readouterr().err
+    write("new", **SMALL, rows=["Pop"])
+    for suffix in ("json", "parquet"):
+        Path(f"b/tiny.{suffix}").rename(f"b/new.{suffix}")
+    assert do() == 0
+    assert "renamed" not in capsys.readouterr().err
+    assert ran == [("Pop", 2020)]
+
+
 @pytest.mark.parametrize("changes", [{"rows": MORE}, {"datasets": {"tiny": {"user_inter_num_interval": "[1,inf)"}}}])
 def test_a_plan_is_read_again_when_its_turn_comes(
     changes: dict[str, Any],
