@@ -27,7 +27,7 @@ _TITLES = {
 }
 _ACCURACY = {"": "Accuracy", WARM: "Warm items", COLD: "Cold items"}
 _COSTS = {
-    "training_seconds": "Training", "peak_memory": "Peak memory", "energy": "Energy",
+    "training_seconds": "Training", "cpu_seconds": "CPU", "peak_memory": "Peak memory", "energy": "Energy",
     "parameters": "Parameters", "epochs": "Epochs",
 }  # fmt: skip
 SHORTEST = 0.1
@@ -187,9 +187,10 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
 
 
 def costs(table: Table) -> dict[str, str]:
-    """Return the costs that are shown, by attributes of the runs, with their titles; energy where it is known."""
+    """Return the costs that are shown, by attributes of the runs, with their titles; energy and CPU where they are known."""
     how = {run.energy_by for row in table.rows for run in row.done if run.energy is not None}
-    found = {name: words for name, words in _COSTS.items() if name != "energy" or how}
+    unknown = {name for name in ("cpu_seconds", "energy") if all(row.mean(name) is None for row in table.rows)}
+    found = {name: words for name, words in _COSTS.items() if name not in unknown}
     if any(f"measured: {NOTHING}" in each for each in how):
         found["energy"] += " (estimate)"
     return found
@@ -198,6 +199,7 @@ def costs(table: Table) -> dict[str, str]:
 def _costs(row: Row, names: Iterable[str]) -> list[Cell]:
     formats: dict[str, Callable[[float], str]] = {
         "training_seconds": duration,
+        "cpu_seconds": duration,
         "peak_memory": lambda value: count(value, "B"),
         "energy": lambda value: f"{1000 * value:.3g} Wh" if value < 1 else f"{value:.3g} kWh",
         "parameters": lambda value: count(value) if value else _NOTHING,
@@ -347,12 +349,19 @@ def not_done(table: Table) -> list[str]:
 
 
 def of_costs(table: Table) -> list[str]:
-    """Say which rows have a training time of another kind, if some have, and what the energy is, if it is known."""
+    """Say what the times are, which rows have a training time of another kind, and what the energy is, if it is known."""
     rows = [row for row in table.rows if row.done and not row.foreign]
     labels = [row.label for row in rows if all(run.epochs is None for run in row.done)]
     said = f"Not trained by epochs, so their training time is that of construction: {', '.join(labels)}."
     energy = dict.fromkeys(run.energy_by for row in table.rows for run in row.done if run.energy_by)
-    return [*([said] if labels else []), *energy]
+    return [*([_times(rows)] if rows else []), *([said] if labels else []), *energy]
+
+
+def _times(rows: Iterable[Row]) -> str:
+    words = "Training is wall time, which other work on the machine lengthens"
+    if all(row.mean("cpu_seconds") is None for row in rows):
+        return f"{words}."
+    return f"{words}; CPU is the processor time of the same steps, added up over all threads."
 
 
 def _notes(table: Table) -> list[str]:

@@ -65,7 +65,8 @@ class Run:
             the model has no such option.
         curve: for each epoch ``epoch``, ``seconds``, perhaps ``loss``, ``reconstruction``, ``kl``, ``beta``, and, if it was
             evaluated, the metrics.
-        seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation.
+        seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation; both are wall time. ``cpu_seconds``:
+            processor time of the steps of ``training_seconds``, over all threads; None in results of older versions.
         peak_memory: of the process in bytes: the resident set, or what torch took from a GPU.
         energy: of training and evaluation, in kWh; None if it is not known. ``energy_by``: what measured or estimated it, in a
             sentence.
@@ -97,6 +98,7 @@ class Run:
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     training_seconds: float = 0.0
+    cpu_seconds: float | None = None
     peak_memory: int = 0
     energy: float | None = None
     energy_by: str = ""
