@@ -39,6 +39,7 @@ PLAN: dict[str, Any] = {
 }  # fmt: skip
 
 Ran = list[tuple[str, int]]
+Done = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,29 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     found: Ran = []
     run_in_process(monkeypatch, lambda job: found.append((job["model"], job["seed"])))
     return found
+
+
+_boards: dict[str, tuple[Path, Ran]] = {}
+"""Boards that tests share, by their changes of the plan: a copy of the folder, and what ran."""
+
+
+@pytest.fixture
+def done(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Return :func:`write` with all runs done, as by :func:`do`, though they are done once for all tests."""
+
+    def made(**changes: Any) -> Path:
+        file, key = write(**changes), repr(changes)
+        if key not in _boards:
+            assert do() == 0
+            _boards[key] = tmp_path_factory.mktemp("board") / "b", [*ran]
+            shutil.copytree("b", _boards[key][0])
+        else:
+            folder, runs = _boards[key]
+            shutil.copytree(folder, "b", dirs_exist_ok=True)
+            ran.extend(runs)
+        return file
+
+    return made
 
 
 def write(name: str = "tiny", folder: str = "b", **changes: Any) -> Path:
@@ -125,9 +149,8 @@ def test_a_board_goes_on_in_a_clone_with_the_same_numbers(
     assert tables.table_csv(analyse(replace(grown.comparison, runs=again))) == tables.table_csv(analyse(made[0]))
 
 
-def test_the_restored_folder_is_one_of_compare(ran: Ran) -> None:
-    file = write()
-    assert do() == 0
+def test_the_restored_folder_is_one_of_compare(ran: Ran, done: Done) -> None:
+    file = done()
     entry = the_entry()
     entry.archive.restore(Path("restored"))
     comparison = runner.compare(plan.read(str(file), {}), Path("restored"), "command")
@@ -135,9 +158,8 @@ def test_the_restored_folder_is_one_of_compare(ran: Ran) -> None:
     assert csv(comparison) == csv(entry.comparison)
 
 
-def test_tests_are_made_once_and_kept(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write()
-    do()
+def test_tests_are_made_once_and_kept(ran: Ran, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = done()
     fresh = analyse(the_entry().comparison)
 
     def made(*_: Any) -> None:
@@ -159,9 +181,8 @@ def test_tests_are_made_once_and_kept(ran: Ran, monkeypatch: pytest.MonkeyPatch)
     assert len(kept_json["tests"]) == 2  # those of the other level are gone
 
 
-def test_a_test_without_a_number_is_kept_as_valid_json(ran: Ran) -> None:
-    write()
-    do()
+def test_a_test_without_a_number_is_kept_as_valid_json(ran: Ran, done: Done) -> None:
+    done()
     entry = the_entry()
     key, test = next(iter(entry.tables[0].pairs.items()))
     test.relative = (float("nan"), 0.5, float("nan"))
@@ -174,9 +195,8 @@ def test_a_test_without_a_number_is_kept_as_valid_json(ran: Ran) -> None:
     assert found.difference == test.difference
 
 
-def test_rows_that_go_or_change_are_kept_and_said(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    write()
-    do()
+def test_rows_that_go_or_change_are_kept_and_said(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    done()
     write(rows=PLAN["rows"][:2])
     assert do() == 0
     assert len(ran) == 12
@@ -197,9 +217,8 @@ def test_rows_that_go_or_change_are_kept_and_said(ran: Ran, capsys: pytest.Captu
     assert the_entry().hidden == 4  # with reg_weight: 7
 
 
-def test_a_plan_of_other_runs_is_refused(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    write(seeds=1)
-    do()
+def test_a_plan_of_other_runs_is_refused(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    done(seeds=1)
     before = contents()
     write(seeds=1, topk=[3])
     assert do() == 2
@@ -259,10 +278,9 @@ def test_what_fails_is_shown_and_tried_again(ran: Ran, monkeypatch: pytest.Monke
     assert ran[4:] == [("ItemKNN", 2020)] * 2
 
 
-def test_a_killed_command_loses_nothing(ran: Ran) -> None:
+def test_a_killed_command_loses_nothing(ran: Ran, done: Done) -> None:
     """The archive is written at the end of a plan; until then the runs are in the work folder alone."""
-    write()
-    do()
+    done()
     for name in ("tiny.json", "tiny.parquet"):
         Path("b", name).unlink()
     assert do() == 0
@@ -358,9 +376,8 @@ def test_lists_of_other_tools_stay_in_a_clone_without_their_files(ran: Ran) -> N
     assert csv(the_entry().comparison) == after != before
 
 
-def test_published_numbers_stand_beside_ours(ran: Ran) -> None:
-    write()
-    do()
+def test_published_numbers_stand_beside_ours(ran: Ran, done: Done) -> None:
+    done()
     ours = the_entry().tables[0].row("Pop").over_seeds("ndcg@5")
     assert ours is not None
     published = {
@@ -406,9 +423,10 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_or_foreign_file_is_named(damage: str, ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    write(seeds=1, protocols={})
-    do()
+def test_a_damaged_or_foreign_file_is_named(
+    damage: str, ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done(seeds=1, protocols={})
     name, change, words = DAMAGE[damage]
     file = Path("b", name)
     changed = change(file.read_bytes())
@@ -424,9 +442,8 @@ def test_a_damaged_or_foreign_file_is_named(damage: str, ran: Ran, capsys: pytes
     assert contents() == before
 
 
-def test_no_damaged_byte_becomes_another_number(ran: Ran) -> None:
-    write(seeds=1, protocols={})
-    do()
+def test_no_damaged_byte_becomes_another_number(ran: Ran, done: Done) -> None:
+    done(seeds=1, protocols={})
     file = Path("b/tiny.parquet")
     good, before = file.read_bytes(), csv(the_entry().comparison)
     for place in range(4, len(good), max(1, len(good) // 25)):
@@ -439,9 +456,8 @@ def test_no_damaged_byte_becomes_another_number(ran: Ran) -> None:
         assert found == before, place
 
 
-def test_the_users_of_another_board_are_refused(ran: Ran) -> None:
-    write(seeds=1, protocols={})
-    do()
+def test_the_users_of_another_board_are_refused(ran: Ran, done: Done) -> None:
+    done(seeds=1, protocols={})
     write_inter(random_rows(seed=5))
     write(folder="other", seeds=1, protocols={})
     do(out="other")
@@ -516,9 +532,8 @@ def test_a_plan_is_read_once(ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert happened == ["read"]
 
 
-def test_data_are_needed_only_for_runs(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    write(seeds=1)
-    do()
+def test_data_are_needed_only_for_runs(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    done(seeds=1)
     shutil.rmtree("data")
     assert do() == 0
     write(seeds=1, rows=[*PLAN["rows"], "Random"])
@@ -533,9 +548,8 @@ def test_data_are_needed_only_for_runs(ran: Ran, capsys: pytest.CaptureFixture[s
     assert sum(run.status == DONE for run in the_entry().comparison.runs) == 6
 
 
-def test_a_file_that_cannot_be_written_changes_nothing(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(seeds=1)
-    do()
+def test_a_file_that_cannot_be_written_changes_nothing(ran: Ran, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(seeds=1)
     before = contents()
     write(seeds=2)
     written = files.write_whole
@@ -554,10 +568,9 @@ def test_a_file_that_cannot_be_written_changes_nothing(ran: Ran, monkeypatch: py
     assert len(ran) == 12
 
 
-def test_an_archive_of_an_older_version_goes_on(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_archive_of_an_older_version_goes_on(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
     """Which knew no budget by time."""
-    file = write(seeds=1, protocols={}).with_suffix(".json")
-    do()
+    file = done(seeds=1, protocols={}).with_suffix(".json")
     now = file.read_text()
     file.write_text(now.replace(', "tuning_time": null', ""))
     assert file.read_text() != now
@@ -595,9 +608,8 @@ def test_pages_are_whole_and_load_nothing() -> None:
 @needs_browser
 @pytest.mark.usefixtures("ran")
 @pytest.mark.parametrize("dark", [False, True])
-def test_tables_are_sorted_and_filtered_by_hand(tmp_path: Path, dark: bool) -> None:
-    write(seeds=1)
-    do()
+def test_tables_are_sorted_and_filtered_by_hand(done: Done, tmp_path: Path, dark: bool) -> None:
+    done(seeds=1)
     probe = """(() => {
         const table = document.querySelector("table.sorted");
         const names = () => [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[0].textContent);

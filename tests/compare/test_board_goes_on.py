@@ -19,10 +19,12 @@ from recbole_vae.compare.archive import Archive
 from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, WAITING, Run
 from tests.compare.test_board import (  # noqa: F401 - fixtures, too
     PLAN,
+    Done,
     Ran,
     contents,
     data,
     do,
+    done,
     ran,
     the_entry,
     write,
@@ -45,9 +47,8 @@ def meanwhile(patch: pytest.MonkeyPatch, module: Any, name: str, happens: Callab
     patch.setattr(module, name, first)
 
 
-def test_what_another_machine_did_is_not_done_again(ran: Ran) -> None:  # noqa: F811
-    write(**SMALL)
-    do()
+def test_what_another_machine_did_is_not_done_again(ran: Ran, done: Done) -> None:  # noqa: F811
+    done(**SMALL)
     for folder in Path("b/.work/tiny/runs").iterdir():
         run, users = Run.load(folder), folder / "users.npz"
         if run.model == "ItemKNN":
@@ -61,9 +62,8 @@ def test_what_another_machine_did_is_not_done_again(ran: Ran) -> None:  # noqa: 
     assert {run.status for run in the_entry().comparison.runs} == {DONE}
 
 
-def test_a_failed_run_never_takes_the_place_of_one_that_is_done(ran: Ran) -> None:  # noqa: F811
-    write(**SMALL)
-    do()
+def test_a_failed_run_never_takes_the_place_of_one_that_is_done(ran: Ran, done: Done) -> None:  # noqa: F811
+    done(**SMALL)
     entry = the_entry()
     failed = [replace(run, status=FAILED, reason="no memory", users=None) for run in entry.comparison.runs]
     entry.archive.take(entry.plan, failed, entry.work)
@@ -181,11 +181,11 @@ def test_what_another_command_adds_meanwhile_stays(ran: Ran, monkeypatch: pytest
 
 def test_one_command_waits_while_another_writes(
     ran: Ran,  # noqa: F811
+    done: Done,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file = write(**SMALL)
-    do()
+    file = done(**SMALL)
     mine, other = board.read_entry(file), board.read_entry(file)
     runs = mine.comparison.runs
     for entry in (mine, other):
@@ -212,9 +212,8 @@ def test_one_command_waits_while_another_writes(
     assert sorted(run.label for run in load(Path("b"), "tiny").runs.values()) == ["EASE 9", "ItemKNN", "Pop"]
 
 
-def test_what_git_brings_during_the_runs_stays(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    write(**SMALL)
-    do()
+def test_what_git_brings_during_the_runs_stays(ran: Ran, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    done(**SMALL)
     shutil.copytree("b", "clone")
     write(folder="clone", protocols={}, seeds=2)
     do(out="clone")
@@ -248,9 +247,8 @@ def test_the_command_of_a_row_that_is_not_done_has_its_settings(ran: Ran) -> Non
     assert board_report._commands(entry, entry.tables[0]) == [("EASE", entry.command)]
 
 
-def test_kept_tests_are_of_the_values_of_all_users(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    write(seeds=1)
-    do()
+def test_kept_tests_are_of_the_values_of_all_users(ran: Ran, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    done(seeds=1)
     entry = the_entry()
     before = tables.tests_csv(entry.tables)
     run = next(run for run in entry.archive.runs.values() if run.label == "EASE 9" and run.protocol == "random")
@@ -278,9 +276,8 @@ def test_tests_of_a_protocol_whose_name_begins_like_another_stay(ran: Ran) -> No
     assert len(archive.load(Path("b"), "tiny").tests) == 2
 
 
-def test_ranks_over_cells_are_of_all_seeds(ran: Ran) -> None:  # noqa: F811
-    write()
-    do()
+def test_ranks_over_cells_are_of_all_seeds(ran: Ran, done: Done) -> None:  # noqa: F811
+    done()
 
     def ranks(entry: board.Entry) -> str:
         return str(board_report.pages([entry])[0].sections[1].html)
@@ -329,9 +326,8 @@ def test_a_mistake_can_be_corrected_until_a_run_is_done(ran: Ran, monkeypatch: p
     assert do() == 2
 
 
-def test_the_work_folder_of_another_plan_is_named(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
-    write(**SMALL)
-    do()
+def test_the_work_folder_of_another_plan_is_named(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    done(**SMALL)
     for name in ("tiny.json", "tiny.parquet"):
         Path("b", name).unlink()
     write(**SMALL, topk=[3])
