@@ -183,7 +183,6 @@ def test_one_command_waits_while_another_writes(
     ran: Ran,  # noqa: F811
     done: Done,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = done(**SMALL)
     mine, other = board.read_entry(file), board.read_entry(file)
@@ -195,20 +194,25 @@ def test_one_command_waits_while_another_writes(
     load = archive.load
     waits = threading.Thread(target=lambda: other.keep(other.plan, runs[2:]))
     said: list[str] = []
+    heard = threading.Event()
+
+    def printed(text: str, **_: Any) -> None:
+        said.append(text)
+        heard.set()
 
     def slow(*words: Any) -> Archive:
         found = load(*words)
-        if not said:  # what this command read is old by the time that it writes
-            said.append("")
+        if waits.ident is None:  # what this command read is old by the time that it writes
             waits.start()
-            while waits.is_alive() and "waiting" not in said[-1]:
-                said.append(capsys.readouterr().err)
+            while waits.is_alive() and not heard.wait(0.05):
+                pass
         return found
 
     monkeypatch.setattr(archive, "load", slow)
+    monkeypatch.setattr(board, "print", printed, raising=False)
     mine.keep(mine.plan, runs[:2])
     waits.join()
-    assert said[-1] == "b/tiny.yaml: waiting for another command, which writes tiny.json\n"
+    assert said == ["b/tiny.yaml: waiting for another command, which writes tiny.json"]
     assert sorted(run.label for run in load(Path("b"), "tiny").runs.values()) == ["EASE 9", "ItemKNN", "Pop"]
 
 
