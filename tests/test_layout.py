@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Return the modules of this package that a file imports, also inside functions, but not those for types alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -38,25 +38,28 @@ def command(options: Options) -> int:
     from recbole_vae.compare import board, board_report, runner, tables
 
     tables.parquet()  # what would fail at the end fails here
-    entries = board.read(out)
+    entries = board.read(out, how)
     todo = board.chosen(entries, options.only) if options.only else entries
     names = [entry.name for entry in todo]
     for entry in todo:
-        board.check(entry, how)
+        board.check(entry)
+        hint = board.renamed(entry)
+        if hint:
+            print(hint, file=sys.stderr)
     board.ignore_work(out)
     ran = False
     for before in todo:
-        entry = board.read_entry(before.file) if ran else before  # the runs before it may have taken days
+        entry = board.read_entry(before.file, how) if ran else before  # the runs before it may have taken days
         if not entry.left:
             continue
         ran = True
         print(f"{entry.file}: {entry.left} run{'s' * (entry.left != 1)} to do", file=sys.stderr)
         try:
-            board.advance(entry, how)
+            board.advance(entry)
         except runner.Interrupted:
             print(f"{out}: what is done is kept; the same command goes on", file=sys.stderr)
             raise
-    entries = board.read(out) if ran else entries
+    entries = board.read(out, how) if ran else entries
     for entry in entries:
         entry.analyse()
         if entry.name in names:

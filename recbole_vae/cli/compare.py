@@ -103,6 +103,10 @@ def parser() -> Parser:
     parser.option(
         "--tune", kind=whole(0), metavar="N", help="tune each row with N trials, judged on the validation part"
     )
+    parser.option(
+        "--tuning_time", kind=number_between(0), metavar="SECONDS",
+        help="tune each row for this time on each data set in each protocol, instead of --tune; the default settings come first",
+    )  # fmt: skip
     how_to_run(parser)
     parser.shared("imports")
     return parser

@@ -21,8 +21,8 @@ import numpy as np
 
 from recbole_vae.compare.analysis import Row, Table, add_tests
 from recbole_vae.compare.analysis import Test as Tested
-from recbole_vae.compare.plan import Plan, PlanRow, digest, run_name
-from recbole_vae.compare.results import DONE, LISTS, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run, Users
+from recbole_vae.compare.plan import OF_OLDER_VERSIONS, Plan, PlanRow, digest, run_name
+from recbole_vae.compare.results import DONE, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run, Users
 from recbole_vae.compare.runner import comparison_of
 from recbole_vae.compare.tables import parquet, users_parquet
 from recbole_vae.compare.tuning import study_name
@@ -73,7 +73,7 @@ class Archive:
                 continue
             row = rows[run.label]
             study = study_name(plan, run.dataset, run.protocol, row)
-            name = _name(plan, run)
+            name = plan.folder_of(run)
             if row.lists is not None:  # of a run that failed, they are not known
                 name = run_name(run.protocol, run.label, plan.job(run.dataset, run.protocol, row, run.seed))
             if study:
@@ -93,7 +93,7 @@ class Archive:
     def shown(self, plan: Plan) -> list[Run]:
         """Return copies of the runs that are those of a plan: of its rows and seeds, with its settings."""
         tuned = {(study, self.runs[name].seed): self.runs[name] for name, study in self.studies.items()}
-        if self.identity.get("trials") != plan.trials:
+        if any(self.identity.get(name) != getattr(plan, name) for name in ("trials", "tuning_time")):
             tuned = {}
         found = []
         for dataset, protocol, row in plan.to_run():
@@ -115,7 +115,7 @@ class Archive:
         if Path(file).is_file():
             return self.runs.get(run_name(protocol, row.label, plan.job(dataset, protocol, row, seed)))
         key = dataset, protocol, row.label, seed, file
-        found = [run for name, run in self.runs.items() if _cell_of_lists(run) == key and name == _name(plan, run)]
+        found = [run for name, run in self.runs.items() if _cell_of_lists(run) == key and name == plan.folder_of(run)]
         return found[0] if len(found) == 1 else None  # of several files that had this name, any may be meant
 
     def comparison(self, plan: Plan, command: str) -> Comparison:
@@ -217,6 +217,8 @@ def load(folder: Path, name: str) -> Archive:
         runs = {name: Run(**run) for name, run in content["runs"].items()}
         archive = Archive(content["identity"], runs, studies, content["journals"], content["tests"])
         _check(archive)
+        for added, value in OF_OLDER_VERSIONS.items() if archive.identity else ():
+            archive.identity.setdefault(added, value)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{file}: damaged, or not the results of a board ({' '.join(str(error).split())[:200]}). Take it from git or a "
@@ -224,6 +226,15 @@ def load(folder: Path, name: str) -> Archive:
         ) from None
     _read_users(archive, people, file, folder / f"{name}.parquet")
     return archive
+
+
+def identity_in(file: Path) -> dict[str, Any]:
+    """Return the identity of the plan whose archive a JSON file is; empty if it is none."""
+    try:
+        found = {**OF_OLDER_VERSIONS, **json.loads(file.read_text(encoding="utf-8"))["identity"]}
+        return found if all(isinstance(found[name], dict) for name in ("datasets", "protocols")) else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _check(archive: Archive) -> None:
@@ -319,15 +330,6 @@ def _settled(folder: Path) -> bool:
 def _cell_of_lists(run: Run) -> tuple[Any, ...]:
     """Return what a run is of that measured lists, but for the content of their file; empty for other runs."""
     return (run.dataset, run.protocol, run.label, run.seed, run.lists["file"]) if run.lists else ()
-
-
-def _name(plan: Plan, run: Run) -> str:
-    """Return the name of a run's folder, from its settings, which are all those that it was given."""
-    job = plan.job(next(iter(plan.datasets)), next(iter(plan.protocols)), PlanRow(LISTS, LISTS), run.seed)
-    job |= {"dataset": run.dataset, "model": run.model, "settings": run.settings}
-    if run.lists:
-        job["lists"] = {"label": run.label, **run.lists}
-    return run_name(run.protocol, run.label, job)
 
 
 def _without(users: Users | None, columns: Sequence[str]) -> Users | None:

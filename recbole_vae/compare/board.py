@@ -6,16 +6,20 @@ folder of its comparison, which git ignores, and which is made again from the ar
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import filelock
 
 from recbole_vae.compare import archive, plan, runner
 from recbole_vae.compare.analysis import Table
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.archive import Archive
-from recbole_vae.compare.folder import differing
+from recbole_vae.compare.folder import InUseError, differing
 from recbole_vae.compare.plan import Plan
 from recbole_vae.compare.results import DONE, SETTLED, Comparison, Run
 from recbole_vae.errors import ConfigError
@@ -27,6 +31,9 @@ FRONT = "index"
 """Name of the page that shows all plans."""
 
 WORK = ".work"
+PATIENCE = 1.0
+"""Seconds after which it is said that another command is waited for."""
+
 _IGNORED = f"# made by recbole-vae board\n{WORK}/\n*.html\n"
 
 
@@ -106,17 +113,35 @@ class Entry:
             ConfigError: the archive is of another plan by now.
             DataError: it is damaged, or cannot be written.
         """
-        self.archive = archive.load(self.file.parent, self.name)  # git or another command may have changed it
-        _check_kept(self, planned)
-        self.archive.take(planned, runs, self.work)
-        self.archive.write(self.file.parent, self.name)
+        with self._alone():
+            self.archive = archive.load(self.file.parent, self.name)  # git or another command may have changed it
+            _check_kept(self, planned)
+            self.archive.take(planned, runs, self.work)
+            self.archive.write(self.file.parent, self.name)
 
     def keep_tests(self) -> None:
         """Write the tests that :meth:`analyse` made into the archive, which git or another command may have changed."""
-        now = archive.load(self.file.parent, self.name)
-        if now.runs and now.tests != self.archive.tests:
-            now.tests = self.archive.tests
-            now.write(self.file.parent, self.name)
+        with self._alone():
+            now = archive.load(self.file.parent, self.name)
+            if now.runs and now.tests != self.archive.tests:
+                now.tests = self.archive.tests
+                now.write(self.file.parent, self.name)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other command read and write the archive in this block; wait for one that does."""
+        folder = self.file.parent / WORK
+        folder.mkdir(exist_ok=True)
+        lock = filelock.FileLock(folder / f".{self.name}.lock")  # no plan has such a name
+        try:
+            lock.acquire(PATIENCE)
+        except filelock.Timeout:
+            print(f"{self.file}: waiting for another command, which writes {self.name}.json", file=sys.stderr)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def work(self) -> Path:
@@ -124,8 +149,12 @@ class Entry:
         return self.file.parent / WORK / self.name
 
 
-def read(folder: Path) -> list[Entry]:
+def read(folder: Path, options: Mapping[str, str] | None = None) -> list[Entry]:
     """Read the plans of a board and what is kept of their runs, in the order of their names.
+
+    Args:
+        folder: of the board.
+        options: of the command line: how the runs are done.
 
     Raises:
         ConfigError: there is no plan, one has a mistake or a name that cannot be that of a page, or two have a data set and
@@ -142,19 +171,23 @@ def read(folder: Path) -> list[Entry]:
         )
     for file in files:
         _check_name(file)
-    entries = [read_entry(file) for file in files]
+    entries = [read_entry(file, options) for file in files]
     _check_cells(entries)
     return entries
 
 
-def read_entry(file: Path) -> Entry:
+def read_entry(file: Path, options: Mapping[str, str] | None = None) -> Entry:
     """Read a plan and what is kept of its runs.
+
+    Args:
+        file: the plan.
+        options: of the command line: how the runs are done.
 
     Raises:
         ConfigError: the plan has a mistake.
         DataError: the archive is damaged.
     """
-    return Entry(file, plan.read(str(file), {}, data=False), archive.load(file.parent, file.stem))
+    return Entry(file, plan.read(str(file), options or {}, data=False), archive.load(file.parent, file.stem))
 
 
 def _check_name(file: Path) -> None:
@@ -199,12 +232,11 @@ def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def check(entry: Entry, options: Mapping[str, str]) -> Plan:
+def check(entry: Entry) -> Plan:
     """Refuse a plan that the runs which are kept are not of, or whose data are missing though there are runs to do.
 
     Args:
         entry: its plan and archive.
-        options: of the command line: how the runs are done.
 
     Returns:
         The plan, for its runs.
@@ -212,8 +244,10 @@ def check(entry: Entry, options: Mapping[str, str]) -> Plan:
     Raises:
         ConfigError: it differs in what must be the same for all runs, a file is missing, or an option does not fit.
     """
-    # Only for runs must the files of the data be there.
-    planned = plan.read(str(entry.file), options, without=entry.lists_elsewhere()) if entry.left else entry.plan
+    planned = entry.plan
+    if entry.left:
+        planned = planned.without(entry.lists_elsewhere())
+        planned.check_to_run()
     _check_kept(entry, planned)
     return planned
 
@@ -232,29 +266,47 @@ def _check_kept(entry: Entry, planned: Plan) -> None:
         )
 
 
-def advance(entry: Entry, options: Mapping[str, str]) -> None:
+def advance(entry: Entry) -> None:
     """Do the runs of a plan that are missing, and keep them. After Ctrl-C, those are kept that are done.
 
     Args:
         entry: its plan and archive.
-        options: of the command line: how the runs are done.
 
     Raises:
         ConfigError: as :func:`check`; or the folder of the comparison is in use, or is of another plan.
         Interrupted: Ctrl-C.
     """
-    planned = check(entry, options)
-    entry.archive.restore(entry.work)
+    planned = check(entry)
     try:
-        comparison = runner.compare(planned, entry.work, entry.command)
+        comparison = runner.compare(planned, entry.work, entry.command, lambda: entry.archive.restore(entry.work))
     except runner.Interrupted as interrupted:
         entry.keep(planned, interrupted.comparison.runs)
         raise
+    except InUseError:
+        raise ConfigError(
+            f"{entry.file}: another command is doing the runs of this plan. Wait for it, or do those of other plans by --only."
+        ) from None
     except ConfigError as error:
         said = str(error).replace(f"--out={entry.work} (command line)", str(entry.work))
         instead = f". Remove {entry.work}, and give the same command again; what {entry.name}.json has is kept."
         raise ConfigError(re.sub(r"[.;] [Cc]hoose another folder\.$", lambda _: instead, said)) from None
     entry.keep(planned, comparison.runs)
+
+
+def renamed(entry: Entry) -> str:
+    """Say which results without a plan are of this one, which has none, as after its file was renamed; empty for none."""
+    now = entry.plan.identity()
+    for file in sorted(entry.file.parent.glob("*.json")) if not entry.archive.runs else ():
+        kept = archive.identity_in(file)
+        shared = all(set(kept.get(name, ())) & set(now[name]) for name in ("datasets", "protocols"))
+        if file.with_suffix(".yaml").exists() or not shared or differing({**now, **kept}, now):
+            continue
+        old, new = file.stem, entry.name
+        return (
+            f"{entry.file}: {file.name} has the runs of such a plan. If you renamed it, stop, and rename {old}.json to "
+            f"{new}.json and {old}.parquet to {new}.parquet, too; else all its runs are done anew."
+        )
+    return ""
 
 
 def ignore_work(folder: Path) -> None:

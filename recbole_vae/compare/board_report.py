@@ -24,7 +24,7 @@ from recbole_vae.compare.checklist import answers
 from recbole_vae.compare.plan import SAID, Plan
 from recbole_vae.compare.provenance import command, versions
 from recbole_vae.compare.report import CHECKLIST, finding
-from recbole_vae.compare.results import DONE, REFUSED
+from recbole_vae.compare.results import DONE, NOT_RUN, REFUSED
 from recbole_vae.compare.statistics import Floats
 from recbole_vae.model.registry import model_names
 from recbole_vae.storage.files import write_whole
@@ -101,11 +101,10 @@ def _front(entries: Sequence[Entry]) -> BoardPage:
     tables = [(entry, table) for entry in entries for table in entry.tables]
     sets = len({table.dataset for _, table in tables})
     runs = [run for entry in entries for run in entry.comparison.runs]
-    done = sum(run.status == DONE for run in runs)
     rows = len({run.label for run in runs})
     lead = (
         f"{sets} data set{'s' * (sets != 1)}, {len(tables)} cell{'s' * (len(tables) != 1)} (a data set in a protocol), {rows} "
-        f"models; {done:,} of {len(runs):,} runs done."
+        f"models; {texts.progress(runs)}."
     )
     page = BoardPage(FRONT, "Board", lead)
     page.add(2, "The best of each cell", "board_cells", cells=[_cell_of_front(*each) for each in tables])
@@ -129,11 +128,12 @@ def _cell_of_front(entry: Entry, table: Table) -> dict[str, Any]:
     best = table.row(order[0]) if order else None
     mean = best.over_seeds(table.primary) if best else None
     ties = [label for label in order[1:] if table.ties_with_best(label, table.primary)]
-    settled = sum(all(run.status in (DONE, REFUSED) for run in row.runs) for row in table.rows)
+    wanted = [row for row in table.rows if any(run.status != NOT_RUN for run in row.runs)]
+    settled = sum(all(run.status in (DONE, REFUSED) for run in row.runs) for row in wanted)
     return {
         "page": f"{entry.name}.html", "name": table.name, "metric": title(table.primary), "best": order[0] if order else "–",
         "value": Cell("–") if mean is None else _mean(mean),
-        "ties": ", ".join(ties) or ("–" if not table.untested else "not tested"), "done": settled, "rows": len(table.rows),
+        "ties": ", ".join(ties) or ("–" if not table.untested else "not tested"), "done": settled, "rows": len(wanted),
     }  # fmt: skip
 
 
@@ -219,9 +219,8 @@ def _rank_cells(table: Table) -> dict[str, Cell]:
 
 def _plan_page(entry: Entry) -> BoardPage:
     plan, runs = entry.plan, entry.comparison.runs
-    done = sum(run.status == DONE for run in runs)
     datasets = ", ".join(plan.datasets)
-    lead = f"{len(plan.rows)} rows, {done:,} of {len(runs):,} runs done."
+    lead = f"{len(plan.rows)} rows, {texts.progress(runs)}."
     if entry.hidden:
         lead += f" {entry.hidden_words}, and not shown."
     page = BoardPage(entry.name, datasets, lead)
@@ -232,7 +231,7 @@ def _plan_page(entry: Entry) -> BoardPage:
         protocols=[(table.name, _commands(entry, table), _splits(table)) for table in entry.tables],
         settings=[(table.name, found) for table in entry.tables if (found := texts.settings(table))],
         devices=", ".join(dict.fromkeys(run.device for run in runs if run.device)) or "not known",
-        versions=versions(runs), trials=plan.trials,
+        versions=versions(runs), tuned=plan.tuned,
     )  # fmt: skip
     return page
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recbole_vae.compare import description
 from recbole_vae.compare.analysis import Row, Table, higher_is_better
 from recbole_vae.compare.energy import NOTHING
-from recbole_vae.compare.results import DONE, NOT_RUN, Comparison
+from recbole_vae.compare.results import DONE, NOT_RUN, REFUSED, Comparison, Run
 from recbole_vae.options.evaluation import COLD, WARM, kind_of
 
 _TITLES = {
@@ -25,7 +27,7 @@ _TITLES = {
 }
 _ACCURACY = {"": "Accuracy", WARM: "Warm items", COLD: "Cold items"}
 _COSTS = {
-    "training_seconds": "Training", "peak_memory": "Peak memory", "energy": "Energy",
+    "training_seconds": "Training", "cpu_seconds": "CPU", "peak_memory": "Peak memory", "energy": "Energy",
     "parameters": "Parameters", "epochs": "Epochs",
 }  # fmt: skip
 SHORTEST = 0.1
@@ -185,9 +187,10 @@ def _cells(table: Table, metrics: Sequence[str], everyone: bool = False) -> list
 
 
 def costs(table: Table) -> dict[str, str]:
-    """Return the costs that are shown, by attributes of the runs, with their titles; energy where it is known."""
+    """Return the costs that are shown, by attributes of the runs, with their titles; energy and CPU where they are known."""
     how = {run.energy_by for row in table.rows for run in row.done if run.energy is not None}
-    found = {name: words for name, words in _COSTS.items() if name != "energy" or how}
+    unknown = {name for name in ("cpu_seconds", "energy") if all(row.mean(name) is None for row in table.rows)}
+    found = {name: words for name, words in _COSTS.items() if name not in unknown}
     if any(f"measured: {NOTHING}" in each for each in how):
         found["energy"] += " (estimate)"
     return found
@@ -196,6 +199,7 @@ def costs(table: Table) -> dict[str, str]:
 def _costs(row: Row, names: Iterable[str]) -> list[Cell]:
     formats: dict[str, Callable[[float], str]] = {
         "training_seconds": duration,
+        "cpu_seconds": duration,
         "peak_memory": lambda value: count(value, "B"),
         "energy": lambda value: f"{1000 * value:.3g} Wh" if value < 1 else f"{value:.3g} kWh",
         "parameters": lambda value: count(value) if value else _NOTHING,
@@ -231,8 +235,7 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
     if foreign:
         words = f"lists that were made elsewhere for these splits are in the rows {', '.join(foreign)}, and only evaluated here"
         found.append(("Other tools", f"{words}. Their costs, settings and tuning are not known."))
-    tuned = f"{_plural(comparison.trials, 'trial')} for each row with a search space."
-    found.append(("Tuning", tuned if comparison.trials else "none; settings are the defaults and the plan's."))
+    found.append(("Tuning", f"{budget(comparison)}{_trials(table, comparison)}."))
     if sum(bool(row.done) for row in table.rows) > 1:
         marks = "the best of each column is bold, the second underlined"
         if table.against_best:
@@ -257,6 +260,38 @@ def facts(table: Table, comparison: Comparison) -> list[tuple[str, str]]:
         if untested:
             found.append(("Not tested", f"{', '.join(untested)}, not known for each user."))
     return found
+
+
+def progress(runs: Iterable[Run]) -> str:
+    """Say how many runs are done, of those that are to be done; and how many others there are."""
+    counts = Counter(run.status for run in runs)
+    left_out, refused = counts.pop(NOT_RUN, 0), counts[REFUSED]
+    said = f"{counts[DONE]:,} of {counts.total():,} runs done"
+    said += f", {refused:,} cannot take part" if refused else ""
+    return said + (f"; {left_out:,} are not to be run" if left_out else "")
+
+
+def budget(comparison: Comparison) -> str:
+    """Return the budget of tuning in words."""
+    if comparison.tuning_time is not None:
+        return (
+            f"{comparison.tuning_time:,.10g} s for each row with a search space; the first trial has the defaults, and the last "
+            "may end later"
+        )
+    if comparison.trials:
+        return f"{_plural(comparison.trials, 'trial')} for each row with a search space"
+    return "none; settings are the defaults and the plan's"
+
+
+def trials_of(row: Row) -> list[dict[str, Any]]:
+    """Return the trials of a row's tuning; its seeds share them."""
+    return next((run.trials for run in row.runs if run.trials), [])
+
+
+def _trials(table: Table, comparison: Comparison) -> str:
+    """Say how many trials each row had in the same time."""
+    found = [f"{row.label} {len(trials)}" for row in table.rows if (trials := trials_of(row))]
+    return f". Trials: {', '.join(found)}" if found and comparison.tuning_time is not None else ""
 
 
 def caption(table: Table, comparison: Comparison) -> str:
@@ -314,12 +349,19 @@ def not_done(table: Table) -> list[str]:
 
 
 def of_costs(table: Table) -> list[str]:
-    """Say which rows have a training time of another kind, if some have, and what the energy is, if it is known."""
+    """Say what the times are, which rows have a training time of another kind, and what the energy is, if it is known."""
     rows = [row for row in table.rows if row.done and not row.foreign]
     labels = [row.label for row in rows if all(run.epochs is None for run in row.done)]
     said = f"Not trained by epochs, so their training time is that of construction: {', '.join(labels)}."
     energy = dict.fromkeys(run.energy_by for row in table.rows for run in row.done if run.energy_by)
-    return [*([said] if labels else []), *energy]
+    return [*([_times(rows)] if rows else []), *([said] if labels else []), *energy]
+
+
+def _times(rows: Iterable[Row]) -> str:
+    words = "Training is wall time, which other work on the machine lengthens"
+    if all(row.mean("cpu_seconds") is None for row in rows):
+        return f"{words}."
+    return f"{words}; CPU is the processor time of the same steps, added up over all threads."
 
 
 def _notes(table: Table) -> list[str]:

@@ -410,7 +410,7 @@ def trials(styles: Styles, table: Table, rows: Sequence[Row]) -> list[Chart]:
         hover = []
         for n, trial, value in known:
             settings = "<br>".join(f"{escape(str(k))} = {escape(str(v))}" for k, v in trial.get("settings", {}).items())
-            hover.append(f"trial {n}: {number(value)}<br>{settings}")
+            hover.append(f"trial {n}: {number(value)}<br>{settings or 'defaults'}")
         numbers, values = [n for n, *_ in known], [value for *_, value in known]
         best = _line(styles, row.label, numbers, list(np.maximum.accumulate(values)), hover)
         trials = _line(styles, row.label, numbers, values, hover)

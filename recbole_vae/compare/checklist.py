@@ -111,21 +111,22 @@ def _cut(rows: Sequence[Row]) -> str:
 
 
 def _tuning(rows: Sequence[Row], comparison: Comparison) -> str:
-    if not comparison.trials:
+    if not comparison.tuned:
         foreign = "; not known of the lists of other tools" if any(row.foreign for row in rows) else ""
         return f"no trials in this comparison; settings are those that were given, else defaults{foreign}"
     words = []
     for row in rows:
-        trials = next((run.trials for run in row.runs if run.trials), [])
+        trials = cells.trials_of(row)
         if row.foreign:
             words.append(f"{row.label}: not known")
         elif trials:
             done = sum(each["status"] == "done" for each in trials)
             spent = cells.duration(sum(each["seconds"] for each in trials))
-            words.append(f"{row.label}: {len(trials)} trials ({done} done), {spent}")
+            number = f"{len(trials)} trial{'s' * (len(trials) != 1)}"
+            words.append(f"{row.label}: {number} ({done} done), {spent}")
         else:
             words.append(f"{row.label}: none")
-    return f"{'; '.join(words)}. Judged on the validation part"
+    return f"{cells.budget(comparison)}. {'; '.join(words)}. Judged on the validation part"
 
 
 def _seeds(table: Table, comparison: Comparison) -> str:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from recbole_vae.compare.plan import Plan
+from recbole_vae.compare.plan import OF_OLDER_VERSIONS, Plan
 from recbole_vae.errors import ConfigError
 from recbole_vae.storage.files import write_whole
 
 
+class InUseError(ConfigError):
+    """Another command is at work in the folder of a comparison."""
+
+
 @contextlib.contextmanager
-def held(plan: Plan, out: Path) -> Iterator[None]:
+def held(plan: Plan, out: Path, restore: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Make the folder, or check that it belongs to this comparison. Other commands are refused while the block runs.
 
+    Args:
+        plan: the comparison.
+        out: the folder.
+        restore: makes what the folder lacks, once no other command can be at work in it.
+
     Raises:
-        ConfigError: the folder cannot be made, belongs to another comparison, or is in use.
+        InUseError: another command is at work in the folder.
+        ConfigError: the folder cannot be made, or belongs to another comparison.
     """
     file = out / ".lock"
     made = not file.exists()
@@ -34,8 +44,9 @@ def held(plan: Plan, out: Path) -> Iterator[None]:
     try:
         lock = filelock.FileLock(file, timeout=0).acquire()
     except filelock.Timeout:
-        raise ConfigError(f"--out={out} (command line): another command is at work in this folder.") from None
+        raise InUseError(f"--out={out} (command line): another command is at work in this folder.") from None
     with lock:
+        restore()
         try:
             _check_identity(plan, out)
         except ConfigError:
@@ -56,7 +67,7 @@ def _check_identity(plan: Plan, out: Path) -> None:
         write_whole(file, json.dumps(own, indent=1).encode())
         return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = {**OF_OLDER_VERSIONS, **json.loads(file.read_text(encoding="utf-8"))}
         differences = differing(before, own)
         if differences:
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -76,6 +77,20 @@ def read_lists(path: Path, items: dict[str, int]) -> Lists:
     return _lists(users, owners, shown, _refuse_twice(path, owners, ranks, users, None, "rank"))
 
 
+def check_foreign_lists(path: Path) -> None:
+    """Read the beginning of a file for :func:`read_foreign_lists`: its columns and first lines, without knowing any id.
+
+    Raises:
+        ConfigError: the file is Parquet, and pyarrow is missing.
+        DataError: as of :func:`read_lists`, of the first lines.
+    """
+    _read(path, {}, {}, lambda found: _foreign_columns(path, found), chunks=1)
+
+
+def _foreign_columns(path: Path, found: list[str]) -> list[str]:
+    return _checked(path, found, [*_IDS, *[each for each in ("rank", "score") if each in found][:1]])
+
+
 def read_foreign_lists(path: Path, users: dict[str, int], items: dict[str, int]) -> Lists:
     """Read a file of lists that another tool made for a split; see :func:`read_lists` for its format.
 
@@ -100,7 +115,7 @@ def read_foreign_lists(path: Path, users: dict[str, int], items: dict[str, int])
     columns: list[str] = []
 
     def chosen(found: list[str]) -> list[str]:
-        columns[:] = _checked(path, found, [*_IDS, *[each for each in ("rank", "score") if each in found][:1]])
+        columns[:] = _foreign_columns(path, found)
         return columns
 
     owners, shown, lines, order_by = _read(path, users, items, chosen)
@@ -139,12 +154,19 @@ def _lists(users: dict[str, int], owners: NDArray[Any], shown: NDArray[np.int32]
 
 
 def _read(
-    path: Path, users: dict[str, int], items: dict[str, int], choose: Callable[[list[str]], list[str]]
+    path: Path,
+    users: dict[str, int],
+    items: dict[str, int],
+    choose: Callable[[list[str]], list[str]],
+    chunks: int | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], NDArray[Any]]:
-    """Read the lines: user, item, number of the row in the file from 1, and rank or score (or nothing); each of shape [n]."""
+    """Read the lines: user, item, number of the row in the file from 1, and rank or score (or nothing); each of shape [n].
+
+    If a number of ``chunks`` is given, only the lines of the first ones are read.
+    """
     parts: list[tuple[NDArray[Any], ...]] = []
     start = 0
-    for chunk in _chunks(path, choose):
+    for chunk in itertools.islice(_chunks(path, choose), chunks):
         by = next((name for name in ("rank", "score") if name in chunk), None)
         values = np.zeros(len(chunk)) if by is None else pd.to_numeric(chunk[by], errors="coerce").to_numpy(np.float64)
         wrong = ~np.isfinite(values)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.evaluation.collector import FastCollector
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.model.registry import recbole_name
+from recbole_vae.training.clock import cpu_seconds
 
 CORRECTIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 """Values of ``popularity_correction`` with which a trained model is evaluated."""
@@ -68,9 +70,8 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     init_seed(seed, config["reproducibility"])
     if config["train_stage"] == PRETRAINING[0]:
         config = _pretrained(config, model_class, train, run)
-    construction = time.perf_counter()
-    net = model_class(config, train._dataset).to(config["device"])
-    run.training_seconds += time.perf_counter() - construction
+    with _training(run):
+        net = model_class(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], job["model"])(config, net)
     numbers = [parameter.numel() for parameter in net.parameters() if parameter.requires_grad]
     if sum(numbers) <= 1 and not _learns(net):  # RecBole gives models without parameters a single one, for its trainer
@@ -97,6 +98,19 @@ def measure(job: dict[str, Any], report: Callable[[int, float], bool] | None = N
     run.device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     run.status, run.seconds = DONE, time.perf_counter() - start
     return run
+
+
+@contextlib.contextmanager
+def _training(run: Run) -> Iterator[None]:
+    """Add the time of a block to that of the training."""
+    start, cpu = time.perf_counter(), cpu_seconds()
+    yield
+    _add_training(run, time.perf_counter() - start, cpu_seconds() - cpu)
+
+
+def _add_training(run: Run, seconds: float, cpu: float) -> None:
+    run.training_seconds += seconds
+    run.cpu_seconds = (run.cpu_seconds or 0.0) + cpu
 
 
 def _learns(net: Any) -> bool:
@@ -130,15 +144,15 @@ def _pretrained(config: Any, model_class: Any, train: Any, run: Run) -> Any:
             f"save_step: {config['save_step']} must be from 1 to pretrain_epochs: {config['pretrain_epochs']}; else a "
             "stage of training saves no model."
         )
-    start, path = time.perf_counter(), ""
-    for stage in PRETRAINING:
-        staged = part.with_options(config, train_stage=stage, pre_model_path=path)
-        trainer = get_trainer(config["MODEL_TYPE"], run.model)(
-            staged, model_class(staged, train._dataset).to(config["device"])
-        )
-        trainer.fit(train, show_progress=False)
-        path = trainer.saved_model_file
-    run.training_seconds += time.perf_counter() - start
+    path = ""
+    with _training(run):
+        for stage in PRETRAINING:
+            staged = part.with_options(config, train_stage=stage, pre_model_path=path)
+            trainer = get_trainer(config["MODEL_TYPE"], run.model)(
+                staged, model_class(staged, train._dataset).to(config["device"])
+            )
+            trainer.fit(train, show_progress=False)
+            path = trainer.saved_model_file
     run.notes.append(
         f"{run.model} is trained in three stages; the curves show the last. The others have pretrain_epochs: "
         f"{config['pretrain_epochs']} each."
@@ -151,10 +165,10 @@ def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int
     train_epoch, valid_epoch, save = trainer._train_epoch, trainer._valid_epoch, trainer._save_checkpoint
 
     def timed_epoch(train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        loss = train_epoch(train_data, epoch_idx, *args, **kwargs)
-        seconds = time.perf_counter() - start
-        run.training_seconds += seconds
+        before = run.training_seconds
+        with _training(run):
+            loss = train_epoch(train_data, epoch_idx, *args, **kwargs)
+        seconds = run.training_seconds - before
         total = float(sum(loss) if isinstance(loss, tuple) else loss)
         # RecBole's loss is a sum over batches.
         terms = getattr(trainer, "loss_terms", None) or {"loss": total / max(1, len(train_data))}
@@ -181,7 +195,7 @@ def _train(trainer: Any, train: Any, valid: Any, run: Run, report: Callable[[int
 
     trainer._train_epoch, trainer._valid_epoch, trainer._save_checkpoint = timed_epoch, kept_valid, noted_save
     trainer.fit(train, valid, saved=True, show_progress=False, callback_fn=callback)
-    run.training_seconds += getattr(trainer, "mixing_seconds", 0.0)
+    _add_training(run, getattr(trainer, "mixing_seconds", 0.0), getattr(trainer, "mixing_cpu_seconds", 0.0))
     if getattr(trainer.model, "chosen", None):
         run.notes.append(f"{run.model}: {trainer.model.found()}.")
     run.notes += [f"{note}." for note in getattr(trainer, "notes", [])]

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, ValidationInfo, field_validator
 
 from recbole_vae.compare import FIRST_SEED
+from recbole_vae.compare.list_file import check_foreign_lists
 from recbole_vae.compare.plan_file import convert, load
-from recbole_vae.compare.results import LISTS
+from recbole_vae.compare.results import LISTS, Run
 from recbole_vae.compare.settings import check_space, check_values, of_the_data, read_settings
 from recbole_vae.data.files import inter_file
-from recbole_vae.errors import ConfigError
+from recbole_vae.errors import ConfigError, DataError
+from recbole_vae.evaluation.definitions import SHARES
 from recbole_vae.model.known_options import options_of
 from recbole_vae.model.registry import import_models, model_names
 from recbole_vae.options.data import check_data_options
@@ -104,6 +106,10 @@ class Plan(Strict):
     reference: str | None = Field(None, description="Label of the row that the others are compared with.")
     alpha: float = Field(0.05, gt=0, lt=1)
     trials: NonNegativeInt = Field(0, description="Trials of tuning for each row; 0: no tuning.")
+    tuning_time: PositiveFloat | None = Field(
+        None,
+        description="Seconds of tuning for each row on each data set in each protocol, instead of trials.",
+    )
     spaces: dict[str, Any] = Field({}, description="Search spaces by model, instead of those of properties/hyper.")
     not_run: dict[str, str] = Field(
         {},
@@ -181,15 +187,47 @@ class Plan(Strict):
                 raise ValueError(f"{label} needs a reason.")
         return not_run
 
+    _where: Where | None = PrivateAttr(None)
+    """Tells where the value of a key was set."""
+
+    def check_to_run(self) -> None:
+        """Refuse a plan that cannot be run here, though it can be shown.
+
+        Raises:
+            ConfigError: a file of a data set is missing; one of lists is, or has a mistake at its beginning; or options of how
+                the runs are done do not go together.
+        """
+        where = self._where or (lambda key: "")
+        _check_files_of_lists(self, where)
+        if self.energy and (self.jobs > 1 or self.scheduler):
+            other = "jobs" if self.jobs > 1 else "scheduler"
+            raise ConfigError(
+                f"energy ({where('energy')}) and {other} ({where(other)}) cannot be given together: what is measured is the "
+                f"energy of the whole machine, so one run must have it for itself. Leave out {other}."
+            )
+        for name, settings in self.datasets.items():
+            _check_files({**self.settings, **settings, **self.options}, name, where)
+
+    def without(self, labels: Collection[str]) -> Plan:
+        """Return the plan without some rows."""
+        rows = [row for row in self.rows if row.label not in labels]
+        return self.model_copy(update={"rows": rows, "reference": None if self.reference in labels else self.reference})
+
     @property
     def columns(self) -> list[str]:
         """The columns of the table: the plan's metrics at each k."""
         return [f"{name.lower()}@{k}" for name in self.metrics for k in self.topk]
 
+    @property
+    def tuned(self) -> bool:
+        """Whether rows with a search space are tuned."""
+        return bool(self.trials or self.tuning_time)
+
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a comparison goes on; rows, seeds, data sets and protocols may be added."""
         names = (
             "datasets", "protocols", "settings", "options", "split_seed", "metrics", "topk", "primary", "max_k", "trials",
+            "tuning_time",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -252,6 +290,17 @@ class Plan(Strict):
             job["lists"] = {"label": row.label, "file": file, "sha256": sha256(Path(file))}
         return job
 
+    def folder_of(self, run: Run) -> str:
+        """Return the name of a run's folder, from its settings, which are all those that it was given."""
+        job = self.job(next(iter(self.datasets)), next(iter(self.protocols)), PlanRow(LISTS, LISTS), run.seed)
+        job |= {"dataset": run.dataset, "model": run.model, "settings": run.settings}
+        if run.lists:
+            job["lists"] = {"label": run.label, **run.lists}
+        return run_name(run.protocol, run.label, job)
+
+
+OF_OLDER_VERSIONS: dict[str, Any] = {"tuning_time": None}
+"""What the :meth:`~Plan.identity` of older versions lacks, and what it would be."""
 
 _PLACEHOLDER = re.compile(r"\{(dataset|protocol|seed)\}")
 
@@ -278,14 +327,13 @@ def run_name(protocol: str, label: str, job: Mapping[str, Any]) -> str:
     return f"{job['model']}-{job['seed']}-{run_key(protocol, label, job)[:16]}"
 
 
-def read(file: str | None, options: Mapping[str, str], data: bool = True, without: Collection[str] = ()) -> Plan:
+def read(file: str | None, options: Mapping[str, str], data: bool = True) -> Plan:
     """Read and check a plan.
 
     Args:
         file: YAML, or None.
         options: of the command line, which override the file: keys of the plan, and RecBole's options, which are settings.
-        data: whether the files of data sets and lists must be there, as for a run.
-        without: labels of rows of lists that are left out.
+        data: whether all that a run needs must be there, see :meth:`Plan.check_to_run`.
 
     Raises:
         ConfigError: something is missing, unknown or not allowed; the message says where.
@@ -294,9 +342,9 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
     given = {name: convert(value) for name, value in options.items()}
 
     def where(key: str) -> str:
-        if key in given:
+        if key.partition(": ")[0] in given:
             return "command line"
-        found = sorted(set(lines.get(key, ())))
+        found = sorted(set(lines.get(key, lines.get(key.rpartition(": ")[2], []))))
         return f"{file}, line {' or '.join(map(str, found))}" if found else file or ""
 
     for name in content:
@@ -320,9 +368,7 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
             ("datasets", _named_settings(values, where)), ("protocols", values["protocols"] or {"default": {}}),
         )
     }  # fmt: skip
-    rows += [row for row in _foreign(values, rows, where) if row.label not in without]
-    if values.get("reference") in without:
-        values["reference"] = None
+    rows += _foreign(values, rows, where)
     of_command = {name: value for name, value in given.items() if name not in KEYS}
     values |= own_settings | {
         "rows": rows,
@@ -332,26 +378,29 @@ def read(file: str | None, options: Mapping[str, str], data: bool = True, withou
     if "metrics" in values:
         metrics = _words(values["metrics"], "metrics", where)
         values["metrics"] = list({each.lower(): each for each in metrics}.values())
+    if values.get("trials") and values.get("tuning_time") is not None:
+        raise ConfigError(
+            f"trials ({where('trials')}) and tuning_time ({where('tuning_time')}) cannot be given together, because each is the "
+            "whole budget of tuning. Leave out one of them."
+        )
     plan = Plan.read(values, where)
     _check_metrics(plan, where)
     _check_splits(plan, where)
     _check_spaces(plan, where)
     _check_published(plan, where)
-    _check_lists(plan, where, data)
-    if plan.energy and (plan.jobs > 1 or plan.scheduler):
-        other = "jobs" if plan.jobs > 1 else "scheduler"
-        raise ConfigError(
-            f"energy ({where('energy')}) and {other} ({where(other)}) cannot be given together: what is measured is the energy "
-            f"of the whole machine, so one run must have it for itself. Leave out {other}."
-        )
-    for name, settings in plan.datasets.items() if data else ():
-        _check_files({**plan.settings, **settings, **plan.options}, name, where)
+    _check_lists(plan, where)
+    plan._where = where
+    if data:
+        plan.check_to_run()
     return plan
 
 
 def _above(content: Mapping[str, Any], own: Mapping[str, Any], where: Where) -> dict[str, Any]:
     """Return the keys of a plan's file, overridden by the command line; ~ in the file stands for the default."""
     values: dict[str, Any] = {name: value for name, value in content.items() if value is not None}
+    for name, other in (("trials", "tuning_time"), ("tuning_time", "trials")):
+        if name in own:
+            values.pop(other, None)  # each is the whole budget of tuning
     values |= own
     if "models" in own:
         values.pop("rows", None)
@@ -435,30 +484,47 @@ def _foreign(values: Mapping[str, Any], rows: Sequence[PlanRow], where: Where) -
     return found
 
 
-def _check_lists(plan: Plan, where: Where, data: bool) -> None:
-    """Refuse files of lists that would stand for several data sets or protocols, or, if ``data``, that are not there."""
-    for row in plan.rows:
-        if row.lists is None or row.label in plan.not_run:
-            continue
-        place = f"lists: {row.label.removesuffix(' (lists)')}: {row.lists} ({where('lists')})"
-        left = re.search(r"\{[^{}]*\}", _PLACEHOLDER.sub("", row.lists))
+def _lists_to_run(plan: Plan, where: Where) -> list[tuple[PlanRow, str, str]]:
+    """Return the rows of lists that are to be run, each with the name of its files and the place of that."""
+    found = [(row, row.lists) for row in plan.rows if row.lists is not None and row.label not in plan.not_run]
+    return [
+        (row, lists, f"lists: {row.label.removesuffix(' (lists)')}: {lists} ({where('lists')})") for row, lists in found
+    ]
+
+
+def _check_lists(plan: Plan, where: Where) -> None:
+    """Refuse files of lists that would stand for several data sets or protocols."""
+    for _, lists, place in _lists_to_run(plan, where):
+        left = re.search(r"\{[^{}]*\}", _PLACEHOLDER.sub("", lists))
         if left:
             raise ConfigError(
                 f"{place}: {left[0]} stands for nothing; there are {{dataset}}, {{protocol}} and {{seed}}."
             )
         for name, there in (("dataset", plan.datasets), ("protocol", plan.protocols)):
-            if len(there) > 1 and f"{{{name}}}" not in row.lists:
+            if len(there) > 1 and f"{{{name}}}" not in lists:
                 raise ConfigError(
                     f"{place}: the plan has several {name}s ({', '.join(there)}), and lists are of one; write {{{name}}} "
                     "where the names of the files differ."
                 )
-        for dataset, protocol, seed in itertools.product(plan.datasets, plan.protocols, plan.seeds) if data else ():
+
+
+def _check_files_of_lists(plan: Plan, where: Where) -> None:
+    """Refuse files of lists that are not there, and those whose beginning has a mistake, before anything runs."""
+    read = set()
+    for row, _, place in _lists_to_run(plan, where):
+        for dataset, protocol, seed in itertools.product(plan.datasets, plan.protocols, plan.seeds):
             file = row.file(dataset, protocol, seed)
             if not Path(file).is_file():
                 raise ConfigError(
                     f"{place}: there is no file {file}, for {dataset}, {protocol}, seed {seed}. Lists are made from what "
                     "compare --export-split=DIR writes."
                 )
+            if file not in read:
+                read.add(file)
+                try:
+                    check_foreign_lists(Path(file))
+                except DataError as error:
+                    raise ConfigError(f"{place}: {error}") from None
 
 
 def _check_metrics(plan: Plan, where: Where) -> None:
@@ -537,25 +603,30 @@ def _check_published(plan: Plan, where: Where) -> None:
     for protocol, rows in plan.published.items():
         if protocol not in plan.protocols:
             raise ConfigError(
-                f"published: {protocol} ({where(protocol)}): there is no such protocol; there are "
+                f"published: {protocol} ({where(f'published: {protocol}')}): there is no such protocol; there are "
                 f"{', '.join(plan.protocols)}."
             )
         for label, said in rows.items():
+            above = f"published: {protocol}: {label}"
             for name, value in said.items():
-                place = f"published: {label}: {name}: {value!r} ({where(name)}) is not allowed"
+                line = where(f"{above}: {name}")
+                place = f"published: {label}: {name}: {value!r} ({line}) is not allowed"
                 if name in SAID:
                     if not isinstance(value, str) or not value.strip():
                         raise ConfigError(f"{place}; it must be a text.")
                 elif name.lower() not in metrics:
                     raise ConfigError(
-                        f"published: {label}: {name} ({where(name)}): the table has no such metric; it has "
+                        f"published: {label}: {name} ({line}): the table has no such metric; it has "
                         f"{', '.join(metrics.values())}."
                     )
                 elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                     raise ConfigError(f"{place}; it must be a number.")
+                elif name.lower().partition("@")[0] in SHARES and not 0 <= value <= 1:
+                    percent = f" Is it in percent? Then write {value / 100:.10g}." if 1 < value <= 100 else ""
+                    raise ConfigError(f"{place}; it must be a number from 0 to 1.{percent}")
             if "source" not in said or not set(said) - set(SAID):
                 raise ConfigError(
-                    f"published: {label} ({where(label)}): it must have a metric and its source, such as "
+                    f"published: {label} ({where(above)}): it must have a metric and its source, such as "
                     f"{{{next(iter(metrics.values()))}: 0.29, source: where it stands}}."
                 )
 

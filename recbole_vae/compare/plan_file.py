@@ -32,6 +32,8 @@ YAML.add_implicit_resolver(
 def load(file: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Return the content of a plan's file, and the lines, from 1, in which each key stands, at whatever depth.
 
+    The line of a key below others has their names, too: ``published: random: EASE``.
+
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping.
     """
@@ -51,18 +53,21 @@ def load(file: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
 
 def _lines_of_keys(document: yaml.Node | None) -> dict[str, list[int]]:
     lines: dict[str, list[int]] = {}
-    left, seen = [document], set[int]()
+    left: list[tuple[yaml.Node | None, str]] = [(document, "")]
+    seen = set[int]()
     while left:
-        node = left.pop()
+        node, above = left.pop()
         if id(node) in seen:  # an alias and its target are the same node
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
-            left += node.value
+            left += [(each, above) for each in node.value]
         elif isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                lines.setdefault(str(key.value), []).append(key.start_mark.line + 1)
-                left.append(value)
+                path = f"{above}{key.value}"
+                for name in dict.fromkeys((str(key.value), path)):
+                    lines.setdefault(name, []).append(key.start_mark.line + 1)
+                left.append((value, f"{path}: "))
     return lines
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def execute(specification: dict[str, Any], folder: str | None = None) -> dict[st
     environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if specification.get("threads"):
         environment["OMP_NUM_THREADS"] = str(specification["threads"])
-    ended = None
+    ended, start = None, time.monotonic()
     with (place / "log.txt").open("wb") as log:
         with _lock:
             if _stopped.is_set():
@@ -77,6 +78,10 @@ def execute(specification: dict[str, Any], folder: str | None = None) -> dict[st
         Run(job["dataset"], "", job["model"], job["model"], job["seed"], status, reason, settings=job["settings"]).save(
             place
         )
+    if specification["job"].get("trial") and (place / "result.json").is_file():
+        trial = Run.load(place)
+        trial.seconds = time.monotonic() - start  # what it took of a budget, however it ended
+        trial.save(place)
     return {}
 
 

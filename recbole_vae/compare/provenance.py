@@ -36,6 +36,7 @@ def settings_yaml(comparison: Comparison, tables: Iterable[Table]) -> str:
         "reference": comparison.reference,
         "alpha": comparison.alpha,
         "trials": comparison.trials,
+        "tuning_time": comparison.tuning_time,
         "untested": {table.name: table.untested for table in tables if table.untested},
         "plan": comparison.settings,
         "versions": versions(comparison.runs),
@@ -57,7 +58,7 @@ def versions(runs: Iterable[Run]) -> dict[str, str]:
 def command(run: Run, comparison: Comparison) -> str:
     """Return the command that reproduces a run alone; that of the comparison if only ``compare`` can do it."""
     plan = comparison.settings
-    untuned = comparison.trials and run.status != DONE
+    untuned = comparison.tuned and run.status != DONE
     if plan.get("split_seed") is not None or plan.get("imports") or run.model in ("Pop", LISTS) or untuned:
         return comparison.command
     measured = {

@@ -12,11 +12,11 @@ import yaml
 
 from recbole_vae.compare import charts
 from recbole_vae.compare.analysis import Row, Table, Test
-from recbole_vae.compare.cells import Cell, Part, facts, number, of_costs, parts, remarks, settings, title
+from recbole_vae.compare.cells import Cell, Part, facts, number, of_costs, parts, progress, remarks, settings, title
 from recbole_vae.compare.charts import Chart, Style, Styles
 from recbole_vae.compare.checklist import answers
 from recbole_vae.compare.provenance import command, versions
-from recbole_vae.compare.results import DONE, Comparison, Run
+from recbole_vae.compare.results import Comparison, Run
 from recbole_vae.templates import Page, render
 
 CHECKLIST = "Reviewer's checklist"
@@ -114,7 +114,7 @@ def html(tables: Sequence[Table], comparison: Comparison) -> Page:
         links=page.links,
         datasets=", ".join(dict.fromkeys(table.dataset for table in tables)) or "no runs yet",
         rows=len(labels),
-        done=sum(run.status == DONE for run in comparison.runs),
+        progress=progress(comparison.runs),
         tables=shown,
         how=how,
         protocols=_protocols(comparison),

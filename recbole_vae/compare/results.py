@@ -65,7 +65,8 @@ class Run:
             the model has no such option.
         curve: for each epoch ``epoch``, ``seconds``, perhaps ``loss``, ``reconstruction``, ``kl``, ``beta``, and, if it was
             evaluated, the metrics.
-        seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation.
+        seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation; both are wall time. ``cpu_seconds``:
+            processor time of the steps of ``training_seconds``, over all threads; None in results of older versions.
         peak_memory: of the process in bytes: the resident set, or what torch took from a GPU.
         energy: of training and evaluation, in kWh; None if it is not known. ``energy_by``: what measured or estimated it, in a
             sentence.
@@ -75,7 +76,7 @@ class Run:
         settings: the options of this run that were given, by name, as in a config file.
         data: size of the data set, filters and ``eval_args``, see :func:`~recbole_vae.compare.description.data`, and the
             ``checks`` of the split, see :func:`~recbole_vae.compare.checks.measure`; empty in results of older versions.
-        trials: of tuning, if any: ``settings``, ``valid``, ``status`` and ``seconds`` of each.
+        trials: of tuning, if any: ``settings``, ``valid``, ``status`` and ``seconds`` (of its process) of each.
         split_hash: SHA-256 of the interactions of each part.
         lists: of lists of another tool, the ``file`` and its ``sha256``; empty for a model.
         notes: what was corrected or left out, in sentences.
@@ -97,6 +98,7 @@ class Run:
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     training_seconds: float = 0.0
+    cpu_seconds: float | None = None
     peak_memory: int = 0
     energy: float | None = None
     energy_by: str = ""
@@ -158,7 +160,7 @@ class Comparison:
         metrics: the columns of the table, in order (``recall@10``); ``primary``: the one that ranks and is tested.
         reference: label of the row against which the others are tested, as against the best one; None for none.
         alpha: level of the tests.
-        trials: tuning trials of each row; 0 for none.
+        trials: tuning trials of each row; 0 for none, or if ``tuning_time`` is given: seconds of tuning of each row.
         settings: the plan as plain values, for ``settings.yaml``.
         command: the command line that reproduces it.
     """
@@ -171,3 +173,9 @@ class Comparison:
     trials: int
     settings: dict[str, Any]
     command: str
+    tuning_time: float | None = None
+
+    @property
+    def tuned(self) -> bool:
+        """Whether rows with a search space were tuned."""
+        return bool(self.trials or self.tuning_time)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from recbole_vae.compare import energy, process
 from recbole_vae.compare.folder import held
 from recbole_vae.compare.plan import Plan, PlanRow, run_key, run_name
 from recbole_vae.compare.results import DONE, FAILED, LISTS, NOT_RUN, REFUSED, SETTLED, WAITING, Comparison, Run
-from recbole_vae.compare.tuning import Study, optuna, space_of, study_name
+from recbole_vae.compare.tuning import Study, another, optuna, space_of, study_name
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.options.evaluation import kind_of
 from recbole_vae.serving.batch import cores
@@ -58,13 +58,14 @@ class Interrupted(KeyboardInterrupt):
         self.comparison = comparison
 
 
-def compare(plan: Plan, out: Path, command: str) -> Comparison:
+def compare(plan: Plan, out: Path, command: str, restore: Callable[[], None] = lambda: None) -> Comparison:
     """Do all runs of a plan that are not done yet.
 
     Args:
         plan: see :mod:`recbole_vae.compare.plan`.
         out: folder of the comparison, new or of an earlier command.
         command: what the user typed.
+        restore: see :func:`~recbole_vae.compare.folder.held`.
 
     Raises:
         ConfigError: ``out`` is not a folder, belongs to another comparison, or is in use; or a package or scheduler is missing.
@@ -74,7 +75,7 @@ def compare(plan: Plan, out: Path, command: str) -> Comparison:
         optuna()
     if plan.energy:
         energy.check()
-    with held(plan, out), _executor(plan) as executor:
+    with held(plan, out, restore), _executor(plan) as executor:
         return _Comparing(plan, out, executor).run(command)
 
 
@@ -100,8 +101,9 @@ def comparison_of(plan: Plan, runs: Sequence[Run], command: str) -> Comparison:
             found.append(run)
     _compare_splits(found)
     return Comparison(
-        found, plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials, plan.plain(), command
-    )
+        found, plan.columns, plan.primary.lower(), plan.reference, plan.alpha, plan.trials, plan.plain(), command,
+        plan.tuning_time,
+    )  # fmt: skip
 
 
 def export(plan: Plan, out: Path) -> list[Path]:
@@ -134,7 +136,8 @@ class _Comparing:
     def __init__(self, plan: Plan, out: Path, executor: Executor) -> None:
         self.plan, self.out, self.executor = plan, out, executor
         self.pending: dict[Future[dict[str, bytes]], tuple[Any, ...]] = {}
-        self.cells = [_PlanCell(*each) for each in plan.to_run()]
+        # Lists come first: they take seconds, so whatever is wrong with a file is said before the long runs.
+        self.cells = [_PlanCell(*each) for each in sorted(plan.to_run(), key=lambda cell: cell[2].lists is None)]
         self.folders: set[Path] = set()
         self.bar: Any = None
 
@@ -145,10 +148,11 @@ class _Comparing:
             if name:
                 space = space_of(plan, cell.dataset, cell.protocol, cell.row)
                 file = self.out / "tuning" / name
-                cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
-                if len(cell.study.trials()) >= plan.trials and cell.study.best() is None and not cell.refused():
+                how = file, space, plan.seeds[0], _bigger(plan), plan.tuning_time is not None
+                cell.study = Study(*how)
+                if not another(plan, cell.study.trials()) and cell.study.best() is None and not cell.refused():
                     file.unlink()  # all failed: try again
-                    cell.study = Study(file, space, plan.seeds[0], _bigger(plan))
+                    cell.study = Study(*how)
         total = len(self.cells) * len(plan.seeds) + sum(plan.trials for cell in self.cells if cell.study)
         self.bar = tqdm(total=total, desc="Compare", unit=" runs", ncols=100)
         try:
@@ -184,9 +188,9 @@ class _Comparing:
     def _next(self, cell: _PlanCell) -> Iterator[str]:
         """Start the next tuning trial, or the runs of all seeds. Yield ``kept`` or ``again`` for each that was made before."""
         plan = self.plan
+        trials = cell.study.trials() if cell.study else []
         if cell.study is not None:
-            trials = cell.study.trials()
-            if len(trials) < plan.trials and not cell.refused():
+            if another(plan, trials) and not cell.refused():
                 yield from ["kept"] * self._shown(cell, len(trials))
                 trial, settings = cell.study.ask()
                 job = plan.job(cell.dataset, cell.protocol, cell.row, plan.seeds[0], settings)
@@ -196,7 +200,7 @@ class _Comparing:
                 folder = self.out / "tuning" / f"{cell.row.model}-{cell.key(job)[:16]}"
                 self._submit(specification, folder, "trial", cell, (trial, settings))
                 return
-            yield from ["kept"] * self._shown(cell, plan.trials)
+            yield from ["kept"] * self._shown(cell, plan.trials or len(trials))
         best = cell.study.best() if cell.study else None
         for seed in plan.seeds:
             job = plan.job(cell.dataset, cell.protocol, cell.row, seed, best["settings"] if best else None)
@@ -205,8 +209,8 @@ class _Comparing:
                 cell.runs.append(self._finish(run, cell, job))
                 continue
             if cell.study and best is None:
-                reasons = {each["reason"] for each in cell.study.trials()}
-                reason = f"all {plan.trials} trials of its tuning failed: {'; '.join(sorted(reasons))[:300]}"
+                reasons = {each["reason"] for each in trials}
+                reason = f"all {len(trials)} trials of its tuning failed: {'; '.join(sorted(reasons))[:300]}"
                 cell.runs.append(
                     self._finish(Run(cell.dataset, "", "", cell.row.model, seed, FAILED, reason), cell, job)
                 )
@@ -228,9 +232,13 @@ class _Comparing:
             self._submit(_specification(plan, job), folder, "run", cell, job)
 
     def _shown(self, cell: _PlanCell, number: int) -> int:
-        """Count the trials of an earlier command in the progress bar, once."""
+        """Count trials in the progress bar, once; how many a budget by time has is not known, so there it says its time."""
         before, cell.shown = cell.shown, number
-        self.bar.update(number - before)
+        if self.plan.tuning_time is None:
+            self.bar.update(number - before)
+        elif cell.study is not None:
+            spent = sum(each["seconds"] for each in cell.study.trials())
+            self.bar.set_postfix_str(f"tuning {cell.row.label}: {spent:.0f} of {self.plan.tuning_time:g} s")
         return number - before
 
     def _submit(self, specification: dict[str, Any], folder: Path, *what: Any) -> None:
@@ -302,9 +310,11 @@ class _Comparing:
         lacking = self.plan.lacking(cell.dataset, cell.protocol, cell.row)
         if lacking:
             notes.append(f"{run.model} has no option {', '.join(lacking)}, which the plan sets for other rows.")
-        if not self.plan.trials and self.plan.space(cell.row):
-            notes.append(f"{run.label} has a search space, and was not tuned, for the plan has no trials.")
-        if self.plan.trials and not cell.study and cell.row.lists is None:
+        if not self.plan.tuned and self.plan.space(cell.row):
+            notes.append(
+                f"{run.label} has a search space, and was not tuned, for the plan has neither trials nor tuning_time."
+            )
+        if self.plan.tuned and not cell.study and cell.row.lists is None:
             notes.append(f"{run.label} has nothing to tune: defaults.")
         run.notes += [note for note in notes if note not in run.notes]
         return run

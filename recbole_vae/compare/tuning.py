@@ -39,7 +39,7 @@ def space_of(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> dict[str,
 
 def study_name(plan: Plan, dataset: str, protocol: str, row: PlanRow) -> str:
     """Return the name of the file of a row's trials; empty if nothing is to be tuned."""
-    if not plan.trials or row.lists is not None or not (space := space_of(plan, dataset, protocol, row)):
+    if not plan.tuned or row.lists is not None or not (space := space_of(plan, dataset, protocol, row)):
         return ""
     job = plan.job(dataset, protocol, row, plan.seeds[0])
     return f"{digest([run_key(protocol, row.label, job), space])[:16]}.journal"
@@ -54,7 +54,7 @@ def optuna() -> Any:
     try:
         import optuna as module
     except ImportError:
-        raise ConfigError("trials: tuning needs Optuna: pip install 'recbole_vae[compare]' first.") from None
+        raise ConfigError("tuning needs Optuna: pip install 'recbole_vae[compare]' first.") from None
     module.logging.set_verbosity(module.logging.ERROR)
     warnings.filterwarnings("ignore", category=module.exceptions.ExperimentalWarning)
     return module
@@ -87,6 +87,17 @@ def pruner(others: Sequence[Sequence[float]], bigger: bool) -> Callable[[int, fl
     return prune
 
 
+def another(plan: Plan, trials: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the budget of a row has another trial after some.
+
+    With a budget by time there is always one, and the last one may end later. A second counts for a trial at least, so that
+    trials which cannot even start come to an end.
+    """
+    if plan.tuning_time is None:
+        return len(trials) < plan.trials
+    return not trials or sum(max(1.0, each["seconds"]) for each in trials) < plan.tuning_time
+
+
 class Study:
     """The trials of one row on one data set in one protocol, kept in a file.
 
@@ -97,13 +108,17 @@ class Study:
         space: see the module.
         seed: of the proposals.
         bigger: whether larger scores are better.
+        defaults_first: whether the first trial has the default settings, and not some of the space.
 
     Raises:
         DataError: the file is damaged.
     """
 
-    def __init__(self, file: Path, space: Mapping[str, Any], seed: int, bigger: bool) -> None:
+    def __init__(
+        self, file: Path, space: Mapping[str, Any], seed: int, bigger: bool, defaults_first: bool = False
+    ) -> None:
         self._optuna, self.space, self.seed, self.bigger = optuna(), space, seed, bigger
+        self.defaults_first = defaults_first
         file = file.resolve()  # Optuna's lock is a link to it
         file.parent.mkdir(parents=True, exist_ok=True)
         _clean(file)
@@ -133,6 +148,8 @@ class Study:
             warnings.simplefilter("ignore")
             self._study.sampler = self._optuna.samplers.TPESampler(seed=(self.seed + 7919 * len(self.trials())) % 2**32)
             trial = self._study.ask()
+            if self.defaults_first and not self.trials():
+                return trial, {}
             return trial, {name: _suggest(trial, name, each) for name, each in self.space.items()}
 
     def tell(self, trial: Any, result: dict[str, Any]) -> None:

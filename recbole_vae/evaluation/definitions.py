@@ -24,6 +24,9 @@ DEFINITIONS = {
 }
 """What each metric is, by its name in lower case: the name as people write it, and the definition."""
 
+SHARES = DEFINITIONS.keys() - {"averagepopularity", "shannonentropy", "novelty"}
+"""Metrics that lie between 0 and 1."""
+
 
 def definition(name: str) -> str:
     """Return what a metric is, such as ``Hit: 1 if ...``; empty where that is not known.

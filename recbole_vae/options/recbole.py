@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from recbole_vae.errors import RecBoleVersionError
@@ -16,9 +18,12 @@ RECBOLE = "recbole>=1.2.1,<1.3"
 INSTALL = f"pip install --no-deps '{RECBOLE}'"
 
 
-def recbole_model_names() -> list[str]:
+@functools.cache
+def recbole_model_names() -> tuple[str, ...]:
     """Return the names of RecBole's own models, from its folder of defaults; Random has none."""
-    return sorted({"Random", *(path.stem for path in (recbole_folder() / "properties" / "model").glob("*.yaml"))})
+    return tuple(
+        sorted({"Random", *(path.stem for path in (recbole_folder() / "properties" / "model").glob("*.yaml"))})
+    )
 
 
 def recbole_folder() -> Path:
@@ -91,10 +96,10 @@ def options_in(*names: str) -> set[str]:
     }
 
 
-def recbole_defaults() -> dict[str, Any]:
+@functools.cache
+def recbole_defaults() -> Mapping[str, Any]:
     """Return RecBole's own defaults of the options that all models have."""
     import yaml
 
     text = (recbole_folder() / "properties/overall.yaml").read_text(encoding="utf-8")
-    defaults: dict[str, Any] = yaml.safe_load(text)
-    return defaults
+    return MappingProxyType(yaml.safe_load(text))

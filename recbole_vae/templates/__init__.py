@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 import sys
@@ -62,6 +63,7 @@ def _command() -> str:
     return joined(["recbole-vae", *sys.argv[1:]]) if ours else ""
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {"Python": platform.python_version(), "recbole_vae": __version__}
     for package in ("recbole", "torch"):

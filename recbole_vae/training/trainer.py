@@ -36,6 +36,7 @@ from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import warm_start
 from recbole_vae.training.averaging import WeightAverage
+from recbole_vae.training.clock import cpu_seconds
 from recbole_vae.training.cold import REACHES, choose_strengths
 from recbole_vae.training.memory import memory_kept
 from recbole_vae.training.mixture import mix
@@ -73,7 +74,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         self._of_earlier: dict[str, Any] = {}
         self._replayed: list[bool] = []
         self._saved_at = -math.inf
-        self.mixing_seconds = 0.0
+        self.mixing_seconds = self.mixing_cpu_seconds = 0.0
         self._reach = 1.0
         self.notes: list[str] = []
         epochs = model.options.weight_averaging
@@ -194,7 +195,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         mixes = isinstance(model, HybridVAE) and model.undecided
         if not mixes and (model.features is None or model.feature_strengths is not None):
             return
-        started, path = time.perf_counter(), Path(self.saved_model_file)
+        started, path = (time.perf_counter(), cpu_seconds()), Path(self.saved_model_file)
         state = checkpoint.load(path) if saved and path.exists() else None
         if state is not None:
             self._load_parameters(state, path)
@@ -202,7 +203,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             mix(self, valid_data)
         if model.features is not None:
             self._calibrate(valid_data)
-        self.mixing_seconds = time.perf_counter() - started
+        self.mixing_seconds, self.mixing_cpu_seconds = time.perf_counter() - started[0], cpu_seconds() - started[1]
         if valid_data:
             self.best_valid_result = self.evaluate(valid_data, load_best_model=False)
             self.best_valid_score = self.best_valid_result[self.valid_metric]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from recbole_vae.cli.main import main
-from recbole_vae.compare import archive, board, board_charts, board_report, plan, process, runner, tables
+from recbole_vae.compare import archive, board, board_charts, board_report, plan, plan_file, process, runner, tables
 from recbole_vae.compare.analysis import tables as analyse
 from recbole_vae.compare.board_charts import Point
 from recbole_vae.compare.results import DONE, FAILED, NOT_RUN, WAITING, Comparison, Run
@@ -39,6 +39,7 @@ PLAN: dict[str, Any] = {
 }  # fmt: skip
 
 Ran = list[tuple[str, int]]
+Done = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,29 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     found: Ran = []
     run_in_process(monkeypatch, lambda job: found.append((job["model"], job["seed"])))
     return found
+
+
+_boards: dict[str, tuple[Path, Ran]] = {}
+"""Boards that tests share, by their changes of the plan: a copy of the folder, and what ran."""
+
+
+@pytest.fixture
+def done(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Return :func:`write` with all runs done, as by :func:`do`, though they are done once for all tests."""
+
+    def made(**changes: Any) -> Path:
+        file, key = write(**changes), repr(changes)
+        if key not in _boards:
+            assert do() == 0
+            _boards[key] = tmp_path_factory.mktemp("board") / "b", [*ran]
+            shutil.copytree("b", _boards[key][0])
+        else:
+            folder, runs = _boards[key]
+            shutil.copytree(folder, "b", dirs_exist_ok=True)
+            ran.extend(runs)
+        return file
+
+    return made
 
 
 def write(name: str = "tiny", folder: str = "b", **changes: Any) -> Path:
@@ -125,9 +149,8 @@ def test_a_board_goes_on_in_a_clone_with_the_same_numbers(
     assert tables.table_csv(analyse(replace(grown.comparison, runs=again))) == tables.table_csv(analyse(made[0]))
 
 
-def test_the_restored_folder_is_one_of_compare(ran: Ran) -> None:
-    file = write()
-    assert do() == 0
+def test_the_restored_folder_is_one_of_compare(ran: Ran, done: Done) -> None:
+    file = done()
     entry = the_entry()
     entry.archive.restore(Path("restored"))
     comparison = runner.compare(plan.read(str(file), {}), Path("restored"), "command")
@@ -135,9 +158,8 @@ def test_the_restored_folder_is_one_of_compare(ran: Ran) -> None:
     assert csv(comparison) == csv(entry.comparison)
 
 
-def test_tests_are_made_once_and_kept(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write()
-    do()
+def test_tests_are_made_once_and_kept(ran: Ran, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = done()
     fresh = analyse(the_entry().comparison)
 
     def made(*_: Any) -> None:
@@ -159,9 +181,8 @@ def test_tests_are_made_once_and_kept(ran: Ran, monkeypatch: pytest.MonkeyPatch)
     assert len(kept_json["tests"]) == 2  # those of the other level are gone
 
 
-def test_a_test_without_a_number_is_kept_as_valid_json(ran: Ran) -> None:
-    write()
-    do()
+def test_a_test_without_a_number_is_kept_as_valid_json(ran: Ran, done: Done) -> None:
+    done()
     entry = the_entry()
     key, test = next(iter(entry.tables[0].pairs.items()))
     test.relative = (float("nan"), 0.5, float("nan"))
@@ -174,9 +195,8 @@ def test_a_test_without_a_number_is_kept_as_valid_json(ran: Ran) -> None:
     assert found.difference == test.difference
 
 
-def test_rows_that_go_or_change_are_kept_and_said(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    write()
-    do()
+def test_rows_that_go_or_change_are_kept_and_said(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    done()
     write(rows=PLAN["rows"][:2])
     assert do() == 0
     assert len(ran) == 12
@@ -197,9 +217,8 @@ def test_rows_that_go_or_change_are_kept_and_said(ran: Ran, capsys: pytest.Captu
     assert the_entry().hidden == 4  # with reg_weight: 7
 
 
-def test_a_plan_of_other_runs_is_refused(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    write(seeds=1)
-    do()
+def test_a_plan_of_other_runs_is_refused(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    done(seeds=1)
     before = contents()
     write(seeds=1, topk=[3])
     assert do() == 2
@@ -259,10 +278,9 @@ def test_what_fails_is_shown_and_tried_again(ran: Ran, monkeypatch: pytest.Monke
     assert ran[4:] == [("ItemKNN", 2020)] * 2
 
 
-def test_a_killed_command_loses_nothing(ran: Ran) -> None:
+def test_a_killed_command_loses_nothing(ran: Ran, done: Done) -> None:
     """The archive is written at the end of a plan; until then the runs are in the work folder alone."""
-    write()
-    do()
+    done()
     for name in ("tiny.json", "tiny.parquet"):
         Path("b", name).unlink()
     assert do() == 0
@@ -294,9 +312,10 @@ def test_tuned_rows_go_on_in_a_clone(ran: Ran) -> None:
     assert {run.settings["reg_weight"] for run in grown.comparison.runs if run.label == "EASE"} == {
         tuned[0].settings["reg_weight"]
     }
-    # Nor would those of two trials be those of three, or of none.
-    for trials in (3, 0):
-        write(rows=rows, trials=trials, protocols={})
+    # Nor would those of two trials be those of three, of none, or of some time.
+    budgets: list[dict[str, Any]] = [{"trials": 3}, {}, {"tuning_time": 60}]
+    for budget in budgets:
+        write(rows=rows, **budget, protocols={})
         assert {run.status for run in the_entry().comparison.runs if run.label == "EASE"} == {WAITING}
     # Runs that were tuned in another space are not shown as if they were of this one.
     write(rows=["Pop", {"model": "EASE", "space": {"reg_weight": [1.0, 5.0, 20.0, 40.0]}}], trials=2, protocols={})
@@ -309,15 +328,19 @@ def test_a_row_is_shown_and_not_run(ran: Ran) -> None:
     assert {model for model, _ in ran} == {"Pop", "EASE"}
     assert {run.status for run in the_entry().comparison.runs if run.label == "ItemKNN"} == {NOT_RUN}
     page = Path("b/tiny.html").read_text()
+    assert "3 rows, 8 of 8 runs done; 4 are not to be run." in page
     assert "ItemKNN: not run: it takes &lt;a day&gt;." in page
     assert ">not run" in page
     front = Path("b/index.html").read_text()
+    assert "3 models; 8 of 8 runs done; 4 are not to be run." in front
+    assert front.count('<td data-value="2">2 of 2</td>') == 2
     assert "Left out, because values or seeds are missing: ItemKNN." in front
     assert "at least 3 models that are done in at least 2 cells in common; there are 2 models in 2 cells" in front
     # compare reads the same plan.
     assert main(["compare", "--config=b/tiny.yaml", "--out=c"]) == 0
     assert "tiny,random,ItemKNN,ItemKNN,ndcg@5,,,0,2,not run" in Path("c/table.csv").read_text()
     assert {model for model, _ in ran} == {"Pop", "EASE"}
+    assert "3 rows, 8 of 8 runs done; 4 are not to be run." in Path("c/report.html").read_text()
     # Whoever asks for a model gets it.
     assert plan.read("b/tiny.yaml", {"models": "ItemKNN"}).to_run() != []
 
@@ -353,16 +376,15 @@ def test_lists_of_other_tools_stay_in_a_clone_without_their_files(ran: Ran) -> N
     assert csv(the_entry().comparison) == after != before
 
 
-def test_published_numbers_stand_beside_ours(ran: Ran) -> None:
-    write()
-    do()
+def test_published_numbers_stand_beside_ours(ran: Ran, done: Done) -> None:
+    done()
     ours = the_entry().tables[0].row("Pop").over_seeds("ndcg@5")
     assert ours is not None
     published = {
         "random": {
             "Pop": {"NDCG@5": round(ours[0] - 0.004, 6), "source": "Somebody, https://example.org/t?a=1&b=2"},
-            "EASE 9": {"NDCG@5": 2.0, "recall@5": 2.0, "source": "table 3", "note": "other <users>"},
-            "ItemKNN": {"NDCG@5": 2.0, "source": "table 4"},
+            "EASE 9": {"NDCG@5": 1.0, "recall@5": 1.0, "source": "table 3", "note": "other <users>"},
+            "ItemKNN": {"NDCG@5": 1.0, "source": "table 4"},
             "BSPM": {"NDCG@5": 0.3, "source": "table 5"},
         }
     }
@@ -401,9 +423,10 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_or_foreign_file_is_named(damage: str, ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    write(seeds=1, protocols={})
-    do()
+def test_a_damaged_or_foreign_file_is_named(
+    damage: str, ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done(seeds=1, protocols={})
     name, change, words = DAMAGE[damage]
     file = Path("b", name)
     changed = change(file.read_bytes())
@@ -419,9 +442,8 @@ def test_a_damaged_or_foreign_file_is_named(damage: str, ran: Ran, capsys: pytes
     assert contents() == before
 
 
-def test_no_damaged_byte_becomes_another_number(ran: Ran) -> None:
-    write(seeds=1, protocols={})
-    do()
+def test_no_damaged_byte_becomes_another_number(ran: Ran, done: Done) -> None:
+    done(seeds=1, protocols={})
     file = Path("b/tiny.parquet")
     good, before = file.read_bytes(), csv(the_entry().comparison)
     for place in range(4, len(good), max(1, len(good) // 25)):
@@ -434,9 +456,8 @@ def test_no_damaged_byte_becomes_another_number(ran: Ran) -> None:
         assert found == before, place
 
 
-def test_the_users_of_another_board_are_refused(ran: Ran) -> None:
-    write(seeds=1, protocols={})
-    do()
+def test_the_users_of_another_board_are_refused(ran: Ran, done: Done) -> None:
+    done(seeds=1, protocols={})
     write_inter(random_rows(seed=5))
     write(folder="other", seeds=1, protocols={})
     do(out="other")
@@ -483,9 +504,36 @@ def test_mistakes_are_named(mistake: str, ran: Ran, capsys: pytest.CaptureFixtur
     assert not list(Path().glob("b/*.html"))
 
 
-def test_data_are_needed_only_for_runs(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    write(seeds=1)
-    do()
+def test_a_plan_is_read_once(ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the runs; after them it may have changed."""
+    happened: list[str] = []
+    load, execute = plan_file.load, process.execute
+
+    def noted(file: str) -> Any:
+        happened.append("read")
+        return load(file)
+
+    def noted_run(*words: Any) -> dict[str, bytes]:
+        happened.append("run")
+        return execute(*words)
+
+    monkeypatch.setattr("recbole_vae.compare.plan.load", noted)
+    monkeypatch.setattr(process, "execute", noted_run)
+    write(seeds=1, protocols={}, rows=["Pop"], energy=True)
+    assert do("--jobs=2") == 2
+    assert "energy (b/tiny.yaml, line" in capsys.readouterr().err
+    del happened[:]
+    write(seeds=1, protocols={}, rows=["Pop"])
+    assert do("--jobs=1") == 0
+    assert happened == ["read", "run", "read"]
+    del happened[:]
+    write(seeds=1, protocols={}, rows=["Pop"], energy=True)
+    assert do("--jobs=2") == 0  # there is nothing to run
+    assert happened == ["read"]
+
+
+def test_data_are_needed_only_for_runs(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    done(seeds=1)
     shutil.rmtree("data")
     assert do() == 0
     write(seeds=1, rows=[*PLAN["rows"], "Random"])
@@ -500,9 +548,8 @@ def test_data_are_needed_only_for_runs(ran: Ran, capsys: pytest.CaptureFixture[s
     assert sum(run.status == DONE for run in the_entry().comparison.runs) == 6
 
 
-def test_a_file_that_cannot_be_written_changes_nothing(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(seeds=1)
-    do()
+def test_a_file_that_cannot_be_written_changes_nothing(ran: Ran, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(seeds=1)
     before = contents()
     write(seeds=2)
     written = files.write_whole
@@ -519,6 +566,21 @@ def test_a_file_that_cannot_be_written_changes_nothing(ran: Ran, monkeypatch: py
     assert sum(run.status == DONE for run in the_entry().comparison.runs) == 6
     assert do() == 0
     assert len(ran) == 12
+
+
+def test_an_archive_of_an_older_version_goes_on(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which knew no budget by time."""
+    file = done(seeds=1, protocols={}).with_suffix(".json")
+    now = file.read_text()
+    file.write_text(now.replace(', "tuning_time": null', ""))
+    assert file.read_text() != now
+    shutil.rmtree("b/.work")
+    write(seeds=1, protocols={}, tuning_time=60)
+    assert do() == 2
+    assert "tuning_time: None there, 60.0 now" in capsys.readouterr().err
+    write(seeds=1, protocols={}, rows=[*PLAN["rows"], "Random"])
+    assert do() == 0
+    assert ran[3:] == [("Random", 2020)]
 
 
 @pytest.mark.usefixtures("ran")
@@ -546,9 +608,8 @@ def test_pages_are_whole_and_load_nothing() -> None:
 @needs_browser
 @pytest.mark.usefixtures("ran")
 @pytest.mark.parametrize("dark", [False, True])
-def test_tables_are_sorted_and_filtered_by_hand(tmp_path: Path, dark: bool) -> None:
-    write(seeds=1)
-    do()
+def test_tables_are_sorted_and_filtered_by_hand(done: Done, tmp_path: Path, dark: bool) -> None:
+    done(seeds=1)
     probe = """(() => {
         const table = document.querySelector("table.sorted");
         const names = () => [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[0].textContent);
@@ -618,7 +679,17 @@ def test_two_commands_at_once_are_refused(ran: Ran, capsys: pytest.CaptureFixtur
     planned = plan.read(str(file), {})
     with held(planned, Path("b/.work/tiny")):
         assert do() == 2
-    assert "another command is at work in this folder" in capsys.readouterr().err
+    assert "b/tiny.yaml: another command is doing the runs of this plan" in capsys.readouterr().err
+    # Nor does it touch the folder that the other one works in.
+    assert do() == 0
+    gone = next(Path("b/.work/tiny/runs").iterdir())
+    shutil.rmtree(gone)
+    write(seeds=2)
+    with held(planned, Path("b/.work/tiny")):
+        assert do() == 2
+        assert not gone.exists()
+    assert do() == 0
+    assert len(ran) == 12
 
 
 @pytest.mark.parametrize(
@@ -634,6 +705,9 @@ def test_two_commands_at_once_are_refused(ran: Ran, capsys: pytest.CaptureFixtur
         ({"published": {"random": {"Pop": {"NDCG@5": "high", "source": "x"}}}}, "it must be a number."),
         ({"published": {"random": {"Pop": {"NDCG@5": True, "source": "x"}}}}, "it must be a number."),
         ({"published": {"random": {"Pop": {"NDCG@5": 0.3, "source": 3}}}}, "it must be a text."),
+        ({"published": {"random": {"Pop": {"NDCG@5": 28.92, "source": "x"}}}}, "0 to 1. Is it in percent? Then write 0.2892."),
+        ({"published": {"random": {"Pop": {"NDCG@5": -0.1, "source": "x"}}}}, "-0.1 ("),
+        ({"published": {"random": {"Pop": {"NDCG@5": -0.1, "source": "x"}}}}, "it must be a number from 0 to 1."),
         ({"published": {"random": {"Pop": {"NDCG@5": 0.3}}}}, "it must have a metric and its source"),
         ({"published": {"random": {"Pop": {"source": "x"}}}}, "it must have a metric and its source"),
         (
@@ -648,3 +722,20 @@ def test_mistakes_in_the_keys_of_a_board_are_named(changes: dict[str, Any], word
         plan.read(str(file), {}, data=False)
     assert words in str(caught.value)
     assert "b/tiny.yaml, line" in str(caught.value)
+
+
+def test_a_wrong_published_number_is_named_with_its_own_line() -> None:
+    write(metrics=["NDCG", "ShannonEntropy"])
+    rows = ["EASE 9: {NDCG@5: 0.1, source: x}", "Pop: {NDCG@5: 10, ShannonEntropy@5: 30, source: x}"]
+    file = Path("b/tiny.yaml")
+    above = file.read_text()
+    file.write_text("\n".join([f"{above}published:", "  random:", *(f"    {row}" for row in rows), ""]))
+    with pytest.raises(ConfigError) as caught:
+        plan.read(str(file), {}, data=False)
+    line = above.count("\n") + 4
+    said = (
+        f"published: Pop: NDCG@5: 10 (b/tiny.yaml, line {line}) is not allowed; it must be a number from 0 to 1. Is it"
+    )
+    assert str(caught.value).startswith(said)
+    file.write_text(file.read_text().replace("NDCG@5: 10", "NDCG@5: 1"))
+    assert plan.read(str(file), {}, data=False).published["random"]["Pop"]["ShannonEntropy@5"] == 30

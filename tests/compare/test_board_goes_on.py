@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from recbole_vae.compare.archive import Archive
 from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, WAITING, Run
 from tests.compare.test_board import (  # noqa: F401 - fixtures, too
     PLAN,
+    Done,
     Ran,
     contents,
     data,
     do,
+    done,
     ran,
     the_entry,
     write,
@@ -44,9 +47,8 @@ def meanwhile(patch: pytest.MonkeyPatch, module: Any, name: str, happens: Callab
     patch.setattr(module, name, first)
 
 
-def test_what_another_machine_did_is_not_done_again(ran: Ran) -> None:  # noqa: F811
-    write(**SMALL)
-    do()
+def test_what_another_machine_did_is_not_done_again(ran: Ran, done: Done) -> None:  # noqa: F811
+    done(**SMALL)
     for folder in Path("b/.work/tiny/runs").iterdir():
         run, users = Run.load(folder), folder / "users.npz"
         if run.model == "ItemKNN":
@@ -60,9 +62,8 @@ def test_what_another_machine_did_is_not_done_again(ran: Ran) -> None:  # noqa: 
     assert {run.status for run in the_entry().comparison.runs} == {DONE}
 
 
-def test_a_failed_run_never_takes_the_place_of_one_that_is_done(ran: Ran) -> None:  # noqa: F811
-    write(**SMALL)
-    do()
+def test_a_failed_run_never_takes_the_place_of_one_that_is_done(ran: Ran, done: Done) -> None:  # noqa: F811
+    done(**SMALL)
     entry = the_entry()
     failed = [replace(run, status=FAILED, reason="no memory", users=None) for run in entry.comparison.runs]
     entry.archive.take(entry.plan, failed, entry.work)
@@ -85,6 +86,37 @@ def test_a_journal_is_restored_where_the_kept_one_goes_on() -> None:
     assert {file.name: file.read_text() for file in folder.iterdir()} == {
         "behind": "1\n2\n", "other": "1\n3\n", "new": "1\n",
     }  # fmt: skip
+
+
+def test_a_plan_that_was_renamed_without_its_results_is_said(
+    ran: Ran,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(**SMALL, rows=["Pop"])
+    do()
+    Path("b/tiny.yaml").rename("b/new.yaml")
+    for name, content in (("list", "[1]"), ("words", "a"), ("odd", '{"identity": {"datasets": 3, "protocols": {}}}')):
+        Path(f"b/{name}.json").write_text(content)  # of somebody else
+    capsys.readouterr()
+    hint = (
+        "b/new.yaml: tiny.json has the runs of such a plan. If you renamed it, stop, and rename tiny.json to new.json and "
+        "tiny.parquet to new.parquet, too; else all its runs are done anew.\n"
+    )
+    write("new", **SMALL, rows=["Pop"], not_run={"Pop": "first see what is said"})
+    assert do() == 0
+    assert hint in capsys.readouterr().err
+    # Plans with other settings, or of other data, are not such plans.
+    others: list[dict[str, Any]] = [{"topk": [3]}, {"datasets": {"ml-100k": {}}}, {"protocols": {"other": {}}}]
+    for other in others:
+        write("new", **{**SMALL, **other}, rows=["Pop"], not_run={"Pop": "first see what is said"})
+        assert do() == 0
+        assert "renamed" not in capsys.readouterr().err
+    write("new", **SMALL, rows=["Pop"])
+    for suffix in ("json", "parquet"):
+        Path(f"b/tiny.{suffix}").rename(f"b/new.{suffix}")
+    assert do() == 0
+    assert "renamed" not in capsys.readouterr().err
+    assert ran == [("Pop", 2020)]
 
 
 @pytest.mark.parametrize("changes", [{"rows": MORE}, {"datasets": {"tiny": {"user_inter_num_interval": "[1,inf)"}}}])
@@ -147,9 +179,45 @@ def test_what_another_command_adds_meanwhile_stays(ran: Ran, monkeypatch: pytest
     assert len(ran) == 3 + 3 + 3 + 3
 
 
-def test_what_git_brings_during_the_runs_stays(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    write(**SMALL)
-    do()
+def test_one_command_waits_while_another_writes(
+    ran: Ran,  # noqa: F811
+    done: Done,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = done(**SMALL)
+    mine, other = board.read_entry(file), board.read_entry(file)
+    runs = mine.comparison.runs
+    for entry in (mine, other):
+        entry.archive.runs.clear()
+        entry.archive.write(Path("b"), "tiny")
+    monkeypatch.setattr(board, "PATIENCE", 0.01)
+    load = archive.load
+    waits = threading.Thread(target=lambda: other.keep(other.plan, runs[2:]))
+    said: list[str] = []
+    heard = threading.Event()
+
+    def printed(text: str, **_: Any) -> None:
+        said.append(text)
+        heard.set()
+
+    def slow(*words: Any) -> Archive:
+        found = load(*words)
+        if waits.ident is None:  # what this command read is old by the time that it writes
+            waits.start()
+            while waits.is_alive() and not heard.wait(0.05):
+                pass
+        return found
+
+    monkeypatch.setattr(archive, "load", slow)
+    monkeypatch.setattr(board, "print", printed, raising=False)
+    mine.keep(mine.plan, runs[:2])
+    waits.join()
+    assert said == ["b/tiny.yaml: waiting for another command, which writes tiny.json"]
+    assert sorted(run.label for run in load(Path("b"), "tiny").runs.values()) == ["EASE 9", "ItemKNN", "Pop"]
+
+
+def test_what_git_brings_during_the_runs_stays(ran: Ran, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    done(**SMALL)
     shutil.copytree("b", "clone")
     write(folder="clone", protocols={}, seeds=2)
     do(out="clone")
@@ -183,9 +251,8 @@ def test_the_command_of_a_row_that_is_not_done_has_its_settings(ran: Ran) -> Non
     assert board_report._commands(entry, entry.tables[0]) == [("EASE", entry.command)]
 
 
-def test_kept_tests_are_of_the_values_of_all_users(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    write(seeds=1)
-    do()
+def test_kept_tests_are_of_the_values_of_all_users(ran: Ran, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    done(seeds=1)
     entry = the_entry()
     before = tables.tests_csv(entry.tables)
     run = next(run for run in entry.archive.runs.values() if run.label == "EASE 9" and run.protocol == "random")
@@ -213,9 +280,8 @@ def test_tests_of_a_protocol_whose_name_begins_like_another_stay(ran: Ran) -> No
     assert len(archive.load(Path("b"), "tiny").tests) == 2
 
 
-def test_ranks_over_cells_are_of_all_seeds(ran: Ran) -> None:  # noqa: F811
-    write()
-    do()
+def test_ranks_over_cells_are_of_all_seeds(ran: Ran, done: Done) -> None:  # noqa: F811
+    done()
 
     def ranks(entry: board.Entry) -> str:
         return str(board_report.pages([entry])[0].sections[1].html)
@@ -264,9 +330,8 @@ def test_a_mistake_can_be_corrected_until_a_run_is_done(ran: Ran, monkeypatch: p
     assert do() == 2
 
 
-def test_the_work_folder_of_another_plan_is_named(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
-    write(**SMALL)
-    do()
+def test_the_work_folder_of_another_plan_is_named(ran: Ran, done: Done, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    done(**SMALL)
     for name in ("tiny.json", "tiny.parquet"):
         Path("b", name).unlink()
     write(**SMALL, topk=[3])

@@ -120,7 +120,7 @@ def test_the_answers_are_those_of_the_runs() -> None:
     )
     assert found["Candidates"].startswith("all items but those that the user has in training")
     assert "NDCG: gain 1 / log2(rank + 1)" in found["Metrics"]
-    assert found["Tuning"].startswith("MultVAE: 3 trials (3 done), 9.0 s; ")
+    assert found["Tuning"].startswith("3 trials for each row with a search space. MultVAE: 3 trials (3 done), 9.0 s; ")
     assert "NGCF: none" in found["Tuning"]
     assert found["Seeds"] == "1, 2 (of the model and the split)"
     same = [replace(run, split_hash="a" * 64) for run in made.runs]

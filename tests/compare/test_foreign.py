@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -432,10 +433,66 @@ def test_two_splits_for_one_folder_are_refused_before_any_is_written(capsys: pyt
     assert not Path("s").exists()
 
 
+EARLY: dict[str, tuple[bytes, str]] = {
+    "names": (b"user,item\na,b\n", "there is no column 'user_id'"),
+    "item": (b"user_id,item,rank\na,b,1\n", "there is no column 'item_id'"),
+    "header": (b"user_id,item_id\n", "contains no lists, only the header."),
+    "nothing": (b"", "the file is empty."),
+    "rank": (b"user_id,item_id,rank\na,b,first\n", "row 1: rank is 'first', but must be an integer from 1 up"),
+    "cells": (b"user_id,item_id\na,b\na,b,c\n", "line 3: 3 cells instead of 2"),
+    "no text": (b"user_id,item_id\n\xff\xfe,b\n", "cannot read this file"),
+    "no gzip": (b"user_id,item_id\na,b\n", "damaged, or not compressed by gzip"),
+}
+
+
+@pytest.mark.parametrize("mistake", EARLY)
+def test_mistakes_in_a_file_are_found_before_the_first_run(
+    mistake: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ran(*_: Any) -> None:
+        raise AssertionError("a run began")
+
+    monkeypatch.setattr(process, "execute", ran)
+    write_inter(random_rows())
+    content, message = EARLY[mistake]
+    good, bad = Path("l-2020.csv"), "l-2021.csv"
+    good.write_text("user_id,item_id,rank\nu1,i1,1\n")
+    template = "l-{seed}.csv"
+    if mistake == "no gzip":
+        good, bad, template = good.rename("l-2020.csv.gz"), f"{bad}.gz", f"{template}.gz"
+        good.write_bytes(gzip.compress(b"user_id,item_id\nu1,i1\n"))
+    Path(bad).write_bytes(content)
+    assert main(["compare", *SMALL, "--models=EASE", "--seeds=2", "--out=o", "--lists", f"X={template}"]) == 2
+    said = capsys.readouterr().err
+    assert f"lists: X: {template} (command line): {bad}" in said
+    assert message in said
+    assert not Path("o").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_lists_are_measured_before_models_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    execute = process.execute
+
+    def noted(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
+        ran.append(specification["job"]["model"])
+        return execute(specification, folder)
+
+    monkeypatch.setattr(process, "execute", noted)
+    write(pd.DataFrame(random_rows(), columns=["user_id", "item_id"]))
+    assert main(["compare", *SMALL, "--models=Pop,EASE", "--lists=X=lists.csv", "--out=o"]) == 0
+    assert ran == [LISTS, "Pop", "EASE"]
+    assert read_labels(Path("o/table.csv")) == ["Pop", "EASE", "X (lists)"]
+
+
+def read_labels(table: Path) -> list[str]:
+    return list(dict.fromkeys(pd.read_csv(table)["label"]))
+
+
 @pytest.mark.usefixtures("here")
 def test_what_a_plan_may_say_of_lists(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", *SMALL, "--models=EASE", "--out=o"]
-    Path("there.csv").write_text("user_id,item_id\n")
+    Path("there.csv").write_text("user_id,item_id\nu1,i1\n")
 
     def refused(*more: str) -> str:
         assert main([*words, *more]) == 2

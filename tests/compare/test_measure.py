@@ -28,6 +28,26 @@ def job(model: str, seed: int = 1, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("model", "steps"), [("EASE", 1), ("MultDAE", 3), ("HybridVAE", 4)])
+def test_cpu_time_is_that_of_the_steps_of_the_training_time(
+    model: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Construction, two epochs, and the choice of a mixture; each looks at the clock before and after."""
+    looks = 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return 100.0 + 7 * looks
+
+    for module in ("compare.measure", "training.trainer"):
+        monkeypatch.setattr(f"recbole_vae.{module}.cpu_seconds", clock)
+    run = measure(job(model))
+    assert looks == 2 * steps
+    assert run.cpu_seconds == 7 * steps
+    assert sum(epoch["seconds"] for epoch in run.curve) < run.training_seconds < run.seconds
+
+
 @pytest.mark.parametrize("model", ["MultDAE", "EASE", "BPR"])
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_the_numbers_are_recboles(model: str) -> None:

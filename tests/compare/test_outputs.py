@@ -21,9 +21,9 @@ from scipy import stats
 from recbole_vae.compare import provenance, report, tables
 from recbole_vae.compare.analysis import Table, cubes
 from recbole_vae.compare.analysis import tables as analyse
-from recbole_vae.compare.cells import duration, number, parts, remarks
+from recbole_vae.compare.cells import duration, number, parts, progress, remarks
 from recbole_vae.compare.outputs import write
-from recbole_vae.compare.results import FAILED, WAITING, Comparison, Run, Users
+from recbole_vae.compare.results import DONE, FAILED, NOT_RUN, REFUSED, WAITING, Comparison, Run, Users
 from recbole_vae.errors import DataError, RecBoleVAEError
 
 from .synthetic import make_comparison, make_run
@@ -485,3 +485,16 @@ def test_one_seed_tests_the_models_that_were_trained() -> None:
     assert (
         "no deviation over seeds. The tests compare these trained models: another training may end otherwise." in words
     )
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [
+        ([DONE, DONE, WAITING], "2 of 3 runs done"),
+        ([DONE, REFUSED, FAILED], "1 of 3 runs done, 1 cannot take part"),
+        ([DONE] * 1200 + [NOT_RUN] * 2, "1,200 of 1,200 runs done; 2 are not to be run"),
+        ([], "0 of 0 runs done"),
+    ],
+)
+def test_runs_are_counted_of_those_that_are_to_be_done(statuses: list[str], said: str) -> None:
+    assert progress([Run("d", "p", "l", "m", n, status) for n, status in enumerate(statuses)]) == said

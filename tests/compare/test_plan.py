@@ -57,6 +57,26 @@ def test_a_plan_says_everything_and_the_command_line_stands_above_it() -> None:
     assert again.plain() == got.plain()
 
 
+def test_a_budget_of_tuning_is_trials_or_time() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read("trials: 3\ntuning_time: 60\n")
+    said = "trials (plan.yaml, line 1) and tuning_time (plan.yaml, line 2) cannot be given together"
+    assert str(caught.value).startswith(said)
+    with pytest.raises(
+        ConfigError, match=r"tuning_time: 0 \(plan.yaml, line 1\) is not allowed; it must be a number > 0"
+    ):
+        read("tuning_time: 0\n")
+    budgets: list[tuple[dict[str, str], tuple[int, float | None]]] = [
+        ({}, (0, 60)), ({"trials": "3"}, (3, None)), ({"trials": "0"}, (0, None)), ({"tuning_time": "5.5"}, (0, 5.5)),
+    ]  # fmt: skip
+    for options, expected in budgets:  # the command line stands above the file
+        got = read("tuning_time: 60\n", **options)
+        assert (got.trials, got.tuning_time) == expected
+        assert got.tuned == (expected != (0, None))
+        assert read(yaml.safe_dump(got.plain())).identity() == got.identity()
+    assert read("trials: 3\n", tuning_time="60").trials == 0
+
+
 def test_a_column_stands_once() -> None:
     got = read(metrics="Recall,recall,NDCG", topk="[10, 5, 10]")
     assert got.columns == ["recall@10", "recall@5", "ndcg@10", "ndcg@5"]

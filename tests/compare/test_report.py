@@ -8,11 +8,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recbole_vae.compare import charts, report
 from recbole_vae.compare.analysis import Row
 from recbole_vae.compare.analysis import tables as analyse
+from recbole_vae.compare.cells import of_costs, parts
 from recbole_vae.compare.results import Comparison, Run
 from tests.browser import needs_browser, opened
 
@@ -145,6 +147,21 @@ def test_a_spread_is_named_where_one_is_shown(page: str) -> None:
     assert "Means over the seeds." in below["Costs"]
     assert "deviation" not in below["Costs"]
     assert "construction: EASE" in below["Costs"]
+    assert "Training is wall time, which other work on the machine lengthens; CPU is the" in below["Costs"]
+
+
+def test_results_without_the_processor_time_have_none() -> None:
+    made = make_comparison(models=4, seeds=2, users=30, protocols=1)
+    (table,) = analyse(made)
+    part = parts(table)[-1]
+    cells = {label: dict(zip(part.headers, row, strict=True)) for label, row in part.rows}
+    assert cells["EASE"]["CPU"].text == "–"
+    run = made.runs[0]
+    assert run.cpu_seconds is not None
+    assert cells[run.label]["CPU"].value == np.mean([each.cpu_seconds for each in made.runs[:2]])
+    (old,) = analyse(replace(made, runs=[replace(run, cpu_seconds=None) for run in made.runs]))
+    assert "CPU" not in parts(old)[-1].headers
+    assert of_costs(old)[0] == "Training is wall time, which other work on the machine lengthens."
 
 
 def test_who_is_best_is_said_with_what_was_tested() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from recbole_vae.compare.results import DONE, FAILED, OUT_OF_MEMORY, REFUSED, TI
 from recbole_vae.errors import ConfigError, DataError
 from tests.conftest import random_rows, write_inter
 
+from . import in_process
 from .in_process import run_in_process
 
 SMALL = {"epochs": "2", "topk": "[5]", "max_k": "8", "data_path": "data", "dataset": "tiny"}
@@ -142,18 +144,18 @@ def test_another_split_is_an_error_of_the_run(here: list[str]) -> None:
 def test_a_full_disk_ends_the_comparison_and_keeps_what_is_done(
     here: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    in_process = process.execute
+    executed = process.execute
 
     def full(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
         if specification["job"]["model"] == "Pop":
             raise OSError(28, "No space left on device")
-        return in_process(specification, folder)
+        return executed(specification, folder)
 
     monkeypatch.setattr(process, "execute", full)
     options = [f"--{name}={value}" for name, value in SMALL.items()]
     assert main(["compare", "--models=EASE,Pop", "--out=o", *options]) == 1
     assert "the disk is full" in capsys.readouterr().err
-    monkeypatch.setattr(process, "execute", in_process)
+    monkeypatch.setattr(process, "execute", executed)
     assert main(["compare", "--models=EASE,Pop", "--out=o", *options]) == 0
     assert capsys.readouterr().err.splitlines()[-1] == f"{Path('o/report.html')}: the report, to open in a browser"
     assert here == ["EASE", "Pop"]
@@ -169,17 +171,17 @@ def test_tuning_goes_on_and_chooses_by_validation(here: list[str], monkeypatch: 
     assert whole.runs[0].valid["ndcg@5"] == pytest.approx(best["valid"])
     assert "Pop has nothing to tune: defaults." in whole.runs[2].notes
     untuned = compare("untuned", models="EASE,Pop", spaces="{'EASE': {'reg_weight': [1.0, 9.0]}}")
-    said = "EASE has a search space, and was not tuned, for the plan has no trials."
+    said = "EASE has a search space, and was not tuned, for the plan has neither trials nor tuning_time."
     assert [said in run.notes for run in untuned.runs] == [True, False]
 
-    in_process, count = process.execute, 0
+    executed, count = process.execute, 0
 
     def interrupted(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
         nonlocal count
         count += 1
         if count == 3:
             raise KeyboardInterrupt
-        return in_process(specification, folder)
+        return executed(specification, folder)
 
     monkeypatch.setattr(process, "execute", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -190,6 +192,79 @@ def test_tuning_goes_on_and_chooses_by_validation(here: list[str], monkeypatch: 
     values = [[(each["settings"], each["valid"]) for each in run.trials] for run in (parts.runs[0], whole.runs[0])]
     assert values[0] == values[1]
     assert parts.runs[1].test == whole.runs[1].test
+
+
+def test_a_budget_by_time_is_the_same_for_all_rows_and_goes_on(
+    here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"EASE": 2.0, "ItemKNN": 9.0}
+    monkeypatch.setattr(in_process, "measure", lambda job: replace(measure(job), seconds=seconds[job["model"]]))
+    options = {"models": "EASE,ItemKNN", "tuning_time": "5", "seeds": "2"}
+    whole = compare("whole", **options)
+    of = {run.label: run.trials for run in whole.runs}
+    # Trials begin after 0, 2 and 4 of 5 seconds; after the one of 9 seconds nothing is left.
+    assert [len(of[label]) for label in ("EASE", "ItemKNN")] == [3, 1]
+    assert [trial["seconds"] for trial in of["EASE"]] == [2.0] * 3
+    assert [list(trial["settings"]) for trial in of["EASE"]] == [[], ["reg_weight"], ["reg_weight"]]
+    best = max(of["EASE"], key=lambda each: each["valid"])
+    assert whole.runs[0].settings.get("reg_weight") == best["settings"].get("reg_weight")
+    untuned = compare("untuned", models="ItemKNN", seeds="2")
+    assert [run.test for run in whole.runs[2:]] == [run.test for run in untuned.runs]
+    text = outputs.write(whole, Path("whole")).replace("\n", " ")
+    said = "5 s for each row with a search space; the first trial has the defaults, and the last may end later"
+    assert f"Tuning: {said}. Trials: EASE 3, ItemKNN 1." in text
+    assert f"Tuning | {said}. EASE: 3 trials (3 done), 6.0 s; ItemKNN: 1 trial (1 done), 9.0 s. Judged" in Path(
+        "whole/checklist.md"
+    ).read_text(encoding="utf-8")
+    report = Path("whole/report.html").read_text(encoding="utf-8")
+    assert f"{said}. Trials: EASE 3, ItemKNN 1." in report
+    assert "the tuned options" in report
+
+    execute, count = process.execute, 0
+
+    def interrupted(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
+        nonlocal count
+        count += specification["job"]["model"] == "EASE"
+        if count == 3:
+            raise KeyboardInterrupt
+        return execute(specification, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compare("parts", **options)
+    del here[:]
+    parts = compare("parts", **options)
+    assert here.count("EASE") in (3, 4)  # the third trial, perhaps the second, which was just done; and both seeds
+    assert [run.trials for run in parts.runs] == [run.trials for run in whole.runs]
+    assert [run.test for run in parts.runs] == [run.test for run in whole.runs]
+    with pytest.raises(ConfigError, match=r"tuning_time: 5.0 there, 6.0 now"):
+        compare("parts", **{**options, "tuning_time": "6"})
+    with pytest.raises(ConfigError, match=r"tuning_time: 5.0 there, None now"):
+        compare("parts", models="EASE")
+
+
+def test_trials_that_take_no_time_come_to_an_end(here: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(specification: dict[str, Any], folder: str | None = None) -> dict[str, bytes]:
+        raise OSError("no process")
+
+    monkeypatch.setattr(process, "execute", fails)
+    (run,) = compare(models="EASE", tuning_time="3").runs
+    assert run.status == FAILED
+    assert run.reason.startswith("all 3 trials of its tuning failed: no process")
+
+
+def test_a_comparison_of_an_older_version_goes_on(here: list[str]) -> None:
+    """Which knew no budget by time."""
+    compare(models="EASE")
+    file = Path("o/comparison.json")
+    content = json.loads(file.read_text())
+    assert content.pop("tuning_time", "") is None
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="tuning_time: None there, 3.0 now"):
+        compare(models="EASE", tuning_time="3")
+    compare(models="EASE")
+    assert here == ["EASE"]
 
 
 def test_a_kill_while_a_trial_is_written_loses_nothing(here: list[str]) -> None:
@@ -226,14 +301,18 @@ def test_a_trial_that_is_worse_than_the_median_is_stopped_in_its_process() -> No
         run = Run.load(Path(f"run{best}"))
         assert (run.status, len(run.trials[0]["scores"])) == (status, evaluations)
         assert all(0 <= score <= 1 for score in run.trials[0]["scores"])
+        assert run.seconds > 0
 
 
 def test_time_limit() -> None:
     write_bad_models()
+    given = specification("EASE", time_limit=0.2)
+    given["job"]["trial"] = True
     with process.children_end():
-        process.execute(specification("EASE", time_limit=0.2), "run")
+        process.execute(given, "run")
     run = Run.load(Path("run"))
     assert (run.status, run.reason) == (TIMED_OUT, "not done after 0.2 s (time_limit)")
+    assert run.seconds >= 0.2  # counts in a budget by time
 
 
 @pytest.mark.usefixtures("registry")
@@ -280,7 +359,7 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_after_a_kill_or_ctrl_c_the_same_command_goes_on(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, here: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bad_models()
     started = Path("started").resolve()
@@ -305,6 +384,7 @@ def test_after_a_kill_or_ctrl_c_the_same_command_goes_on(
         assert "Pop: not run yet." in report
     del options["imports"]
     runs = compare(models="EASE,Pop", **options).runs
+    assert here == ["Pop"]
     assert file.stat().st_mtime_ns == written
     for run in runs:
         own = measure(
@@ -379,10 +459,27 @@ del os.killpg  # and signal.SIGKILL, but subprocess needs it here
 """
 
 
+# The limit must be long for Pop, whatever else the machine does; for Slow it is over once its model is made.
+SOONER = """
+import subprocess, time
+waited = subprocess.Popen.wait
+
+def wait(self, timeout=None):
+    if timeout != 40 or "Slow" not in self.args[-1]:
+        return waited(self, timeout)
+    started = os.environ["STARTED"]
+    while not (os.path.exists(started) and os.path.getsize(started)):
+        time.sleep(0.05)
+    raise subprocess.TimeoutExpired(self.args, timeout)
+
+subprocess.Popen.wait = wait
+"""
+
+
 def test_a_comparison_needs_nothing_that_windows_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit of time and one of memory, in this process and in those of the runs."""
     write_bad_models()
-    Path("sitecustomize.py").write_text(AS_ON_WINDOWS)
+    Path("sitecustomize.py").write_text(AS_ON_WINDOWS + SOONER)
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     monkeypatch.setenv("STARTED", str(Path("started").resolve()))
     options = [f"--{name}={value}" for name, value in {**SMALL, "epochs": "1", "imports": "bad_models"}.items()]
