@@ -468,6 +468,8 @@ def _row(given: Any, key: str, where: Where) -> PlanRow:
             f"models{place and f' ({place})'}: there is no model '{model}'{f'; did you mean {meant}?' if meant else '.'} Of "
             f"recbole_vae: {', '.join(model_names())}; or any of RecBole's."
         )
+    if isinstance(row.get("label"), bool):  # what YAML makes of on, off, yes and no
+        refuse("label", row["label"], where, "text; put it in quotes")
     settings = read_settings(row.get("settings"), model, where, [model])
     return PlanRow(model, str(row.get("label") or model), settings, row.get("space"))
 

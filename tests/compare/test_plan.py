@@ -150,6 +150,11 @@ def test_bad_options_are_one_line_and_status_2(
     [
         ("seeds:", "seedz:", "seedz (plan.yaml, line 10): a plan has no such key. Did you mean seeds"),
         ("label:", "lable:", "lable (plan.yaml, line 3): a row has no such key; did you mean label"),
+        (
+            "label: weak",
+            "label: off",
+            "label: False (plan.yaml, line 3) is not allowed; it must be text; put it in quotes.",
+        ),
         ("epochs", "epohcs", "epohcs (plan.yaml, line 9)"),
         (
             "epochs",
