@@ -24,7 +24,7 @@ from recbole_vae.compare.checklist import answers
 from recbole_vae.compare.plan import SAID, Plan
 from recbole_vae.compare.provenance import command, versions
 from recbole_vae.compare.report import CHECKLIST, finding
-from recbole_vae.compare.results import DONE, NOT_RUN, REFUSED
+from recbole_vae.compare.results import DONE, REFUSED
 from recbole_vae.compare.statistics import Floats
 from recbole_vae.model.registry import model_names
 from recbole_vae.storage.files import write_whole
@@ -128,12 +128,11 @@ def _cell_of_front(entry: Entry, table: Table) -> dict[str, Any]:
     best = table.row(order[0]) if order else None
     mean = best.over_seeds(table.primary) if best else None
     ties = [label for label in order[1:] if table.ties_with_best(label, table.primary)]
-    wanted = [row for row in table.rows if any(run.status != NOT_RUN for run in row.runs)]
-    settled = sum(all(run.status in (DONE, REFUSED) for run in row.runs) for row in wanted)
+    settled = sum(all(run.status in (DONE, REFUSED) for run in row.runs) for row in table.rows)
     return {
         "page": f"{entry.name}.html", "name": table.name, "metric": title(table.primary), "best": order[0] if order else "–",
         "value": Cell("–") if mean is None else _mean(mean),
-        "ties": ", ".join(ties) or ("–" if not table.untested else "not tested"), "done": settled, "rows": len(wanted),
+        "ties": ", ".join(ties) or ("–" if not table.untested else "not tested"), "done": settled, "rows": len(table.rows),
     }  # fmt: skip
 
 
