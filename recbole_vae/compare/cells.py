@@ -361,7 +361,7 @@ def _times(rows: Iterable[Row]) -> str:
     words = "Training is wall time, which other work on the machine lengthens"
     if all(row.mean("cpu_seconds") is None for row in rows):
         return f"{words}."
-    return f"{words}; CPU is the processor time of the same steps, added up over all threads."
+    return f"{words}; CPU is the processor time of the same steps, added up over all threads and ended child processes."
 
 
 def _notes(table: Table) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -621,7 +621,11 @@ def _check_published(plan: Plan, where: Where) -> None:
                         f"published: {label}: {name} ({line}): the table has no such metric; it has "
                         f"{', '.join(metrics.values())}."
                     )
-                elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                elif (
+                    isinstance(value, bool)
+                    or not isinstance(value, int | float)
+                    or not abs(value) <= sys.float_info.max
+                ):
                     raise ConfigError(f"{place}; it must be a number.")
                 elif name.lower().partition("@")[0] in SHARES and not 0 <= value <= 1:
                     percent = f" Is it in percent? Then write {value / 100:.10g}." if 1 < value <= 100 else ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_vae.compare.results import FAILED, OUT_OF_MEMORY, TIMED_OUT, Run
+from recbole_vae.errors import DataError
 from recbole_vae.storage.files import write_whole
 
 _SIGKILL = 9
@@ -79,9 +80,10 @@ def execute(specification: dict[str, Any], folder: str | None = None) -> dict[st
             place
         )
     if specification["job"].get("trial") and (place / "result.json").is_file():
-        trial = Run.load(place)
-        trial.seconds = time.monotonic() - start  # what it took of a budget, however it ended
-        trial.save(place)
+        with contextlib.suppress(DataError):  # an unreadable result is a failure for who reads it next
+            trial = Run.load(place)
+            trial.seconds = time.monotonic() - start  # what it took of a budget, however it ended
+            trial.save(place)
     return {}
 
 

@@ -8,6 +8,7 @@ import itertools
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -136,6 +137,7 @@ class _Comparing:
     def __init__(self, plan: Plan, out: Path, executor: Executor) -> None:
         self.plan, self.out, self.executor = plan, out, executor
         self.pending: dict[Future[dict[str, bytes]], tuple[Any, ...]] = {}
+        self.submitted: dict[Path, float] = {}
         # Lists come first: they take seconds, so whatever is wrong with a file is said before the long runs.
         self.cells = [_PlanCell(*each) for each in sorted(plan.to_run(), key=lambda cell: cell[2].lists is None)]
         self.folders: set[Path] = set()
@@ -245,6 +247,7 @@ class _Comparing:
         folder = folder.resolve()
         place = None if self.plan.scheduler else str(folder)
         self.pending[self.executor.submit(process.execute, specification, place)] = (*what, folder)
+        self.submitted[folder] = time.monotonic()
 
     def _take(self, future: Future[dict[str, bytes]], kind: str, cell: _PlanCell, what: Any, folder: Path) -> None:
         """Keep the result of a run."""
@@ -295,7 +298,9 @@ class _Comparing:
                 return Run.load(folder)
             except DataError as error:
                 reason = str(error)
-        return Run(cell.dataset, "", "", cell.row.model, self.plan.seeds[0], FAILED, reason)
+        run = Run(cell.dataset, "", "", cell.row.model, self.plan.seeds[0], FAILED, reason)
+        run.seconds = time.monotonic() - self.submitted[folder]  # which a budget of time counts
+        return run
 
     def _finish(self, run: Run, cell: _PlanCell, job: Mapping[str, Any]) -> Run:
         """Label a run as in this plan."""

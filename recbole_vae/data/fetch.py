@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 from tqdm import tqdm
 
 from recbole_vae.errors import DataError
@@ -71,6 +72,27 @@ def fetch(name: str, archive: Archive, folder: Path, show_progress: bool = False
                 f"recbole-vae prepare {name} {quoted(str(path))}."
             )
         return path
+    lock, made = path.with_name(f".{path.name}.lock"), not folder.exists()
+    with explained(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            alone = filelock.FileLock(lock).acquire(timeout=0)
+        except filelock.Timeout:
+            raise DataError(
+                f"{path}: another command fetches it now; give this one again when that has ended."
+            ) from None
+    with alone:
+        try:
+            _fetch(name, archive, path, partial, show_progress)
+        finally:
+            lock.unlink(missing_ok=True)
+            if made:
+                with contextlib.suppress(OSError):  # something was fetched into it
+                    folder.rmdir()
+    return path
+
+
+def _fetch(name: str, archive: Archive, path: Path, partial: Path, show_progress: bool) -> None:
     try:
         _download(archive, partial, show_progress)
     except _NetworkError as error:
@@ -90,7 +112,6 @@ def fetch(name: str, archive: Archive, folder: Path, show_progress: bool = False
         )
     with explained(path):
         partial.replace(path)
-    return path
 
 
 def _so_far(archive: Archive, partial: Path) -> str:

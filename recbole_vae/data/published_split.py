@@ -163,8 +163,9 @@ def _read(name: str, what: PublishedSplit, folder: Path, file: str, show_progres
     """Return the interactions of a file, in its order: user, item, user, item, ..."""
     path = folder / file
     if not path.is_file():
+        wrong = f"has no file {file}" if folder.is_dir() else "is no folder"
         raise DataError(
-            f"{folder}: has no file {file}; give the folder with {' and '.join(what.files)}, such as "
+            f"{folder}: {wrong}; give the folder with {' and '.join(what.files)}, such as "
             f"LightGCN-PyTorch/{what.folder}."
         )
     numbers = array("q")

@@ -704,6 +704,7 @@ def test_two_commands_at_once_are_refused(ran: Ran, capsys: pytest.CaptureFixtur
         ({"published": {"random": {"Pop": {"NDCG@50": 0.3, "source": "x"}}}}, "the table has no such metric"),
         ({"published": {"random": {"Pop": {"NDCG@5": "high", "source": "x"}}}}, "it must be a number."),
         ({"published": {"random": {"Pop": {"NDCG@5": True, "source": "x"}}}}, "it must be a number."),
+        ({"published": {"random": {"Pop": {"NDCG@5": 10**400, "source": "x"}}}}, "it must be a number."),
         ({"published": {"random": {"Pop": {"NDCG@5": 0.3, "source": 3}}}}, "it must be a text."),
         ({"published": {"random": {"Pop": {"NDCG@5": 28.92, "source": "x"}}}}, "0 to 1. Is it in percent? Then write 0.2892."),
         ({"published": {"random": {"Pop": {"NDCG@5": -0.1, "source": "x"}}}}, "-0.1 ("),

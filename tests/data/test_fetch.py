@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import filelock
 import pytest
 
 from recbole_vae.cli.main import main
@@ -179,7 +180,7 @@ def test_another_file_is_removed(owner: Owner, with_length: bool) -> None:
     assert found
     assert found[2] == SHA256
     assert (found[1] == hashlib.sha256(owner.content).hexdigest()) == with_length  # not all of 16 MB was taken
-    assert files() == {}
+    assert not Path("out").exists()
 
 
 def test_a_file_of_another_length_is_not_even_fetched(owner: Owner) -> None:
@@ -262,6 +263,15 @@ def test_ctrl_c_keeps_what_was_fetched_and_the_next_command_goes_on(
     assert owner.asked[1] == f"/movielens/ml-1m.zip {length}"
 
 
+def test_two_commands_do_not_fetch_into_one_file(owner: Owner, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    with filelock.FileLock("out/.ml-1m.zip.lock"):
+        assert main(["prepare", "ml-1m", "--out=out"]) == 1
+    assert "error: out/ml-1m.zip: another command fetches it now; give this one again" in capsys.readouterr().err
+    assert owner.asked == []
+    assert main(["prepare", "ml-1m", "--out=out"]) == 0
+
+
 def test_a_disk_without_room_is_said_before_anything_is_fetched(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -281,7 +291,7 @@ def test_a_disk_that_is_full_is_no_error_of_the_network(owner: Owner) -> None:
 
 def test_a_folder_that_cannot_be_is_named(owner: Owner) -> None:
     Path("out").write_text("a file")
-    with pytest.raises(DataError, match=r"^out/ml-1m.zip.partial: cannot write this file: "):
+    with pytest.raises(DataError, match=r"^out/ml-1m.zip: cannot write this file: "):
         fetch("ml-1m", owner.archive(), Path("out"))
 
 
