@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, diags, hstack, vstack
+from scipy.sparse import csr_matrix, diags, hstack, identity, lil_matrix, vstack
 
 from recbole_vae.data import padding
 from recbole_vae.data.feature_file import KINDS, Cell, FeatureTable, FileForm, read_feature_file
@@ -88,6 +88,22 @@ class Block:
                     values_.append(times * self.numbers[int(column)])
         return _unit(csr_matrix((values_, (rows, columns)), shape=(len(counts), self.width), dtype=np.float64))
 
+    def taken_over(self, before: Block) -> csr_matrix:
+        """Return the shares of an earlier block's columns; see :meth:`FeatureSpace.taken_over`."""
+        shape = (self.width, before.width)
+        if self.names:
+            places = {name: column for column, name in enumerate(before.names)}
+            found = [(row, places[name]) for row, name in enumerate(self.names) if name in places]
+            rows, columns = zip(*found, strict=True) if found else ((), ())
+            return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
+        if self.kind == before.kind == "float":
+            return csr_matrix(before._hats(self.numbers))
+        return (
+            identity(self.width, format="csr")
+            if self.kind == before.kind and self.width == before.width
+            else csr_matrix(shape)
+        )
+
     def _hats(self, values: Sequence[Any]) -> NDArray[np.float64]:
         found = np.zeros((len(values), len(self.numbers)))
         there = [row for row, value in enumerate(values) if value is not None]
@@ -138,16 +154,21 @@ class FeatureSpace:
         for entry in entries:
             name, kind = parsed(entry)
             kind = kind or table.kinds[name]
-            missing = sum(_is_missing(cell) for cell in table.cells[name])
-            if 2 * missing > len(table.ids):
-                logger.warning(f"{form.option}: '{name}' is missing for {missing} of {len(table.ids)} {of}s.")
+            there = [
+                cell for cell, line in zip(table.cells[name], table.lines or [1] * len(table.ids), strict=True) if line
+            ]
+            missing = sum(map(_is_missing, there))
+            if 2 * missing > len(there):
+                logger.warning(f"{form.option}: '{name}' is missing for {missing} of {len(there)} {of}s of the file.")
             block = _fitted(entry, name, kind, table, form.seq_separator)
             if block is None:
-                hint = f"; {name}:text would read its text" if kind in ("token", "token_seq") else ""
-                logger.warning(
-                    f"{form.option}: '{entry}' is left out: no two {of}s share a value of it that others lack, so it says "
-                    f"nothing about another {of}{hint}."
-                )
+                values = {str(cell) for cell in table.cells[name] if not _is_missing(cell)}
+                if len(values) < 2:
+                    why = f"it is {f'{next(iter(values))!r:.80} for all' if values else 'missing for all'}"
+                else:
+                    hint = f"; {name}:text would read its text" if kind in ("token", "token_seq") else ""
+                    why = f"no two {of}s share a value of it that others lack{hint}"
+                logger.warning(f"{form.option}: '{entry}' is left out, for it says nothing about another {of}: {why}.")
             else:
                 blocks.append(block)
         if not blocks:
@@ -184,6 +205,23 @@ class FeatureSpace:
             for block in self.blocks
             for column in range(block.width)
         ]
+
+    def taken_over(self, before: FeatureSpace) -> csr_matrix:
+        """Return from which columns of an earlier space a linear layer's rows for these columns are taken over.
+
+        A value's row is that of the same value of the field. What the layer says of a float between two quantiles is nearly
+        linear, so the row of a quantile is what the earlier ones say of that number. Numbers of a sequence, and n-grams of a
+        text, have the same places; of a sequence of another length, none is taken over.
+
+        Returns:
+            Shares of the earlier columns, float64, shape [width, width before]; the row of a column that was not there is empty.
+        """
+        found = lil_matrix((self.width, before.width))
+        for now, block in zip(self.fields.values(), self.blocks, strict=True):
+            for then, other in zip(before.fields.values(), before.blocks, strict=True):
+                if block.name == other.name and bool(block.names) == bool(other.names):
+                    found[now, then] = block.taken_over(other)
+        return found.tocsr()
 
     def read(self, path: str | Path) -> FeatureTable:
         """Read a file of further items; see :func:`read_feature_file`.

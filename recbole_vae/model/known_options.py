@@ -6,7 +6,7 @@ import inspect
 import sys
 from typing import Any
 
-from recbole_vae.model.registry import is_history_model, model_class, model_names, recbole_name
+from recbole_vae.model.registry import BUILT_IN, is_history_model, model_class, model_names, recbole_name
 from recbole_vae.options.recbole import RUN_OPTIONS, options_in, options_of_recboles, options_read_in
 
 FOR_ALL = {"data_cache", "exact_ids", "exact_metrics", "exact_time", "fast_evaluation", "repeats"}
@@ -42,6 +42,11 @@ def options_of_all() -> set[str]:
     """Return the names of the options of RecBole, of its models and of the registered ones."""
     found = options_in("model/*") | {"shrink"}  # an option of ItemKNN that older versions of RecBole do not list
     return found.union(*map(options_of, model_names()))
+
+
+def models_with(option: str) -> list[str]:
+    """Return the models of this package that have an option."""
+    return [name for name in BUILT_IN if option in options_of(name)]
 
 
 def _source(kind: type) -> str:

@@ -74,6 +74,7 @@ def check_names(
     model_name: str,
     where: Where,
     declared: bool = True,
+    models_with: Callable[[str], Collection[str]] = lambda _: (),
 ) -> list[str]:
     """Look for options that have no effect: RecBole ignores them, so that what they were meant to set keeps its default.
 
@@ -85,6 +86,7 @@ def check_names(
         model_name: for the message.
         where: tells where the value of an option was set.
         declared: whether ``known`` is complete; a class in RecBole's style may read options that nobody knows of.
+        models_with: returns the models of this package that have an option.
 
     Returns:
         Options without effect that are let through: those of other models, and where not all are ``declared``.
@@ -97,14 +99,16 @@ def check_names(
         place = "params_dict" if name in tuned.get() else where(name)
         alone = place in ("params_dict", "command line")
         shared = name in of_others and not alone
-        meant = synonym(name, known) if shared else near(name, known)  # another model's option is no misspelling
+        owners = list(models_with(name)) if name in of_others else []
+        of_another = shared or bool(owners)  # another model's option is no misspelling
+        meant = synonym(name, known) if of_another else near(name, known)
         if (shared and (meant is None or meant in given)) or (not declared and meant is None):
             ignored.append(name)
             continue
-        raise ConfigError(
-            f"{name}{place and f' ({place})'}: neither {model_name} nor RecBole has this option."
-            f"{f' Did you mean {meant}?' if meant else _all_of(model_name)}"
-        )
+        said = f"neither {model_name} nor RecBole has this option.{f' Did you mean {meant}?' if meant else _all_of(model_name)}"
+        if owners and not meant:
+            said = f"{model_name} has no such option; {' and '.join(owners)} ha{'ve' if len(owners) > 1 else 's'} it."
+        raise ConfigError(f"{name}{place and f' ({place})'}: {said}")
     return ignored
 
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from recbole_vae.errors import ConfigError
-from recbole_vae.model.known_options import FOR_ALL, all_are_known, options_of, options_of_all
+from recbole_vae.model.known_options import FOR_ALL, all_are_known, models_with, options_of, options_of_all
 from recbole_vae.model.registry import is_history_model, model_class, recbole_name
 from recbole_vae.options import command_line
 from recbole_vae.options.data import check_data_options, check_dataset_name, check_filters, check_unload_col
@@ -143,7 +143,7 @@ def _check_names(config: Any, model: str, kind: Any) -> None:
     # Arguments of a program in which RecBole runs; a class that may read any option may read these, too.
     left = arguments_of_the_program(config, known) if all_are_known(kind) else set(config.cmd_config_dict) - known
     names = set(given) - (set() if command_line.is_ours() else left)
-    config.ignored_options = check_names(names, known, of_others, model, where, all_are_known(kind))
+    config.ignored_options = check_names(names, known, of_others, model, where, all_are_known(kind), models_with)
     check_keys("train_neg_sample_args", given.get("train_neg_sample_args"), _OF_SAMPLING, where)
     _check_negatives(given, model, kind, where)
     if "eval_args" in given and not is_history_model(kind):  # of which all is checked

@@ -156,12 +156,12 @@ class _Search:
                 for value in candidates:
                     other = self.strengths | {name: value}
                     try:
-                        if _gain(self._mixed(other, shares), values) < -1:
+                        if gain(self._mixed(other, shares), values) < -1:
                             continue
                     except DataError:
                         continue
                     found, their_shares = self._best_mixture(other, shares)
-                    if _gain(found, values) > 1:
+                    if gain(found, values) > 1:
                         self.strengths, values, shares = other, found, their_shares
 
     def _mixed(self, strengths: Mapping[str, float], shares: Table) -> Table:
@@ -240,11 +240,11 @@ def climb(
     return best
 
 
-def _gain(values: Table, before: Table) -> float:
+def gain(values: Table, before: Table) -> float:
     """Return how much better a metric has become, in standard errors of the difference, paired by user."""
-    gain = values - before
-    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
-    return float(gain.mean() / error) if error else 0.0
+    change = values - before
+    error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else 0.0
+    return float(change.mean() / error) if error else 0.0
 
 
 def simplex(parts: int, steps: int) -> Table:

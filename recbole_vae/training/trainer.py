@@ -32,14 +32,13 @@ from recbole_vae.model.hybridvae import HybridVAE
 from recbole_vae.nn.cold import Strengths
 from recbole_vae.nn.prior import ACTIVE, active
 from recbole_vae.nn.shortlist import Shortlister
-from recbole_vae.options.evaluation import trains_on_whole_histories
 from recbole_vae.storage import checkpoint
 from recbole_vae.training import warm_start
 from recbole_vae.training.averaging import WeightAverage
 from recbole_vae.training.clock import cpu_seconds
 from recbole_vae.training.cold import REACHES, choose_strengths
 from recbole_vae.training.memory import memory_kept
-from recbole_vae.training.mixture import mix
+from recbole_vae.training.mixture import gain, mix
 from recbole_vae.training.optimizer import LazyAdam
 from recbole_vae.training.processes import check_folder, end_together, share_random_state, sum_over_processes
 from recbole_vae.training.publish import publish
@@ -77,6 +76,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         self.mixing_seconds = self.mixing_cpu_seconds = 0.0
         self._reach = 1.0
         self.notes: list[str] = []
+        self._leaks: list[tuple[Any, list[str]]] = []
         epochs = model.options.weight_averaging
         self._average = WeightAverage(model.parameters(), epochs) if epochs else None
         if dist.is_initialized():
@@ -154,8 +154,6 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             ids = list(map(str, dataset.field2id_token[dataset.iid_field]))
             said = warm_start.begin(self.model, self.optimizer, ids, self.config["warm_start"], self.config)
             self.logger.info(said)
-            if not self.config["refit"]:
-                self._note_leak(self.config["warm_start"])
             self._of_earlier.setdefault("epochs_from_scratch", None)
         if dist.is_initialized():
             check_folder(self.saved_model_file)
@@ -180,14 +178,26 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             self._log_active()
         return self.best_valid_score, self.best_valid_result
 
-    def _note_leak(self, path: str) -> None:
-        """Say so, in the log and beside the results, if a warm start has seen the parts on which this run is measured."""
-        if trains_on_whole_histories(warm_start.load(path, self.config["model"])["config"]):
-            self.notes.append(
-                f"training began with {path}, which was trained on all interactions of its data set; if these had the validation "
-                "and test parts, all that is measured on them is too high"
-            )
-            self.logger.warning(f"Misleading results: {self.notes[-1]}.")
+    def _leak(self, eval_data: Any) -> list[str]:
+        """Say, in the log and beside the results, if a warm start was trained with interactions that are to be found."""
+        path = self.config["warm_start"]
+        if not path or self.config["refit"]:
+            return []
+        part, phase = eval_data._dataset, getattr(getattr(eval_data, "_sampler", None), "phase", None)
+        for known, notes in self._leaks:
+            if known is part:
+                return notes
+        found = warm_start.seen(warm_start.load(path, self.config["model"]), part)
+        notes = []
+        if found:
+            notes = [
+                f"training began with {path}, which was trained with {found:,} of the {len(part):,} interactions of the "
+                f"{'validation' if phase == 'valid' else 'test'} part, so what is measured on it is too high"
+            ]
+            self.logger.warning(f"Misleading results: {notes[0]}.")
+        self.notes += notes
+        self._leaks.append((part, notes))
+        return notes
 
     def _mix(self, valid_data: Any, saved: bool) -> None:
         """Choose a mixture, and how new items are scored, for the best epoch; write both into its checkpoint."""
@@ -239,19 +249,27 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             self._choose_reach(strengths, valid_data)
 
     def _choose_reach(self, strengths: Strengths, valid_data: Any) -> None:
-        """Choose by the validation part how far the data set's own cold items reach among the others, and log it."""
+        """Choose by the validation part how far the data set's own cold items reach among the others, and log it.
+
+        They are held back where that makes the metric better by more than a standard error, paired by user.
+        """
         sign = 1 if self.valid_metric_bigger else -1
-        scores: dict[float, float] = {}
+        best, values, score = strengths, None, {}
         for reach in REACHES:
-            self.model.regress(replace(strengths, reach=reach))
+            other = replace(strengths, reach=reach)
+            self.model.regress(other)
             result = self.evaluate(valid_data, load_best_model=False)
-            scores[reach] = calculate_valid_score(result, self.valid_metric)
-        best = max(REACHES, key=lambda reach: sign * scores[reach])  # of equal ones the first, which is the largest
-        self.model.regress(replace(strengths, reach=best))
-        if best != REACHES[0]:
+            score[reach] = calculate_valid_score(result, self.valid_metric)
+            found = result.per_user.get(self.valid_metric) if isinstance(result, Result) else None
+            if found is None:  # a metric that is no mean over users has no standard error
+                break
+            if values is None or gain(sign * found, sign * values) > 1:
+                best, values = other, found
+        self.model.regress(best)
+        if best.reach != strengths.reach:
             self.logger.info(
-                f"The data set's own items without interactions are held back: {best:g} of that spread has {self.valid_metric} "
-                f"{scores[best]:.4f} on the validation part, and the whole {scores[REACHES[0]]:.4f}."
+                f"The data set's own items without interactions are held back: {best.reach:g} of that spread has "
+                f"{self.valid_metric} {score[best.reach]:.4f} on the validation part, and the whole {score[REACHES[0]]:.4f}."
             )
 
     def _follow(self, recipe: Recipe) -> None:
@@ -349,6 +367,10 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         self._active_unknown = False
         if self.model.found():
             self.logger.info(f"{self.model.found()} for these parameters.")
+        if not self.model.scores_by_latent and self.model.user_space is not None:
+            self.logger.warning(
+                "user_features have no effect: the VAE alone reads profiles, and the mixture gives it no share."
+            )
         if not (self.model.has_posterior and self.model.scores_by_latent):
             return
         self.model.eval()
@@ -455,7 +477,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         finally:
             self._shortlister = None
         if isinstance(result, Result):
-            result.gaps = [*result.gaps, *self.notes]
+            result.gaps = [*result.gaps, *self._leak(eval_data)]
         return result
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:

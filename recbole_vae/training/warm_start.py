@@ -1,8 +1,9 @@
 """A warm start: training begins with the parameters of an earlier model, whose data had partly other items.
 
 What belongs to an item is taken over by the item's id: rows of the encoder and the decoder, biases, pseudo-inputs, and the
-optimiser's state of each. What belongs to a column of the profiles is taken over by the column's name, and is 0 for a new one.
-Users have no parameters; their histories are data.
+optimiser's state of each. What belongs to a column of the profiles is taken over by its field and value
+(:meth:`recbole_vae.data.features.FeatureSpace.taken_over`), and is 0 for a new one. Users have no parameters; their histories
+are data.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from recbole_vae.data import padding
+from recbole_vae.data.histories import Histories
 from recbole_vae.errors import CheckpointError
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.storage import checkpoint
@@ -96,6 +100,31 @@ class Items:
         return old
 
 
+class Columns:
+    """What columns of the profiles, for which a layer has rows, take over from those of an earlier model.
+
+    Args:
+        shares: how much of each earlier column each one takes, float64, sparse, shape [columns, columns before].
+    """
+
+    same = False
+    """See :class:`Items`: the columns are asked for where a parameter says that it has rows for them."""
+
+    def __init__(self, shares: csr_matrix) -> None:
+        self._shares = shares
+        self.n_now, self.n_before = shares.shape
+        self.kept = int((np.diff(shares.indptr) > 0).sum())
+        self.gone = self.n_before - len(np.unique(shares.indices))
+
+    def moved(self, old: Tensor, dims: Sequence[int], new: Tensor | None = None) -> Tensor:
+        """Return a tensor of the earlier model for today's columns; arguments: see :meth:`Items.moved`. New ones are 0."""
+        for dim in dims:
+            rows = old.movedim(dim, 0)
+            found = torch.from_numpy(self._shares @ rows.reshape(self.n_before, -1).double().cpu().numpy())
+            old = found.to(old).reshape(self.n_now, *rows.shape[1:]).movedim(0, dim)
+        return old
+
+
 def steps_per_epoch(state: Mapping[str, Any]) -> int:
     """Return in how many batches the model of a checkpoint saw all its users."""
     users = int((state["histories"]["indptr"].diff() > 0).sum())
@@ -156,7 +185,7 @@ def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: s
             _check(name, own.get(name), before.get(name), dims.get(name, ()), items, path)
     for name, tensor in own.items():
         if name in columns:
-            tensor.copy_(features.moved(before[name], columns[name], torch.zeros(tensor.shape)))
+            tensor.copy_(features.moved(before[name], columns[name]))
             continue
         of_items = dims.get(name, ())
         # A weight for a pair of items is learned from 0; it has no like.
@@ -172,10 +201,36 @@ def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: s
             optimizer, state["optimizer"], model,
             {**dict.fromkeys(dims, items), **dict.fromkeys(columns, features)}, {**dims, **columns},
         )  # fmt: skip
+    of_profiles = ""
+    if features.n_now:
+        new = features.n_now - features.kept
+        of_profiles = f" Of the profiles' columns {features.kept} stay, {new} are new, {features.gone} are gone."
+        if not features.kept:
+            of_profiles += " So what it learned of profiles is lost: its user_features were others."
     return (
         f"Warm start from {path}: {len(items.now)} items stay, {len(items.new)} are new, "
         f"{items.n_before - len(items.now)} are gone; the optimiser {'goes on' if alike else 'is another, and begins anew'}."
+        f"{of_profiles}"
     )
+
+
+def seen(state: Mapping[str, Any], part: Any) -> int:
+    """Return how many interactions of a part of a data set a checkpoint's model was trained with.
+
+    Args:
+        state: of the checkpoint.
+        part: a part of a built RecBole data set.
+    """
+    histories = Histories(*(state["histories"][name] for name in ("indptr", "indices")))
+    pairs = []
+    for field, tokens in ((part.uid_field, state["users"]), (part.iid_field, state["items"])):
+        places = {token: place for place, token in enumerate(tokens)}
+        ids = np.asarray(part.inter_feat[field])
+        pairs.append(np.array([places.get(str(token), -1) for token in part.field2id_token[field]])[ids])
+    users, items = pairs
+    there, width = (users > 0) & (items > 0), len(state["items"])
+    known = (histories.rows() * width + histories.indices).numpy()
+    return int(np.isin(users[there] * width + items[there], known).sum())
 
 
 def _dims(model: nn.Module, declared: str) -> dict[str, tuple[int, ...]]:
@@ -192,18 +247,18 @@ def _dims(model: nn.Module, declared: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _columns_of_profiles(model: HistoryRecommender, state: Mapping[str, Any]) -> Items:
-    """Match the columns of the profiles by their names."""
+def _columns_of_profiles(model: HistoryRecommender, state: Mapping[str, Any]) -> Columns:
+    """Match the columns of the profiles."""
     before, now = state["state_dict"]["_extra_state"].get("profiles"), model.user_space
     if before is None or now is None:
-        return Items.match([], [], torch.zeros(0))
-    from recbole_vae.data.features import FeatureSpace
+        return Columns(csr_matrix((0, 0)))
+    from recbole_vae.data.features import FeatureSpace  # here: pandas makes every import slow
 
-    return Items.match(FeatureSpace.from_state(before).names, now.names, torch.zeros(now.width))
+    return Columns(now.taken_over(FeatureSpace.from_state(before)))
 
 
 def _check(
-    name: str, own: Tensor | None, before: Tensor | None, dims: Sequence[int], items: Items, path: str | Path
+    name: str, own: Tensor | None, before: Tensor | None, dims: Sequence[int], items: Items | Columns, path: str | Path
 ) -> None:
     """Raise a CheckpointError unless a parameter fits, and is of no items where it does not declare to be."""
     if own is not None and before is not None:
@@ -224,7 +279,7 @@ def _take_moments(
     optimizer: Any,
     saved: Mapping[str, Any],
     model: nn.Module,
-    matched: Mapping[str, Items],
+    matched: Mapping[str, Items | Columns],
     dims: Mapping[str, Sequence[int]],
 ) -> None:
     """Put an optimiser's state of each parameter, such as Adam's moments, into another; that of new items is 0.

@@ -129,12 +129,60 @@ def test_the_state_is_that_of_a_safe_file(tmp_path: Path) -> None:
     assert checkpoint.plain(again.state()["blocks"]) == again.state()["blocks"]
 
 
+def test_a_field_is_missing_for_items_of_the_file_alone(caplog: pytest.LogCaptureFixture) -> None:
+    path = write("item_id:token\tgenre:token\n" + "".join(f"i{row}\t{'ab-'[row % 3]}\n" for row in range(9)))
+    items = read_feature_file(path, ["genre"], FORM)
+    items.cells["genre"] = ["" if cell == "-" else cell for cell in items.cells["genre"]]
+    space(items.taken([f"i{row}" for row in range(30)], [*range(9), *[-1] * 21]), "genre")
+    assert "missing" not in caplog.text
+    items.cells["genre"][:4] = ["", "", "", ""]
+    space(items.taken([f"i{row}" for row in range(30)], [*range(9), *[-1] * 21]), "genre")
+    assert "item_features: 'genre' is missing for 6 of 9 items of the file." in caplog.text
+
+
+def test_columns_take_over_those_of_an_earlier_space() -> None:
+    """A linear layer on the features says nearly the same with the rows that are taken over, whatever the columns are."""
+    rng = np.random.default_rng(0)
+    ages = rng.integers(20, 60, size=(2, 200))
+    many = [
+        table(
+            genre=[" ".join(rng.choice(list(letters), 2, replace=False)) for _ in range(200)],
+            year=[str(age) for age in age_of],
+            vector=[" ".join(map(str, row)) for row in rng.normal(size=(200, 3))],
+            title=[f"{word} red" for word in rng.choice(["one", "two", "three"], 200)],
+        )
+        for letters, age_of in zip(("abcd", "bcde"), ages + np.array([[0], [3]]), strict=True)
+    ]
+    entries = [["genre", "year", "vector", "title:text"], ["title:text", "year:float", "genre", "vector"]]
+    before, now = (space(items, *names) for items, names in zip(many, entries, strict=True))
+    weights = rng.normal(size=before.width)
+    taken = now.taken_over(before) @ weights
+    assert taken.shape == (now.width,)
+    by_name = dict(zip(before.names, weights, strict=True))
+    for name, weight in zip(now.names, taken, strict=True):
+        if name.startswith("genre="):
+            assert weight == by_name.get(name, 0.0)
+    assert taken[now.names.index("genre=e")] == 0
+    for field in ("vector", "title:text"):
+        np.testing.assert_array_equal(taken[now.fields[field]], weights[before.fields[field]])
+    knots = [next(block.numbers for block in each.blocks if block.name == "year") for each in (before, now)]
+    assert knots[0] != knots[1]
+    expected = np.interp(knots[1], knots[0], weights[before.fields["year"]])
+    np.testing.assert_allclose(taken[now.fields["year:float"]], expected)
+    np.testing.assert_array_equal(before.taken_over(before).toarray(), np.eye(before.width))
+    other = space(table(year=["1", "2"] * 5, vector=["1 2", "2 1"] * 5), "year:token", "vector")
+    assert not other.taken_over(before).count_nonzero()  # another kind, and another length
+    assert other.taken_over(before).shape == (other.width, before.width)
+
+
 def test_what_says_nothing_is_left_out_by_name(caplog: pytest.LogCaptureFixture) -> None:
     items = table(maker=["a", "a", "a"], title=["x", "y", "z"], year=["1", "1", "1"], genre=["a", "a", "b"])
     fitted = space(items)
     assert list(fitted.fields) == ["genre"]
     for name in ("maker", "title", "year"):
         assert f"'{name}' is left out" in caplog.text
+    assert "'maker' is left out, for it says nothing about another item: it is 'a' for all." in caplog.text
+    assert "'title' is left out, for it says nothing about another item: no two items share a value" in caplog.text
     assert "title:text would read its text" in caplog.text
     with pytest.raises(ConfigError, match="no field of maker, title in the table says anything"):
         space(items, "maker", "title")

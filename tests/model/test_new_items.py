@@ -14,6 +14,7 @@ import torch
 
 from recbole_vae.data.histories import Histories
 from recbole_vae.errors import ConfigError
+from recbole_vae.evaluation.metrics import Result
 from recbole_vae.nn.cold import Strengths
 from recbole_vae.serving.recommender import Recommender
 from recbole_vae.training import mixture
@@ -232,6 +233,41 @@ def test_the_validation_part_says_how_far_cold_items_reach(
     assert run.trainer.best_valid_result["ndcg@3"] == found[chosen.reach]
     assert Recommender.load(run.trainer.saved_model_file).model.feature_strengths == chosen
     assert recipe(run.trainer.saved_model_file).reach == chosen.reach
+
+
+def test_cold_items_are_held_back_for_more_than_noise_alone(
+    build: Builder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_of(build, epochs=1, topk=[3], valid_metric="NDCG@3", metrics=["NDCG", "ItemCoverage"])
+    run.fit()
+    start = replace(run.model.feature_strengths, reach=1.0)
+    rng = np.random.default_rng(0)
+    whole = rng.random(50)
+    noise, gain = rng.normal(0, 0.5, 50), rng.normal(0.2, 0.5, 50)
+    noise += 0.3 * noise.std(ddof=1) / 50**0.5 - noise.mean()  # .3 standard errors
+    values = {1.0: whole, 0.7: whole + noise, 0.5: whole + gain, 0.25: whole + gain + noise}
+
+    def evaluate(*_: Any, **__: Any) -> Result:
+        found = Result({"ndcg@3": float(values[run.model.feature_strengths.reach].mean()), "itemcoverage@3": 0.5})
+        found.per_user = {"ndcg@3": values[run.model.feature_strengths.reach]}
+        return found
+
+    monkeypatch.setattr(run.trainer, "evaluate", evaluate)
+    assert values[0.25].mean() > values[0.5].mean() > values[0.7].mean() > values[1.0].mean()
+    with caplog.at_level(logging.INFO):
+        run.trainer._choose_reach(start, run.valid)
+    assert (
+        run.model.feature_strengths.reach == 0.5
+    )  # not .7, and not .25, which are above by less than a standard error
+    assert (
+        f"0.5 of that spread has ndcg@3 {values[0.5].mean():.4f} on the validation part, and the whole " in caplog.text
+    )
+    for names in ({"valid_metric": "itemcoverage@3"}, {"valid_metric_bigger": False}):
+        for name, value in names.items():
+            monkeypatch.setattr(run.trainer, name, value)
+        run.trainer._choose_reach(start, run.valid)
+        assert run.model.feature_strengths.reach == 1.0  # no standard error; worse if less is better
+        monkeypatch.setattr(run.trainer, "valid_metric", "ndcg@3")
 
 
 def test_no_reach_is_chosen_where_items_are_held_out(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:

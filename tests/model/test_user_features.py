@@ -424,7 +424,9 @@ def test_a_warm_start_takes_columns_over_by_their_names(build: Builder) -> None:
     path = first.trainer.saved_model_file
     second = build("MultVAE", "tiny", epochs=1, valid_metric="NDCG@5", **options)
     ids = list(map(str, second.train._dataset.field2id_token["item_id"]))
-    warm_start.begin(second.model, second.trainer.optimizer, ids, path, second.config)
+    said = warm_start.begin(second.model, second.trainer.optimizer, ids, path, second.config)
+    new = len(second.model.user_space.names) - 2  # b and c stay
+    assert said.endswith(f"Of the profiles' columns 2 stay, {new} are new, 1 are gone.")
     now = dict(zip(second.model.user_space.names, second.model.encoder.profile.weight.detach(), strict=True))
     assert "group=d" in now
     assert "group=a" not in now
@@ -433,3 +435,47 @@ def test_a_warm_start_takes_columns_over_by_their_names(build: Builder) -> None:
     third = build("MultVAE", "tiny", epochs=1, valid_metric="NDCG@5", **{**options, "user_features": []})
     with pytest.raises(CheckpointError, match="user_features in both or neither"):
         warm_start.begin(third.model, third.trainer.optimizer, ids, path, third.config)
+    fourth = build("MultVAE", "tiny", epochs=1, valid_metric="NDCG@5", **{**options, "user_features": ["age"]})
+    said = warm_start.begin(fourth.model, fourth.trainer.optimizer, ids, path, fourth.config)
+    assert said.endswith(
+        "0 stay, 8 are new, 3 are gone. So what it learned of profiles is lost: its user_features were others."
+    )
+    assert not fourth.model.encoder.profile.weight.any()
+
+
+def test_a_warm_start_reads_numbers_between_other_quantiles(build: Builder) -> None:
+    """What the layer says of an age stays nearly the same when the quantiles move, moments and all."""
+    first = trained(build, user_features=["age"])
+    path, (block,) = first.trainer.saved_model_file, first.model.user_space.blocks
+    saved = checkpoint.load(path)
+    before = saved["state_dict"]["encoder.profile.weight"].numpy()
+    file = Path("data/tiny/tiny.user")
+    head, *lines = file.read_text().splitlines()
+    older = [[user, group, str(int(age) + 2)] for user, group, age in (line.split("\t") for line in lines)]
+    file.write_text("\n".join([head, *map("\t".join, older)]) + "\n")
+    options = {"user_features": ["age"], "eval_args": ARGS, "topk": [5], "metrics": ["NDCG"], "valid_metric": "NDCG@5"}
+    second = build("MultVAE", "tiny", data_path="data", epochs=1, **options)
+    ids = list(map(str, second.train._dataset.field2id_token["item_id"]))
+    said = warm_start.begin(second.model, second.trainer.optimizer, ids, path, second.config)
+    assert "Of the profiles' columns 8 stay, 0 are new" in said
+    (moved,) = second.model.user_space.blocks
+    assert moved.numbers != block.numbers
+    weight = second.model.encoder.profile.weight
+    names = [name for name, each in second.model.named_parameters() if each.ndim > 1]
+    was = saved["optimizer"]["state"][names.index("encoder.profile.weight")]
+    state = second.trainer.optimizer.state[weight]
+    moments = [(state[name], was[name].numpy()) for name in ("exp_avg", "exp_avg_sq")]
+    for found, old in [(weight.detach(), before), *moments]:
+        expected = [np.interp(moved.numbers, block.numbers, column) for column in old.T]
+        np.testing.assert_allclose(found.numpy(), np.array(expected).T, rtol=1e-5, atol=1e-9)
+    second.fit()
+
+
+def test_a_mixture_without_the_vae_says_that_profiles_have_no_effect(
+    build: Builder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for share in (1.0, 0.5):
+        caplog.clear()
+        run = trained(build, "HybridVAE", linear_share=share, kernel_share=0.0, spectral_share=0.0, epochs=1)
+        run.trainer.evaluate(run.test)
+        assert ("user_features have no effect: the VAE alone reads profiles" in caplog.text) is (share == 1.0)

@@ -673,3 +673,14 @@ def test_item_features_may_be_written_as_a_list_or_with_commas(entries: Any) -> 
 def test_other_item_features_are_refused(entries: Any) -> None:
     with pytest.raises(ConfigError, match="item_features: .* is not allowed; it must be a list"):
         ModelConfig.read({**recbole_defaults(), "item_features": entries})
+
+
+def test_an_option_of_another_model_is_said_to_be_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.config import Config
+
+    monkeypatch.setattr(sys, "argv", ["run", "--user_features=age"])
+    for model in ("MultDAE", "EASE"):
+        with pytest.raises(ConfigError) as error, command_line.ours():
+            Config(model=model, dataset="not-there")
+        said = f"user_features (command line): {model} has no such option; MultVAE and HybridVAE have it."
+        assert str(error.value) == said
