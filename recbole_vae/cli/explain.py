@@ -9,8 +9,10 @@ from recbole_vae.cli.histories import (
     check_standard_input,
     histories,
     item_ids,
+    profiles_of,
     report_unknown,
     report_unknown_excluded,
+    report_unknown_values,
 )
 from recbole_vae.cli.options import Options, Parser, one_of, true_or_false
 from recbole_vae.cli.outputs import check_outputs, say_written
@@ -27,6 +29,7 @@ def parser() -> Parser:
         "--user", metavar="ID", help="a user of the training data; the id is taken literally, commas included"
     )
     parser.shared("users", "histories")
+    parser.shared("profiles", help="with --histories, what is known about these users besides: a RecBole .user file")
     parser.shared("k", help="recommendations to explain for each user")
     parser.shared("candidates", "exclude", "new_items", "new_items_bonus")
     parser.option(
@@ -47,6 +50,11 @@ def command(options: Options) -> None:
     """Explain the recommendations of one user after the other."""
     if sum(each is not None for each in (options.user, options.users, options.histories)) != 1:
         raise ConfigError("explain needs one of --user=ID, --users=A,B and --histories=FILE (command line).")
+    if options.profiles and not options.histories:
+        raise ConfigError(
+            "--profiles (command line) needs --histories=FILE: users of the training data have the profiles that they had in "
+            "training."
+        )
     check_standard_input(options)
     files = check_outputs(options, "json", "html")
     from tqdm import tqdm
@@ -56,6 +64,7 @@ def command(options: Options) -> None:
 
     model = Recommender.load(options.checkpoint, popularity_correction=options.popularity_correction)
     add_new_items(model, options)
+    profiles = profiles_of(model, options) or {}
     explainer = explain.Explainer(model, explain_report.item_texts(model, options.items, options.new_items))
     exclude = item_ids(options, "exclude")
     barred = model.selection(candidates=item_ids(options, "candidates"), exclude=exclude).barred
@@ -68,7 +77,7 @@ def command(options: Options) -> None:
     found = (
         explainer.explain(
             user, history, options.k, method=options.method, search=options.counterfactual,
-            barred=barred, profile=None if options.histories else model.profile(user),
+            barred=barred, profile=profiles.get(user) if options.histories else model.profile(user),
         )
         for user, history in bar
     )  # fmt: skip
@@ -77,3 +86,4 @@ def command(options: Options) -> None:
     report_unknown(model.unknown)
     report_unknown(model.unknown_candidates, "the candidates")
     report_unknown_excluded(model.unknown_excluded, exclude)
+    report_unknown_values(model.unknown_values)

@@ -97,15 +97,17 @@ def _print_other_models(config: Any, options: dict[str, str], ours: bool) -> Non
     from recbole_vae.options.recbole import recbole_defaults
 
     run, own = called(), _own(config, ours)
+    other = "MultDAE" if config["model"] == "MultVAE" else "MultVAE"
+    if other == "MultVAE":  # which reads profiles, as HybridVAE does
+        own -= {"user_features"}
     kept = {name: value for name, value in options.items() if name not in own}
     dataset = f"--dataset={quoted(config['dataset'])}"
     if not ours:
         print(f"  {run} --model=MultVAE {dataset}{_words(kept)}")
         return
-    other = "MultDAE" if config["model"] == "MultVAE" else "MultVAE"
     print("  # another model on the same split, and one of RecBole's own")
     print(f"  {run} --model={other} {dataset}{_words(kept)}")
-    others = set(ModelConfig.names()) - set(recbole_defaults()) - FOR_ALL
+    others = {"user_features", *ModelConfig.names()} - set(recbole_defaults()) - FOR_ALL
     peer = "Pop" if holds_out_items(config) else "EASE"  # which has no scores of such items
     print(f"  {run} --model={peer} {dataset}{_words({name: kept[name] for name in kept if name not in others})}")
 

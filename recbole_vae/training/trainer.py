@@ -251,7 +251,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
     def _choose_reach(self, strengths: Strengths, valid_data: Any) -> None:
         """Choose by the validation part how far the data set's own cold items reach among the others, and log it.
 
-        They are held back where that makes the metric better by more than a standard error, paired by user.
+        They are held back where that makes the metric better by more than two standard errors, paired by user.
         """
         sign = 1 if self.valid_metric_bigger else -1
         best, values, score = strengths, None, {}
@@ -263,7 +263,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             found = result.per_user.get(self.valid_metric) if isinstance(result, Result) else None
             if found is None:  # a metric that is no mean over users has no standard error
                 break
-            if values is None or gain(sign * found, sign * values) > 1:
+            if values is None or gain(sign * found, sign * values) > 2:
                 best, values = other, found
         self.model.regress(best)
         if best.reach != strengths.reach:

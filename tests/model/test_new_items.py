@@ -256,9 +256,7 @@ def test_cold_items_are_held_back_for_more_than_noise_alone(
     assert values[0.25].mean() > values[0.5].mean() > values[0.7].mean() > values[1.0].mean()
     with caplog.at_level(logging.INFO):
         run.trainer._choose_reach(start, run.valid)
-    assert (
-        run.model.feature_strengths.reach == 0.5
-    )  # not .7, and not .25, which are above by less than a standard error
+    assert run.model.feature_strengths.reach == 0.5  # not .7, and not .25, which are above by .3 standard errors
     assert (
         f"0.5 of that spread has ndcg@3 {values[0.5].mean():.4f} on the validation part, and the whole " in caplog.text
     )

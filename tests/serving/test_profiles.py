@@ -188,6 +188,30 @@ def slope(of: Recommender, profile: dict[int, float], history: list[str], item: 
     return (found[0] - found[1]) / 0.04
 
 
+def test_histories_are_explained_with_the_profiles_of_a_file(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("new.user").write_text(NEW)
+    Path("new.csv").write_text("user_id,item_id\nn1,i0\nn1,i12\nn3,i20\nother,i20\n")
+    words = ["explain", f"--checkpoint={checkpoint}", "-k", "3", "--json=-"]
+    assert main([*words, "--histories=new.csv", "--profiles=new.user"]) == 0
+    done = capsys.readouterr()
+    of = Recommender.load(checkpoint)
+    rankings = of.recommend(
+        [["i0", "i12"], ["i20"], ["i20"]], 3, profiles=[{"group": "a", "age": 30}, {"group": "z"}, None]
+    )
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [each["user"] for each in found] == ["n1", "n3", "other"]
+    for each, ranking in zip(found, rankings, strict=True):
+        assert [one["item_id"] for one in each["recommendations"]] == [item for item, _ in ranking]
+        assert [one["score"] for one in each["recommendations"]] == pytest.approx([score for _, score in ranking])
+    assert "new.user: 4 profiles" in done.err
+    assert "(such as group=z)" in done.err
+    for other in ("--user=u1", "--users=u1,u2"):
+        assert main([*words, other, "--profiles=new.user"]) == 2
+        assert "--profiles (command line) needs --histories=FILE" in capsys.readouterr().err
+
+
 def test_an_explanation_of_a_profile_alone_says_so(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from recbole_vae.analysis.explain_report import as_text, html
 
