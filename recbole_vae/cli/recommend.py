@@ -133,9 +133,10 @@ def command(options: Options) -> None:
     report_unknown_values(model.unknown_values)
     report_unknown(model.unknown_candidates, "the candidates")
     report_unknown_excluded(model.unknown_excluded, exclude)
+    by_profile = options.profiles is not None and model.model.scores_by_latent
     if model.without_known:
         print(
-            f"Users with no item in the training data{' and no known profile' * bool(options.profiles)}: "
+            f"Users with no item in the training data{' and no known profile' * by_profile}: "
             f"{model.without_known:,}; they got the most popular items.",
             file=sys.stderr,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_vae.data import atomic
+from recbole_vae.data.missing import MISSING
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.options.names import near
 
@@ -51,7 +52,7 @@ class FeatureTable:
         ids: of the items.
         cells: of each field, in the order of ``ids``.
         kinds: type of each field, as the first line of the file says; "" where there is none.
-        path: of the file, for messages.
+        path: of the file, for messages; "" where the ids say all.
         lines: of the file, for messages; empty where there is none.
         of: of what it is, ``item`` or ``user``.
     """
@@ -65,7 +66,17 @@ class FeatureTable:
 
     def where(self, row: int) -> str:
         """Return where an item stands."""
+        if not self.path:
+            return self.ids[row]
         return f"{self.path}, line {self.lines[row]}" if self.lines else f"{self.path}, {self.of} '{self.ids[row]}'"
+
+    def check_ids(self) -> None:
+        """Raise a DataError if an id stands for none."""
+        for row, each in enumerate(self.ids):
+            if each in MISSING or each == "[PAD]":
+                raise DataError(
+                    f"{self.where(row)}: '{each}' is no id of {'an item' if self.of == 'item' else 'a user'}."
+                )
 
     def without_repetitions(self) -> FeatureTable:
         """Return each item once.

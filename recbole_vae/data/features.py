@@ -410,9 +410,10 @@ def _numbers(table: FeatureTable, name: str, kind: str, separator: str) -> list[
             numbers = np.array([math.nan])
         if not np.isfinite(numbers).all() or (kind == "float" and len(numbers) != 1):
             what = "a number" if kind == "float" else f"a list of numbers with '{separator}' between them"
+            advice = f"; or train with the field as another kind, {table.of}_features: {name}:token or {name}:text"
             raise DataError(
-                f"{table.where(row)}: {str(cell)[:80]!r} in '{name}' is not {what}. Correct it or leave it empty; or train with "
-                f"the field as another kind, {table.of}_features: {name}:token or {name}:text."
+                f"{table.where(row)}: {str(cell)[:80]!r} in '{name}' is not {what}. Correct it or leave it empty"
+                f"{advice if table.lines else ''}."
             )
         found.append(float(numbers[0]) if kind == "float" else numbers)
     return found
@@ -421,7 +422,9 @@ def _numbers(table: FeatureTable, name: str, kind: str, separator: str) -> list[
 def _counts(table: FeatureTable, name: str, kind: str, separator: str) -> list[Counter[Any]]:
     """Return how often each item has each value; values of text are columns."""
     counts: list[Counter[Any]] = []
-    for cell in table.cells[name]:
+    for row, cell in enumerate(table.cells[name]):
+        if kind == "token" and not isinstance(cell, str) and len(cell) > 1:
+            raise DataError(f"{table.where(row)}: '{name}' has one value, not {len(cell)}: {', '.join(cell)[:80]!r}.")
         if kind == "text":
             text = cell if isinstance(cell, str) else " ".join(cell)
             counts.append(Counter() if _is_missing(cell) else _grams(text))

@@ -112,10 +112,15 @@ class _Application:
         """Rank items for histories or users."""
         asked = schemas.read(schemas.RecommendRequest, await _body(request, self.limits.body))
         schemas.one_of("histories", asked.histories, "users", asked.users)
-        if asked.profiles is not None and len(asked.profiles) != len(asked.histories or ()):
+        if asked.profiles is not None and asked.histories is None:
             raise RefusedError(
-                422, f"profiles: there are {len(asked.profiles)}, and {len(asked.histories or ())} histories; give an object or "
-                "null for each history. Users of the training data have the profiles that they had in training.",
+                422,
+                "profiles: they go with histories; users of the training data have the profiles that they had in training.",
+            )
+        if asked.profiles is not None and asked.histories is not None and len(asked.profiles) != len(asked.histories):
+            raise RefusedError(
+                422, f"profiles: there are {len(asked.profiles)}, and {len(asked.histories)} histories; give an object or null "
+                "for each history.",
             )  # fmt: skip
         _check(asked, self.limits)
         asked = asked.model_copy(update={"k": _at_most("k", asked.k, self.limits.k, "k" in asked.model_fields_set)})
@@ -171,7 +176,7 @@ class _Application:
             profile = served.recommender.profile(asked.user) if asked.user is not None else None
             unknown_values = 0
             if asked.profile is not None:
-                encoded = served.recommender.encoded([asked.profile])
+                encoded = served.recommender.encoded([asked.profile], "profile")
                 (profile,), unknown_values = encoded.profiles, encoded.unknown.total()
             selection = served.recommender.selection(k, candidates=asked.candidates, exclude=asked.exclude)
             found = served.explainer.explain(

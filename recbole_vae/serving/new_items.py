@@ -109,9 +109,7 @@ def read(source: Source, space: FeatureSpace) -> FeatureTable:
             item has no id, or is there twice with different features; or a field has another type than in training.
     """
     table = space.read(source) if isinstance(source, str | Path) else _of_columns(source, space)
-    for row, item in enumerate(table.ids):
-        if item in MISSING or item == "[PAD]":
-            raise DataError(f"{table.where(row)}: '{item}' is no id of an item, but stands for none.")
+    table.check_ids()
     return table
 
 

@@ -25,8 +25,10 @@ class Profiles:
     """Profiles as a model reads them.
 
     Attributes:
-        ids: of the users; of profiles that are not from a file, their numbers, from 1.
+        ids: of the users; of profiles that are not from a file, what messages call them.
         profiles: of each.
+        fields: that were read.
+        have_effect: False where the mixture of a HybridVAE gives its VAE, which alone reads profiles, no share.
         unknown: values that training did not have, or for one user alone, such as ``gender=X``, and how many users have each.
             They have no effect.
     """
@@ -34,10 +36,12 @@ class Profiles:
     ids: list[str]
     profiles: list[Profile]
     unknown: Counter[str]
+    fields: list[str]
+    have_effect: bool
 
     def described(self) -> list[str]:
         """Return sentences about what was found."""
-        lines = [f"{len(self.ids):,} profile{'s' * (len(self.ids) != 1)}"]
+        lines = [f"{len(self.ids):,} profile{'s' * (len(self.ids) != 1)} with the fields {', '.join(self.fields)}"]
         without = sum(not each for each in self.profiles)
         if without:
             lines.append(f"users of whom nothing is known: {without:,}")
@@ -60,31 +64,38 @@ def fields_of(model: Any) -> list[str]:
     return list(dict.fromkeys(parsed(entry)[0] for entry in model.options.user_features))
 
 
-def encoded(model: Any, profiles: Iterable[Mapping[str, Any] | None]) -> Profiles:
+def encoded(model: Any, profiles: Iterable[Mapping[str, Any] | None], called: str = "profiles[{}]") -> Profiles:
     """Turn values into profiles.
 
     Args:
         model: a trained model.
         profiles: of each user a mapping of fields to values. A field that is left out, or None, is not known; None for all.
+        called: what messages call each, with {} for its place.
 
     Raises:
         ConfigError: the model reads no profiles.
-        DataError: a profile is no mapping, or has another field, or text where a number must be.
+        DataError: the profiles are no list, or one is no mapping, or has another field, or text where a number must be, or
+            several values where one must be.
     """
-    fields, given = fields_of(model), list(profiles)
-    for place, profile in enumerate(given):
+    fields = fields_of(model)
+    if isinstance(profiles, Mapping | str):
+        raise DataError(
+            f"profiles: {profiles!r:.80} is no list; give a list with a mapping of fields to values, or None, for each history."
+        )
+    given = list(profiles)
+    ids = [called.format(place) for place in range(len(given))]
+    for name_of, profile in zip(ids, given, strict=True):
         if profile is not None and not isinstance(profile, Mapping):
-            raise DataError(f"profiles[{place}]: {profile!r:.80} is no mapping of fields to values.")
+            raise DataError(f"{name_of}: {profile!r:.80} is no mapping of fields to values.")
         for name in profile or ():
             if name not in fields:
                 meant = near(str(name), fields)
                 raise DataError(
-                    f"profiles[{place}]: there is no field '{str(name)[:80]}'"
+                    f"{name_of}: there is no field '{str(name)[:80]}'"
                     f"{f'; did you mean {meant}?' if meant else '.'} The fields are {', '.join(fields)}."
                 )
     cells = {name: [cell((profile or {}).get(name)) for profile in given] for name in fields}
-    ids = [str(place) for place in range(1, len(given) + 1)]
-    return _encoded(model.user_space, FeatureTable(ids, cells, {}, "the profiles", of="user"))
+    return _encoded(model, FeatureTable(ids, cells, {}, "", of="user"))
 
 
 def read(model: Any, path: str | Path) -> Profiles:
@@ -92,11 +103,16 @@ def read(model: Any, path: str | Path) -> Profiles:
 
     Raises:
         ConfigError: the model reads no profiles, or the file lacks a field.
-        DataError: the file is missing, empty or damaged, has text where a number must be, or a user twice with different values.
+        DataError: the file is missing, empty or damaged, has text where a number must be, a line without an id, or a user twice
+            with different values.
     """
     fields_of(model)
-    return _encoded(model.user_space, model.user_space.read(path))
+    table = model.user_space.read(path)
+    table.check_ids()
+    return _encoded(model, table)
 
 
-def _encoded(space: FeatureSpace, table: FeatureTable) -> Profiles:
-    return Profiles(table.ids, Histories.from_features(space.encode(table)).mappings(), space.unknown(table))
+def _encoded(model: Any, table: FeatureTable) -> Profiles:
+    space: FeatureSpace = model.user_space
+    found = Histories.from_features(space.encode(table)).mappings()
+    return Profiles(table.ids, found, space.unknown(table), list(table.cells), model.scores_by_latent)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,7 @@ class Recommender:
         self._user_ids: dict[str, int] | None = None
         self.new_features: csr_matrix | None = None
         self._counting = threading.Lock()
+        self._said_without_effect = False
 
     @classmethod
     def load(
@@ -233,8 +235,13 @@ class Recommender:
                 ``seed`` of :meth:`recommend`.
 
         Raises:
-            DataError: a user is not in the training data.
+            DataError: a user is not in the training data, or profiles are given.
         """
+        if "profiles" in options:
+            raise DataError(
+                "profiles: users of the training data have the profiles that they had in training; recommend(histories, "
+                "profiles=...) takes others."
+            )
         if isinstance(users, str):
             raise DataError(f"users must be a collection of ids; '{users[:40]}' is a string.")
         sampling = Sampling(
@@ -270,11 +277,16 @@ class Recommender:
         found: Profile = profiles[torch.tensor([row], device=profiles.indptr.device)].mappings()[0]
         return found
 
-    def encoded(self, profiles: Iterable[Mapping[str, Any] | None]) -> Profiles:
-        """Return profiles as :meth:`rank` takes them; see :meth:`recommend`. Values without use are counted."""
+    def encoded(self, profiles: Iterable[Mapping[str, Any] | None], called: str = "profiles[{}]") -> Profiles:
+        """Return profiles as :meth:`rank` takes them; see :meth:`recommend`. Values without use are counted.
+
+        Args:
+            profiles: as those of :meth:`recommend`.
+            called: what messages call each, with {} for its place.
+        """
         from recbole_vae.serving.profiles import encoded  # not at the top: it needs pandas
 
-        return self._counted(encoded(self.model, profiles))
+        return self._counted(encoded(self.model, profiles, called))
 
     def read_profiles(self, path: str | Path) -> Profiles:
         """Return the profiles of a ``.user`` file as :meth:`rank` takes them. Values without use are counted.
@@ -289,6 +301,11 @@ class Recommender:
     def _counted(self, found: Profiles) -> Profiles:
         with self._counting:
             self.unknown_values.update(found.unknown.elements())
+            if not found.have_effect and not self._said_without_effect:
+                self._said_without_effect = True
+                getLogger("recbole_vae").warning(
+                    "Profiles have no effect: the VAE alone reads them, and the mixture of this HybridVAE gives it no share."
+                )
         return found
 
     def _user_rows(self) -> dict[str, int]:

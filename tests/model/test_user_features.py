@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_vae.cli.main import main
 from recbole_vae.data.histories import Histories, SharedBatch
 from recbole_vae.errors import CheckpointError, ConfigError, DataError
 from recbole_vae.evaluation.fold_in import evaluated_on, fold_in_of
@@ -271,10 +272,27 @@ def test_what_is_not_known_has_no_effect(build: Builder) -> None:
     assert of.without_known == before + 1
 
 
-def test_paths_that_read_no_profile_leave_popularity(build: Builder) -> None:
-    of = Recommender.load(trained(build, "HybridVAE", linear_share=1.0, epochs=1).trainer.saved_model_file)
-    assert scores(of, [], profiles=[{"group": "a"}]) == scores(of, [])
-    assert of.without_known == 2
+def test_paths_that_read_no_profile_leave_popularity_and_say_so(
+    build: Builder, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = trained(build, "HybridVAE", linear_share=1.0, epochs=1).trainer.saved_model_file
+    of = Recommender.load(path)
+    caplog.clear()
+    for _ in range(2):
+        assert scores(of, [], profiles=[{"group": "a"}]) == scores(of, [])
+    assert of.without_known == 4
+    said = [record.message for record in caplog.records if "have no effect" in record.message]
+    assert said == [
+        "Profiles have no effect: the VAE alone reads them, and the mixture of this HybridVAE gives it no share."
+    ]
+    Path("new.user").write_text("user_id:token\tgroup:token\tage:float\nn1\ta\t30\n")
+    assert main(["recommend", f"--checkpoint={path}", "--profiles=new.user"]) == 0
+    assert "Users with no item in the training data: 1; they got the most popular items." in capsys.readouterr().err
+    for model, options in (("HybridVAE", {"linear_share": 0.5}), ("MultVAE", {})):
+        caplog.clear()
+        other = Recommender.load(trained(build, model, epochs=1, **options).trainer.saved_model_file)
+        other.recommend([[]], profiles=[{"group": "a"}])
+        assert "have no effect" not in caplog.text
 
 
 def test_profiles_that_are_wrong(build: Builder) -> None:
@@ -286,10 +304,21 @@ def test_profiles_that_are_wrong(build: Builder) -> None:
         ),
         (["a"], r"profiles\[0\]: 'a' is no mapping of fields to values"),
         ([{}, {}], "profiles: there are 2, and 1 histories"),
-        ([{"age": "old"}], "the profiles, user '1': 'old' in 'age' is not a number"),
+        ([{"age": "old"}], r"^profiles\[0\]: 'old' in 'age' is not a number. Correct it or leave it empty\.$"),
+        ([{"age": [20, 30]}], r"^profiles\[0\]: .* in 'age' is not a number"),
+        ([{"group": ["a", "b"]}], r"^profiles\[0\]: 'group' has one value, not 2: 'a, b'\.$"),
+        ({"group": "a"}, "profiles: {'group': 'a'} is no list; give a list with a mapping of fields to values"),
+        ("a", "profiles: 'a' is no list"),
     ):
         with pytest.raises(DataError, match=message):
             of.recommend([["i1"]], profiles=profiles)  # type: ignore[arg-type]
+    assert scores(of, ["i1"], profiles=[{"group": ["a"], "age": [30]}]) == scores(
+        of, ["i1"], profiles=[{"group": "a", "age": 30}]
+    )
+    with pytest.raises(
+        DataError, match="^profiles: users of the training data have the profiles that they had in train"
+    ):
+        of.recommend_users([of.users[1]], profiles=[{}])
     plain = Recommender.load(trained(build, epochs=1, user_features=[]).trainer.saved_model_file)
     with pytest.raises(
         ConfigError, match="this MultVAE knows users by their histories alone. Train it with user_features"

@@ -74,7 +74,7 @@ def test_the_command_ranks_by_histories_and_profiles(checkpoint: Path) -> None:
     assert list(found) == ["n1", "other", "n2", "n3", "u1"]
     assert list(found.values()) == [list(ranking) for ranking in expected]
     for line in (
-        "new.user: 4 profiles", "new.user: users of whom nothing is known: 1",
+        "new.user: 4 profiles with the fields group, age", "new.user: users of whom nothing is known: 1",
         "Left out of profiles: 1 times a value that the model makes no use of (such as group=z).",
         "Users with no item in the training data and no known profile: 1; they got the most popular items.",
     ):  # fmt: skip
@@ -103,9 +103,10 @@ def test_users_of_the_file_alone_and_known_users(
         (NEW, ["--users=u1"], "--users and --profiles (command line) cannot be given together"),
         (NEW.replace("group", "grp"), [], "user_features: new.user has no field 'group'; did you mean grp?"),
         (NEW.replace("30", "old"), [], "new.user, line 2: 'old' in 'age' is not a number"),
+        (f"{NEW}\ta\t30\n", [], "new.user, line 6: '' is no id of a user."),
         (f"{NEW}n1\tb\t30\n", [], "new.user, line 6: user 'n1' has group 'b', and 'a' in an earlier line (2)"),
     ],
-    ids=["users", "field", "text", "twice"],
+    ids=["users", "field", "text", "no id", "twice"],
 )
 def test_files_of_profiles_that_are_wrong(
     checkpoint: Path, content: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -293,8 +294,12 @@ def test_a_server_takes_profiles(checkpoint: Path, plain: Path) -> None:
         for path, body, message in (
             ("/recommend", {"histories": [[]], "profiles": [{"grop": "a"}]}, "no field 'grop'; did you mean group?"),
             ("/recommend", {"histories": [[]], "profiles": [{}, {}]}, "profiles: there are 2, and 1 histories"),
-            ("/recommend", {"users": [user], "profiles": [{}]}, "profiles: there are 1, and 0 histories"),
-            ("/recommend", {"histories": [[]], "profiles": [{"age": "old"}]}, "'old' in 'age' is not a number"),
+            ("/recommend", {"users": [user], "profiles": [{}]}, "profiles: they go with histories; users of the training data"),
+            ("/recommend", {"histories": [[]], "profiles": [{"age": "old"}]}, "profiles[0]: 'old' in 'age' is not a number"),
+            ("/recommend", {"histories": [[]], "profiles": [{"group": ["a", "b"]}]}, "profiles[0]: 'group' has one value, not 2"),
+            ("/recommend", {"histories": [[]], "profiles": {"group": "a"}}, "profiles: it must be a list"),
+            ("/explain", {"history": [], "profile": {"grop": "a"}}, "profile: there is no field 'grop'; did you mean group?"),
+            ("/explain", {"history": [], "profile": {"age": "old"}}, "profile: 'old' in 'age' is not a number"),
             ("/recommend", {"histories": [[]], "profiles": [{"age": {"a": 1}}]}, "profiles[0].age: it must be a string"),
             ("/explain", {"user": user, "profile": {}}, "profile: a user of the training data has the profile"),
         ):  # fmt: skip
