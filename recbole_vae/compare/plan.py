@@ -205,8 +205,8 @@ class Plan(Strict):
                 f"energy ({where('energy')}) and {other} ({where(other)}) cannot be given together: what is measured is the "
                 f"energy of the whole machine, so one run must have it for itself. Leave out {other}."
             )
-        for name, settings in self.datasets.items():
-            _check_files({**self.settings, **settings, **self.options}, name, where)
+        for (name, settings), protocol in itertools.product(self.datasets.items(), self.protocols.values()):
+            _check_files({**self.settings, **settings, **protocol, **self.options}, name, where)
 
     def without(self, labels: Collection[str]) -> Plan:
         """Return the plan without some rows."""

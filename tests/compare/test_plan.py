@@ -367,3 +367,19 @@ def test_what_is_set_anywhere_is_not_searched_for(place: str) -> None:
         read(models="EASE", reg_weight="3.0"),
     ):
         assert "reg_weight" not in tuning.space_of(got, *got.cells()[0])
+
+
+def test_a_protocol_may_read_parts_of_its_own() -> None:
+    """Where a data set is there in parts alone, it needs no whole file, unless another protocol reads that."""
+    for part in ("train", "test"):
+        write_inter([("a", part)], folder="data", part=part)
+    text = (
+        "datasets: {tiny: {data_path: data}}\nrows: [Pop]\nprotocols:\n  fixed: {benchmark_filename: [train, test]}\n"
+    )
+    read(text).check_to_run()
+    for protocol, file in (
+        ("fixed in three: {benchmark_filename: [train, valid, test]}", "tiny.valid.inter"),
+        ("random: {eval_args: {split: {RS: [0.8, 0.1, 0.1]}, mode: full}}", "tiny.inter"),
+    ):
+        with pytest.raises(ConfigError, match=f"there is no file data/tiny/{re.escape(file)}"):
+            read(f"{text}  {protocol}\n").check_to_run()
