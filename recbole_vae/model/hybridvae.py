@@ -151,7 +151,7 @@ def described(settings: Mapping[str, float]) -> str:
             if name != "linear_features" or (settings[name] not in ("auto", 0) and not settings["linear_neighbours"])
         ]
         strengths = ", ".join(f"{name} {settings[name]:g}" for name in names)
-        parts.append(f"{path} {share:.2g}{f' ({strengths})' * bool(strengths)}")
+        parts.append(f"{path} {round(share, 2):g}{f' ({strengths})' * bool(strengths)}")
     return ", ".join(parts)
 
 
