@@ -310,8 +310,18 @@ def renamed(entry: Entry) -> str:
 
 
 def ignore_work(folder: Path) -> None:
-    """Let git ignore what can be made again. A ``.gitignore`` that is there may not know the work folder, which has its own."""
-    (folder / WORK).mkdir(exist_ok=True)
-    for file, content in ((folder / ".gitignore", _IGNORED), (folder / WORK / ".gitignore", "*\n")):
-        if not file.exists():
-            write_whole(file, content.encode())
+    """Let git ignore what can be made again. A ``.gitignore`` that is there may not know the work folder, which has its own.
+
+    Raises:
+        ConfigError: the work folder cannot be made, or nothing can be written into it or the board's.
+    """
+    try:
+        (folder / WORK).mkdir(exist_ok=True)
+        for file, content in ((folder / ".gitignore", _IGNORED), (folder / WORK / ".gitignore", "*\n")):
+            if not file.exists():
+                write_whole(file, content.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder / WORK}: {error.strerror or error}; its runs are kept in the folder {folder / WORK}, "
+            "so remove or rename what stands there, or let yourself write into it."
+        ) from None

@@ -66,7 +66,8 @@ class Run:
         curve: for each epoch ``epoch``, ``seconds``, perhaps ``loss``, ``reconstruction``, ``kl``, ``beta``, and, if it was
             evaluated, the metrics.
         seconds: of the whole run; ``training_seconds``: of the epochs, without evaluation; both are wall time. ``cpu_seconds``:
-            processor time of the steps of ``training_seconds``, over all threads; None in results of older versions.
+            processor time of the steps of ``training_seconds``, over all threads, and over child processes that have ended;
+            None in results of older versions.
         peak_memory: of the process in bytes: the resident set, or what torch took from a GPU.
         energy: of training and evaluation, in kWh; None if it is not known. ``energy_by``: what measured or estimated it, in a
             sentence.

@@ -355,12 +355,28 @@ def _build(original: Any) -> Any:
                 parts = [self.copy(self.inter_feat), *(self.copy(self.inter_feat[:0]) for _ in parts[1:])]
                 self.logger.info(f"All are for training: {', '.join(self.benchmark_filename_list)}.")
             labels.apply(self, parts)
-            parts[-1].gaps = [] if whole else gaps.find(self, parts)
+            parts[-1].gaps = [] if whole else [*gaps.find(self, parts), *_without_effect(self)]
             if apart:
                 held_out_items.mark(self, parts)
         return parts
 
     return build
+
+
+def _without_effect(dataset: Any) -> list[str]:
+    """Say which keys of the user's ``eval_args`` have no effect, because files are the parts of the split."""
+    given = dataset.config.external_config_dict.get("eval_args")
+    if dataset.benchmark_filename_list is None or not isinstance(given, dict) or holds_out_users(dataset.config):
+        return []
+    keys = [key for key in given if key != "mode"]
+    if not keys:
+        return []
+    note = (
+        f"eval_args: {', '.join(keys)} {'have' if len(keys) > 1 else 'has'} no effect, for benchmark_filename names files that "
+        "are the split; benchmark_filename: ~ with a split in eval_args draws another"
+    )
+    dataset.logger.warning(f"{note}.")
+    return [note]
 
 
 def _check_labels(dataset: Any) -> None:

@@ -490,6 +490,7 @@ def _mistakes() -> dict[str, tuple[Callable[[], Any], list[str], str]]:
         "hidden": (text(".a.yaml", "dataset: tiny\n"), [], "b/.a.yaml: the name of a plan is that of its page, too"),
         "index": (text("Index.yaml", "dataset: tiny\n"), [], "b/Index.yaml: index.html is the page of all plans"),
         "only": (write, ["--only=tinny"], "only: tinny (command line): there is no plan of this name; did you"),
+        "a file for the runs": (text(".work", "mine"), [], "b/.work: File exists; its runs are kept in the folder b/"),
         "an option": (write, ["--epochs=3"], "--epochs (command line): board has no such option"),
     }  # fmt: skip
 

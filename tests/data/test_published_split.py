@@ -206,3 +206,24 @@ def test_a_split_of_ones_own_takes_the_place_of_the_published_parts(model: str) 
     whole = len(train) + len(test)
     assert sum(drawn_again) == whole
     assert drawn_again[2] == pytest.approx(whole / 4, abs=1)
+
+
+@pytest.mark.parametrize("model", ["MultVAE", "Pop"])
+def test_what_has_no_effect_beside_published_parts_is_said(model: str, caplog: pytest.LogCaptureFixture) -> None:
+    from recbole.config import Config
+    from recbole.data import create_dataset
+
+    train, test = drawn()
+    prepare_split("gowalla-lightgcn", write(train, test), "data")
+    for args, said in (
+        (None, ""), ({"mode": "full"}, ""), ({"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user"}, ""),
+        ({"order": "TO", "mode": "full"}, "eval_args: order has no effect, for benchmark_filename names files that are"),
+        ({"order": "RO", "group_by": "user"}, "eval_args: order, group_by have no effect, for benchmark_filename"),
+    ):  # fmt: skip
+        caplog.clear()
+        given = {"data_path": "data", "epochs": 1, **({} if args is None else {"eval_args": args})}
+        dataset = create_dataset(Config(model=model, dataset="gowalla-lightgcn", config_dict=given))
+        gaps = " ".join(dataset.build()[-1].gaps)
+        assert ("no effect" in gaps) is ("no effect" in caplog.text) is bool(said)
+        assert said in gaps
+        assert said in caplog.text
