@@ -414,7 +414,7 @@ def test_dask_loses_nothing_with_a_worker(cluster: Any) -> None:
         pid = cluster.workers[busy[0].name].pid
         os.kill(pid, signal.SIGKILL)
         until(lambda: gone(pid))
-        assert not list(Path("o/runs").glob("*/result.json"))
+        assert len(list(Path("o/runs").glob("*/result.json"))) < 2  # the other worker may be done
         runs = found.result(timeout=120).runs
     assert [run.status for run in runs] == [DONE, DONE]
     for run in runs:
