@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def read_item_texts(
 ) -> dict[str, ItemText]:
     """Read the names and details of items from an ``.item`` file of RecBole.
 
-    The item's name is in the first column whose own name contains "title" or "name", else in the first column beside the id. The
-    year of a column with "year" is added to it. The details are the columns with "genre", "class" or "categor".
+    The item's name is in the first column whose own name contains "title" or "name", else in the first column beside the id;
+    where several items have the same there, the id is added. The year of a column with "year" is added to it. The details are
+    the columns with "genre", "class" or "categor".
 
     Args:
         path: the file.
@@ -66,7 +68,8 @@ def read_item_texts(
     def with_word(*words: str) -> list[int]:
         return [columns.index(name) for name in others if any(word in name.lower() for word in words)]
 
-    key, name = columns.index(item_field), (with_word("title", "name") or [columns.index(others[0])])[0]
+    named = with_word("title", "name")
+    key, name = columns.index(item_field), (named or [columns.index(others[0])])[0]
     years, details = with_word("year")[:1], with_word("genre", "class", "categor")
     texts = {}
     try:
@@ -87,7 +90,13 @@ def read_item_texts(
         raise DataError(
             f"{path}: not text in {encoding.upper()} ({error.reason}); save the file as {encoding.upper()}."
         ) from None
-    return texts
+    if named:
+        return texts
+    names = Counter(text.name for text in texts.values())
+    return {
+        item: replace(text, name=f"{text.name} ({item})") if names[text.name] > 1 else text
+        for item, text in texts.items()
+    }
 
 
 def _join(parts: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ largest: the left singular vectors of the table of all effects, in units of the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -180,9 +180,7 @@ def describe(
     history = None
     if user is not None:
         history = Histories.from_lists([recommender.known(recommender.history(user))])
-        if model.user_space is not None:
-            history = replace(history, profiles=Histories.from_profiles([recommender.profile(user)]))
-        history = history.to(model.device)
+        history = recommender.with_profiles(history, [user]).to(model.device)
     with torch.no_grad():
         filled = (model.histories.lengths().cpu() > 0).nonzero().squeeze(1)
         if not len(filled):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 from recbole_vae.cli.histories import (
     add_new_items,
@@ -73,15 +74,24 @@ def command(options: Options) -> None:
         pairs = histories(options.histories, model.model)
     else:
         pairs = [(user, model.history(user)) for user in options.users or [options.user]]
+    explained: set[str] = set()
     bar = tqdm(pairs, unit=" users", ncols=100, disable=None if not options.user and options.json else True)
-    found = (
-        explainer.explain(
-            user, history, options.k, method=options.method, search=options.counterfactual,
-            barred=barred, profile=profiles.get(user) if options.histories else model.profile(user),
+
+    def explanations() -> Iterator[explain.Explanation]:
+        for user, history in bar:
+            explained.add(user)
+            yield explainer.explain(
+                user, history, options.k, method=options.method, search=options.counterfactual,
+                barred=barred, profile=profiles.get(user) if options.histories else model.profile(user),
+            )  # fmt: skip
+
+    explain_report.write(explanations(), options.json, options.html)
+    others = len(profiles.keys() - explained)
+    if others:
+        print(
+            f"{options.profiles}: users without a history in {options.histories}, not explained: {others:,}",
+            file=sys.stderr,
         )
-        for user, history in bar
-    )  # fmt: skip
-    explain_report.write(found, options.json, options.html)
     say_written(files)
     report_unknown(model.unknown)
     report_unknown(model.unknown_candidates, "the candidates")

@@ -67,6 +67,7 @@ def command(options: Options) -> None:
         around = generate.known_histories(loaded, histories(options.histories, model))
     if options.around:
         around = generate.known_histories(loaded, ((user, loaded.history(user)) for user in options.around))
+        around = loaded.with_profiles(around, options.around)
     real = fidelity.table_of(model.histories, model.n_items)
     number = options.users or (real.shape[0] if around is None else len(around))
     not_compared = "" if around is None else "what is drawn around some is not meant to be like all."

@@ -247,7 +247,8 @@ class _Known:
         found: list[History] = [
             given[user] if user in given else recommender.history(user) if user in rows else [] for user in users
         ]
-        self.histories = Histories.from_lists([recommender.known(history) for history in found])
+        histories = Histories.from_lists([recommender.known(history) for history in found])
+        self.histories = recommender.with_profiles(histories, users)
 
     def in_training(self) -> list[str]:
         """Return the ids of the items that training histories have."""

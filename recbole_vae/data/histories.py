@@ -152,6 +152,13 @@ class Histories:
         """Return the number of rows."""
         return len(self.indptr) - 1
 
+    def are_empty(self, with_profiles: bool) -> Tensor:
+        """Tell which rows have no item and, where profiles are read, no profile; bool, shape [rows]."""
+        empty = self.lengths() == 0
+        if with_profiles and self.profiles is not None:
+            empty = empty & (self.profiles.lengths() == 0)
+        return empty
+
     def __deepcopy__(self, memo: dict[int, object]) -> Histories:
         """Return itself: histories never change, and RecBole deep-copies each model to count its operations."""
         return self

@@ -383,10 +383,7 @@ class HistoryRecommender(NewItems, Capabilities, GeneralRecommender):  # type: i
             A new float32 tensor, shape [batch, n_items + n_new].
         """
         histories = self.in_warm_items(histories)
-        scores = self.score(histories).float()
-        empty = histories.lengths() == 0
-        if histories.profiles is not None and self.scores_by_latent:
-            empty &= histories.profiles.lengths() == 0
+        scores, empty = self.score(histories).float(), histories.are_empty(self.scores_by_latent)
         if empty.any():
             scores[empty] = F.pad(self.popularity.to(scores), (0, self.n_new))
         return scores

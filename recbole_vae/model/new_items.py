@@ -199,7 +199,11 @@ class NewItems:
         for row, item, value, is_cold in zip(rows, items, values, there.tolist(), strict=True):
             for other, weight in self.stands_for(item) if is_cold else [(item, 1.0)]:
                 found[row][other] = found[row].get(other, 0.0) + weight * value
-        return replace(Histories.from_lists(found).to(self.device), profiles=histories.profiles)
+        stood = Histories.from_lists(found).to(self.device)
+        profiles = histories.profiles
+        if profiles is not None:  # which count as one more item of the history as it was
+            profiles = profiles.scaled(((stood.lengths() + 1) / (histories.lengths() + 1)).sqrt())
+        return replace(stood, profiles=profiles)
 
     def _features_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of these; empty without features."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import from_json
 
 from recbole_vae.data.histories import LARGEST_WEIGHT
@@ -22,8 +22,14 @@ _Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=LARGEST_WEIGHT)]]
 History = Annotated[_Items | _Weights, Discriminator(lambda value: "weights" if isinstance(value, dict) else "items")]
 
 
-_Value = Annotated[str, Tag("value")]
-_Values = Annotated[list[str], Tag("values")]
+def _whole(value: object) -> object:
+    """Return 3.0 as 3, for clients that have no whole numbers: as a text it would be another value."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Text = Annotated[str, BeforeValidator(_whole)]
+_Value = Annotated[_Text, Tag("value")]
+_Values = Annotated[list[_Text], Tag("values")]
 Profile = dict[
     str,
     Annotated[_Value | _Values, Discriminator(lambda value: "values" if isinstance(value, list) else "value")] | None,

@@ -16,7 +16,6 @@ from scipy.sparse import csr_matrix, vstack
 from recbole_vae.data import padding
 from recbole_vae.data.feature_file import Cell, FeatureTable
 from recbole_vae.data.features import FeatureSpace
-from recbole_vae.data.missing import MISSING
 from recbole_vae.errors import ConfigError, DataError
 from recbole_vae.model.base import HistoryRecommender
 from recbole_vae.options.limits import LARGEST
@@ -142,9 +141,11 @@ def _of_columns(source: Any, space: FeatureSpace) -> FeatureTable:
 
 def cell(value: Any) -> Cell:
     """Return what a value would be in a file: text, or the parts of a sequence."""
+    if getattr(value, "ndim", None) == 0:  # of NumPy or torch
+        value = value.item()
     if isinstance(value, str) or not isinstance(value, Iterable):
         return _text(value)
-    return [part for part in map(_text, value) if part not in MISSING]
+    return list(map(_text, value))
 
 
 def _text(value: Any) -> str:

@@ -78,7 +78,7 @@ def encoded(model: Any, profiles: Iterable[Mapping[str, Any] | None], called: st
             several values where one must be.
     """
     fields = fields_of(model)
-    if isinstance(profiles, Mapping | str):
+    if isinstance(profiles, Mapping | str) or not isinstance(profiles, Iterable):
         raise DataError(
             f"profiles: {profiles!r:.80} is no list; give a list with a mapping of fields to values, or None, for each history."
         )
@@ -87,7 +87,9 @@ def encoded(model: Any, profiles: Iterable[Mapping[str, Any] | None], called: st
     for name_of, profile in zip(ids, given, strict=True):
         if profile is not None and not isinstance(profile, Mapping):
             raise DataError(f"{name_of}: {profile!r:.80} is no mapping of fields to values.")
-        for name in profile or ():
+        for name, value in (profile or {}).items():
+            if isinstance(value, bytes | Mapping):
+                raise DataError(f"{name_of}.{str(name)[:80]}: {value!r:.80} is no text, number or list of these.")
             if name not in fields:
                 meant = near(str(name), fields)
                 raise DataError(

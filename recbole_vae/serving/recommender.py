@@ -277,6 +277,15 @@ class Recommender:
         found: Profile = profiles[torch.tensor([row], device=profiles.indptr.device)].mappings()[0]
         return found
 
+    def with_profiles(self, histories: Histories, users: Iterable[str]) -> Histories:
+        """Give histories, one for each user, the profiles that these had in training; of others nothing is known."""
+        profiles = self.model.histories.profiles
+        if profiles is None:
+            return histories
+        rows = self._user_rows()
+        places = torch.tensor([rows.get(str(user), padding.PADDING) for user in users], dtype=torch.int64)
+        return replace(histories, profiles=profiles.to("cpu")[places])  # the padding user has none
+
     def encoded(self, profiles: Iterable[Mapping[str, Any] | None], called: str = "profiles[{}]") -> Profiles:
         """Return profiles as :meth:`rank` takes them; see :meth:`recommend`. Values without use are counted.
 
@@ -515,7 +524,7 @@ class Recommender:
         if selection.barred is not None:
             scores.masked_fill_(selection.barred.to(scores.device), -torch.inf)
         values, best = scores.topk(k)
-        some = batch.lengths() > 0
+        some = ~batch.are_empty(batch.profiles is not None and self.model.scores_by_latent)
         if sampling.diversify and some.any():
             best[some] = posterior.thompson(
                 self.model, batch[some.nonzero()[:, 0]], scores[some], k,

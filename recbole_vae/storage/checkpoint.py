@@ -22,6 +22,7 @@ A checkpoint is a dictionary of tensors and plain values, written by ``torch.sav
 ``optimizer``          ``state_dict`` of the optimiser
 ``evaluations``        of each evaluation so far, whether it was the best; None, as in files of 1.0.0, if unknown
 ``epochs_from_scratch``  how many epochs the best one takes from scratch; None after a warm start; not in files of 1.0.0
+``notes``              what makes results of this model misleading, in sentences; not in files of 1.0.0
 ``random``             states of the generators of Python, NumPy, torch, CUDA and the training dataloader
 =====================  ==========================================================================================
 """

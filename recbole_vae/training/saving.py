@@ -43,6 +43,9 @@ class Saving:
     _saved_at: float
     _train_data: Any
     _validates: bool
+    _reach: float
+    notes: list[str]
+    inherited: list[str]
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write a checkpoint after an epoch; see :mod:`recbole_vae.storage.checkpoint`."""
@@ -70,6 +73,7 @@ class Saving:
                 "random": {**checkpoint.random_states(), "train_data": self._train_data.generator.get_state()},
                 "evaluations": list(self._evaluations),
                 "epochs_from_scratch": epoch + 1,
+                "notes": list(self.notes),
                 **self._of_earlier,
             }
             if self._average:
@@ -96,7 +100,12 @@ class Saving:
         checkpoint.check_model(state, resume_file, self.config["model"])
         given = self.config.external_config_dict
         changes = checkpoint.check_options(state["config"], checkpoint.plain_config(self.config), resume_file, given)
+        self._check_profiles(state, resume_file)
         self._load_parameters(state, resume_file)
+        strengths = state["state_dict"]["_extra_state"].get("strengths")
+        self._reach = strengths.get("reach", 1.0) if strengths else 1.0  # which a refit has from another run
+        self.inherited = list(state.get("notes", []))
+        self.notes += self.inherited
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -117,6 +126,21 @@ class Saving:
         self.logger.info(f"Checkpoint {resume_file} loaded. Training goes on at epoch {self.start_epoch}.")
         for change in changes:
             self.logger.warning(f"{change}.")
+
+    def _check_profiles(self, state: Mapping[str, Any], path: str | Path) -> None:
+        """Raise a CheckpointError if the users' fields have more or fewer columns now: as many stay what they were."""
+        before, now = state["state_dict"]["_extra_state"].get("profiles"), self.model.user_space
+        if before is None or now is None:
+            return
+        from recbole_vae.data.features import FeatureSpace  # here: pandas makes every import slow
+
+        width = FeatureSpace.from_state(before).width
+        if width != now.width:
+            raise CheckpointError(
+                f"{path}: has {width} columns for the values of user_features ({', '.join(now.fields)}), and the .user file "
+                f"gives {now.width} now. Put the former file back, or begin anew with --warm_start={path}, which keeps what was "
+                "learned of profiles."
+            )
 
     def _load_parameters(self, state: Mapping[str, Any], path: str | Path) -> None:
         """Load the parameters of a checkpoint, or raise a CheckpointError that names the first that does not fit."""

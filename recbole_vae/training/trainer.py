@@ -76,6 +76,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         self.mixing_seconds = self.mixing_cpu_seconds = 0.0
         self._reach = 1.0
         self.notes: list[str] = []
+        self.inherited: list[str] = []
         self._leaks: list[tuple[Any, list[str]]] = []
         epochs = model.options.weight_averaging
         self._average = WeightAverage(model.parameters(), epochs) if epochs else None
@@ -154,6 +155,14 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
             ids = list(map(str, dataset.field2id_token[dataset.iid_field]))
             said = warm_start.begin(self.model, self.optimizer, ids, self.config["warm_start"], self.config)
             self.logger.info(said)
+            earlier = warm_start.load(self.config["warm_start"], self.config["model"]).get("notes", [])
+            if earlier and not self.config["refit"]:
+                self.inherited = [
+                    f"{self.config['warm_start']} has a note that may hold here, too: {each}" for each in earlier
+                ]
+                self.notes += self.inherited
+                for each in self.inherited:
+                    self.logger.warning(f"Misleading results: {each}.")
             self._of_earlier.setdefault("epochs_from_scratch", None)
         if dist.is_initialized():
             check_folder(self.saved_model_file)
@@ -254,6 +263,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         They are held back where that makes the metric better by more than two standard errors, paired by user.
         """
         sign = 1 if self.valid_metric_bigger else -1
+        strengths = replace(strengths, reach=REACHES[0])
         best, values, score = strengths, None, {}
         for reach in REACHES:
             other = replace(strengths, reach=reach)
@@ -477,7 +487,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         finally:
             self._shortlister = None
         if isinstance(result, Result):
-            result.gaps = [*result.gaps, *self._leak(eval_data)]
+            result.gaps = [*result.gaps, *self.inherited, *self._leak(eval_data)]
         return result
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:

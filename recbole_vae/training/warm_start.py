@@ -271,7 +271,7 @@ def _check(
     raise CheckpointError(
         f"{path}: parameter '{name}' has shape {shapes[0]} there and {shapes[1]} here, which does not fit. A warm start needs "
         "the same layers (mlp_hidden_size, latent_dimension, ...), user_features in both or neither, and modules that say which "
-        "of their parameters are of items (item_dims)."
+        "of their parameters are of items (item_dims) or of columns of profiles (feature_dims)."
     )
 
 

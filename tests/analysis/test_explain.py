@@ -409,6 +409,14 @@ def test_the_orders(trained: Any) -> None:
     assert len({*drawn[0]}) == 20
 
 
+def test_names_that_several_items_share_have_the_id() -> None:
+    file = Path("films.item")
+    file.write_text("item_id:token\tbrand:token\n1\tA\n2\tB\n3\tA\n")
+    assert read_item_texts(file) == {"1": ItemText("A (1)"), "2": ItemText("B"), "3": ItemText("A (3)")}
+    file.write_text("item_id:token\ttitle:token\n1\tA\n3\tA\n")
+    assert read_item_texts(file) == {"1": ItemText("A"), "3": ItemText("A")}
+
+
 def test_names_are_read_from_an_item_file() -> None:
     file = Path("films.item")
     file.write_text(

@@ -170,6 +170,10 @@ def test_columns_take_over_those_of_an_earlier_space() -> None:
     expected = np.interp(knots[1], knots[0], weights[before.fields["year"]])
     np.testing.assert_allclose(taken[now.fields["year:float"]], expected)
     np.testing.assert_array_equal(before.taken_over(before).toarray(), np.eye(before.width))
+    twice = space(many[1], "genre", "genre:token_seq")
+    shares = twice.taken_over(before).toarray()
+    assert set(np.unique(shares).round(9)) == {0.0, round(math.sqrt(2 / 4), 9)}  # of two fields, and of four before
+    assert (np.count_nonzero(twice.taken_over(twice).toarray(), axis=1) == 1).all()
     other = space(table(year=["1", "2"] * 5, vector=["1 2", "2 1"] * 5), "year:token", "vector")
     assert not other.taken_over(before).count_nonzero()  # another kind, and another length
     assert other.taken_over(before).shape == (other.width, before.width)

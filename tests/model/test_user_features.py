@@ -460,7 +460,8 @@ def test_a_warm_start_takes_columns_over_by_their_names(build: Builder) -> None:
     assert "group=d" in now
     assert "group=a" not in now
     for name, row in now.items():
-        torch.testing.assert_close(row, before[name] if name in before else torch.zeros_like(row))
+        # of two fields each has 1 / sqrt(2) of the length
+        torch.testing.assert_close(row, before[name] * 2**0.5 if name in before else torch.zeros_like(row))
     third = build("MultVAE", "tiny", epochs=1, valid_metric="NDCG@5", **{**options, "user_features": []})
     with pytest.raises(CheckpointError, match="user_features in both or neither"):
         warm_start.begin(third.model, third.trainer.optimizer, ids, path, third.config)
@@ -508,3 +509,79 @@ def test_a_mixture_without_the_vae_says_that_profiles_have_no_effect(
         run = trained(build, "HybridVAE", linear_share=share, kernel_share=0.0, spectral_share=0.0, epochs=1)
         run.trainer.evaluate(run.test)
         assert ("user_features have no effect: the VAE alone reads profiles" in caplog.text) is (share == 1.0)
+
+
+def test_a_changed_file_of_users_is_named_when_training_resumes(build: Builder) -> None:
+    path = trained(build, epochs=2).trainer.saved_model_file
+    write_users(groups=dict.fromkeys(range(0, N_USERS, 6), "d"))
+    options = {
+        "user_features": ["group", "age"],
+        "eval_args": ARGS,
+        "topk": [5],
+        "metrics": ["NDCG"],
+        "valid_metric": "NDCG@5",
+    }
+    with pytest.raises(
+        CheckpointError, match=r"has 11 columns for the values of user_features \(group, age\), and the \.user"
+    ):
+        build(
+            "MultVAE",
+            "tiny",
+            data_path="data",
+            epochs=4,
+            resume=path,
+            learning_rate=0.02,
+            weight_averaging=0,
+            **options,
+        )
+
+
+def test_a_new_item_in_a_history_leaves_the_profile_its_weight(build: Builder) -> None:
+    """A new item stands as 20 others there, and is one item all the same."""
+    write_data()
+    lines = [f"i{item}\t{item // 10}" for item in range(N_ITEMS)]
+    Path("data/tiny/tiny.item").write_text("\n".join(["item_id:token\tkind:token", *lines]) + "\n")
+    options = {
+        "user_features": ["group"],
+        "item_features": ["kind"],
+        "eval_args": ARGS,
+        "topk": [5],
+        "metrics": ["NDCG"],
+    }
+    run = build("MultVAE", "tiny", data_path="data", epochs=1, valid_metric="NDCG@5", **options)
+    run.fit()
+    of = Recommender.load(run.trainer.saved_model_file)
+    of.add_items({"item_id": ["new"], "kind": ["1"]})
+    profile = of.encoded([{"group": "b"}]).profiles
+    encoder = of.model.encoder
+    for items in (["new"], ["i1", "new"], ["i1", "i2"]):
+        histories = Histories.from_lists([of.known(items)])
+        with_it = of.model.in_warm_items(replace(histories, profiles=Histories.from_profiles(profile)))
+        added = encoder.of_profiles(with_it.profiles, with_it.lengths())
+        expected = encoder.of_profiles(Histories.from_profiles(profile), torch.tensor([len(items)]))
+        assert with_it.lengths()[0] >= 10 or "new" not in items
+        torch.testing.assert_close(added, expected)
+
+
+def test_a_profile_alone_can_be_sampled_and_diversified(build: Builder) -> None:
+    of = Recommender.load(trained(build).trainer.saved_model_file)
+    histories, profiles = [[], [], ["i1"]], [{"group": "a"}, None, None]
+    sampled = of.recommend(histories, 5, profiles=profiles, samples=20)
+    assert [ranking.intervals is not None for ranking in sampled] == [True, False, True]
+    assert [0 < (ranking.stability or 0) <= 1 for ranking in sampled] == [True, False, True]
+    plain, diverse = (of.recommend(histories, 5, profiles=profiles, diversify=x) for x in (0.0, 5.0))
+    assert [one == other for one, other in zip(plain, diverse, strict=True)] == [False, True, False]
+
+
+@pytest.mark.parametrize("profiles", [5, b"a", {"group": "a"}, "a"], ids=str)
+def test_what_is_no_list_of_profiles_is_refused(build: Builder, profiles: Any) -> None:
+    of = Recommender.load(trained(build, epochs=1).trainer.saved_model_file)
+    with pytest.raises(
+        DataError, match="profiles: .* is no list; give a list with a mapping|profiles.0.: .* is no mapping"
+    ):
+        of.recommend([[]], profiles=profiles)
+    for value in (b"a", {"a": 1}):
+        with pytest.raises(DataError, match=r"profiles\[0\]\.group: .* is no text, number or list of these"):
+            of.recommend([[]], profiles=[{"group": value}])
+    for age in (np.array(30.0), torch.tensor(30), np.float32(30), [30]):
+        assert scores(of, [], profiles=[{"age": age}]) == scores(of, [], profiles=[{"age": 30}])

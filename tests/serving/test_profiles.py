@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from recbole_vae.analysis import latent
 from recbole_vae.analysis.explain import Explainer
 from recbole_vae.analysis.uncertainty import evaluate
 from recbole_vae.cli.main import main
+from recbole_vae.compare.deployed import _Known
 from recbole_vae.data.histories import Histories
 from recbole_vae.serving import batch
 from recbole_vae.serving.recommender import Recommender
@@ -208,6 +210,7 @@ def test_histories_are_explained_with_the_profiles_of_a_file(
         assert [one["score"] for one in each["recommendations"]] == pytest.approx([score for _, score in ranking])
     assert "new.user: 4 profiles" in done.err
     assert "(such as group=z)" in done.err
+    assert "new.user: users without a history in new.csv, not explained: 2" in done.err
     for other in ("--user=u1", "--users=u1,u2"):
         assert main([*words, other, "--profiles=new.user"]) == 2
         assert "--profiles (command line) needs --histories=FILE" in capsys.readouterr().err
@@ -251,6 +254,37 @@ def test_the_uncertainty_report_scores_held_out_users_with_their_profiles(
     assert [each.area for each in with_profiles.orders] != [each.area for each in without.orders]
 
 
+def test_what_is_drawn_around_users_has_their_profiles(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole_vae.analysis import generate
+
+    of, users, given = Recommender.load(checkpoint), [], []
+    users = of.users[2:5]
+
+    def synthesise(model: Any, around: Histories, *_: Any, **__: Any) -> Any:
+        given.append(around)
+        return iter([])
+
+    monkeypatch.setattr(generate, "synthesise", synthesise)
+    assert main(["generate", f"--checkpoint={checkpoint}", f"--around={','.join(users)}", "--out=drawn"]) == 0
+    (around,) = given
+    assert around.profiles is not None
+    assert around.profiles.mappings() == [of.profile(user) for user in users]
+    assert any(around.profiles.mappings())
+
+
+def test_a_deployed_model_is_measured_with_the_profiles_of_its_users(checkpoint: Path) -> None:
+    """``--histories`` of a stranger changes nothing for the users who are in the training data."""
+    of = Recommender.load(checkpoint)
+    users = [*of.users[1:6], "stranger"]
+    plain = _Known(of, np.array(users), np.array(of.items[1:]), {})
+    given = _Known(of, np.array(users), np.array(of.items[1:]), {"stranger": ["i0"]})
+    for known in (plain, given):
+        assert known.histories.profiles is not None
+        assert known.histories.profiles.mappings() == [of.profile(user) for user in users]
+    rows = torch.arange(5)
+    torch.testing.assert_close(of.model.score(given.histories[rows]), of.model.score(plain.histories[rows]))
+
+
 def test_an_export_is_refused(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnx")
     assert main(["export", f"--checkpoint={checkpoint}", "--out=out"]) != 0
@@ -261,13 +295,16 @@ def test_a_server_takes_profiles(checkpoint: Path, plain: Path) -> None:
     pytest.importorskip("fastapi")
     from fastapi.testclient import TestClient
 
+    from recbole_vae.server import schemas
     from recbole_vae.server.app import create_app
     from recbole_vae.server.model import load
     from recbole_vae.server.settings import Settings
 
+    body = b'{"histories": [[]], "profiles": [{"zip": 3.0, "more": [4.0, 2.5, 5]}]}'  # of clients without whole numbers
+    assert schemas.read(schemas.RecommendRequest, body).profiles == [{"zip": "3", "more": ["4", "2.5", "5"]}]
     of = Recommender.load(checkpoint)
     histories: list[Any] = [["i0"], [], []]
-    profiles: list[Any] = [{"group": "b", "age": 40}, {"group": ["c"], "age": None}, {"group": "z"}]
+    profiles: list[Any] = [{"group": "b", "age": 40.0}, {"group": ["c"], "age": None}, {"group": "z"}]
     settings = Settings(str(checkpoint))
     with TestClient(create_app(settings, load(settings))) as client:
         assert client.get("/model").json()["profile_fields"] == ["group", "age"]

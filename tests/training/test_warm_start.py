@@ -218,6 +218,24 @@ def test_a_warm_start_that_has_seen_what_is_to_be_found_is_said_beside_the_resul
             assert both > 4
 
 
+def test_a_note_on_what_was_seen_goes_on_with_the_checkpoint(build: Builder) -> None:
+    whole = build("MultVAE", eval_args={"split": {"RS": [1, 0, 0]}})
+    whole.fit()
+    first = build("MultVAE", warm_start=whole.trainer.saved_model_file)
+    first.fit()
+    path = first.trainer.saved_model_file
+    (note,) = checkpoint.load(path)["notes"]
+    assert note.startswith(f"training began with {whole.trainer.saved_model_file}, which was trained with 40 of the 40")
+    second = build("MultVAE", warm_start=path)
+    second.fit()
+    assert f"{path} has a note that may hold here, too: {note}" in second.trainer.evaluate(second.test).gaps
+    resumed = build("MultVAE", resume=path, epochs=4)
+    resumed.fit()
+    assert note in resumed.trainer.evaluate(resumed.test).gaps
+    assert checkpoint.load(path)["notes"] == [note]
+    assert not any("note" in gap for gap in build("MultVAE").trainer.evaluate(second.test, load_best_model=False).gaps)
+
+
 def interactions(data: Any) -> set[tuple[str, str]]:
     """Return users and items of a part, by their ids in the file."""
     part = data._dataset
