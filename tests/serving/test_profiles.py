@@ -300,8 +300,8 @@ def test_a_server_takes_profiles(checkpoint: Path, plain: Path) -> None:
     from recbole_vae.server.model import load
     from recbole_vae.server.settings import Settings
 
-    body = b'{"histories": [[]], "profiles": [{"zip": 3.0, "more": [4.0, 2.5, 5]}]}'  # of clients without whole numbers
-    assert schemas.read(schemas.RecommendRequest, body).profiles == [{"zip": "3", "more": ["4", "2.5", "5"]}]
+    sent = b'{"histories": [[]], "profiles": [{"zip": 3.0, "more": [4.0, 2.5, 5]}]}'  # of clients without whole numbers
+    assert schemas.read(schemas.RecommendRequest, sent).profiles == [{"zip": "3", "more": ["4", "2.5", "5"]}]
     of = Recommender.load(checkpoint)
     histories: list[Any] = [["i0"], [], []]
     profiles: list[Any] = [{"group": "b", "age": 40.0}, {"group": ["c"], "age": None}, {"group": "z"}]
