@@ -98,11 +98,9 @@ class Block:
             return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
         if self.kind == before.kind == "float":
             return csr_matrix(before._hats(self.numbers))
-        return (
-            identity(self.width, format="csr")
-            if self.kind == before.kind and self.width == before.width
-            else csr_matrix(shape)
-        )
+        if self.kind == before.kind and self.width == before.width:
+            return identity(self.width, format="csr")
+        return csr_matrix(shape)
 
     def _hats(self, values: Sequence[Any]) -> NDArray[np.float64]:
         found = np.zeros((len(values), len(self.numbers)))

@@ -73,8 +73,8 @@ def check_names(
     of_others: Collection[str],
     model_name: str,
     where: Where,
-    declared: bool = True,
-    models_with: Callable[[str], Collection[str]] = lambda _: (),
+    declared: bool,
+    models_with: Callable[[str], Collection[str]],
 ) -> list[str]:
     """Look for options that have no effect: RecBole ignores them, so that what they were meant to set keeps its default.
 

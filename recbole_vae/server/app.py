@@ -112,16 +112,6 @@ class _Application:
         """Rank items for histories or users."""
         asked = schemas.read(schemas.RecommendRequest, await _body(request, self.limits.body))
         schemas.one_of("histories", asked.histories, "users", asked.users)
-        if asked.profiles is not None and asked.histories is None:
-            raise RefusedError(
-                422,
-                "profiles: they go with histories; users of the training data have the profiles that they had in training.",
-            )
-        if asked.profiles is not None and asked.histories is not None and len(asked.profiles) != len(asked.histories):
-            raise RefusedError(
-                422, f"profiles: there are {len(asked.profiles)}, and {len(asked.histories)} histories; give an object or null "
-                "for each history.",
-            )  # fmt: skip
         _check(asked, self.limits)
         asked = asked.model_copy(update={"k": _at_most("k", asked.k, self.limits.k, "k" in asked.model_fields_set)})
         if asked.samples or asked.diversify:
@@ -261,6 +251,17 @@ class _Application:
 
 
 def _check(asked: schemas.RecommendRequest, limits: Limits) -> None:
+    if asked.profiles is not None:
+        if asked.histories is None:
+            raise RefusedError(
+                422,
+                "profiles: they go with histories; users of the training data have the profiles that they had there.",
+            )
+        if len(asked.profiles) != len(asked.histories):
+            raise RefusedError(
+                422, f"profiles: there are {len(asked.profiles)}, and {len(asked.histories)} histories; give an object or null "
+                "for each history.",
+            )  # fmt: skip
     for name, given in (("histories", asked.histories), ("users", asked.users)):
         if given is not None and len(given) > limits.histories:
             raise _too_many(name, name, len(given), limits.histories)

@@ -44,8 +44,13 @@ class Saving:
     _train_data: Any
     _validates: bool
     _reach: float
-    notes: list[str]
-    inherited: list[str]
+    _inherited: list[str]
+    _leaks: list[tuple[Any, list[str]]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What makes results of this model misleading: what earlier models had, and what was found on each part."""
+        return [*self._inherited, *(note for _, notes in self._leaks for note in notes)]
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write a checkpoint after an epoch; see :mod:`recbole_vae.storage.checkpoint`."""
@@ -73,7 +78,7 @@ class Saving:
                 "random": {**checkpoint.random_states(), "train_data": self._train_data.generator.get_state()},
                 "evaluations": list(self._evaluations),
                 "epochs_from_scratch": epoch + 1,
-                "notes": list(self.notes),
+                "notes": self.notes,
                 **self._of_earlier,
             }
             if self._average:
@@ -104,8 +109,7 @@ class Saving:
         self._load_parameters(state, resume_file)
         strengths = state["state_dict"]["_extra_state"].get("strengths")
         self._reach = strengths.get("reach", 1.0) if strengths else 1.0  # which a refit has from another run
-        self.inherited = list(state.get("notes", []))
-        self.notes += self.inherited
+        self._inherited = list(state.get("notes", []))
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -75,8 +75,8 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         self._saved_at = -math.inf
         self.mixing_seconds = self.mixing_cpu_seconds = 0.0
         self._reach = 1.0
-        self.notes: list[str] = []
-        self.inherited: list[str] = []
+        self._earlier: dict[str, Any] | None = None
+        self._inherited: list[str] = []
         self._leaks: list[tuple[Any, list[str]]] = []
         epochs = model.options.weight_averaging
         self._average = WeightAverage(model.parameters(), epochs) if epochs else None
@@ -153,15 +153,15 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         elif self.config["warm_start"]:
             dataset = train_data._dataset
             ids = list(map(str, dataset.field2id_token[dataset.iid_field]))
-            said = warm_start.begin(self.model, self.optimizer, ids, self.config["warm_start"], self.config)
-            self.logger.info(said)
-            earlier = warm_start.load(self.config["warm_start"], self.config["model"]).get("notes", [])
-            if earlier and not self.config["refit"]:
-                self.inherited = [
-                    f"{self.config['warm_start']} has a note that may hold here, too: {each}" for each in earlier
+            path = self.config["warm_start"]
+            state = warm_start.load(path, self.config["model"])
+            self.logger.info(warm_start.begin(self.model, self.optimizer, ids, state, path, self.config))
+            if not self.config["refit"]:  # which has no part to measure on
+                self._earlier = {name: state[name] for name in ("users", "items", "histories")}
+                self._inherited = [
+                    f"{path} has a note that may hold here, too: {each}" for each in state.get("notes", [])
                 ]
-                self.notes += self.inherited
-                for each in self.inherited:
+                for each in self._inherited:
                     self.logger.warning(f"Misleading results: {each}.")
             self._of_earlier.setdefault("epochs_from_scratch", None)
         if dist.is_initialized():
@@ -189,22 +189,19 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
 
     def _leak(self, eval_data: Any) -> list[str]:
         """Say, in the log and beside the results, if a warm start was trained with interactions that are to be found."""
-        path = self.config["warm_start"]
-        if not path or self.config["refit"]:
+        if self._earlier is None:
             return []
         part, phase = eval_data._dataset, getattr(getattr(eval_data, "_sampler", None), "phase", None)
         for known, notes in self._leaks:
             if known is part:
                 return notes
-        found = warm_start.seen(warm_start.load(path, self.config["model"]), part)
-        notes = []
+        found, notes = warm_start.seen(self._earlier, part), []
         if found:
             notes = [
-                f"training began with {path}, which was trained with {found:,} of the {len(part):,} interactions of the "
-                f"{'validation' if phase == 'valid' else 'test'} part, so what is measured on it is too high"
+                f"training began with {self.config['warm_start']}, which was trained with {found:,} of the {len(part):,} "
+                f"interactions of the {'validation' if phase == 'valid' else 'test'} part, so what is measured on it is too high"
             ]
             self.logger.warning(f"Misleading results: {notes[0]}.")
-        self.notes += notes
         self._leaks.append((part, notes))
         return notes
 
@@ -487,7 +484,7 @@ class HistoryTrainer(Saving, Trainer):  # type: ignore[misc]
         finally:
             self._shortlister = None
         if isinstance(result, Result):
-            result.gaps = [*result.gaps, *self.inherited, *self._leak(eval_data)]
+            result.gaps = [*result.gaps, *self._inherited, *self._leak(eval_data)]
         return result
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:

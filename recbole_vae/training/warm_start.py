@@ -146,7 +146,14 @@ def load(path: str | Path, model: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: str | Path, config: Any) -> str:
+def begin(
+    model: HistoryRecommender,
+    optimizer: Any,
+    ids: Sequence[str],
+    state: Mapping[str, Any],
+    path: str | Path,
+    config: Any,
+) -> str:
     """Put the parameters of an earlier model into a model, and its optimiser's state into the optimiser.
 
     Parameters that are not of items, such as hidden layers, are taken over as they are. The weight of the KL term goes on from
@@ -156,16 +163,16 @@ def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: s
         model: the model, whose training has not begun.
         optimizer: its optimiser.
         ids: ids of the items, the first being RecBole's padding.
-        path: the checkpoint of the earlier model.
+        state: of the earlier model, as :func:`load` returns it.
+        path: where it was read, for messages.
         config: RecBole's Config of this run.
 
     Returns:
         What was taken over, in words for the log.
 
     Raises:
-        CheckpointError: the file cannot be read, is of another model or of one with other layers, or has none of the items.
+        CheckpointError: the earlier model has other layers or none of the items, or one of the two alone has user_features.
     """
-    state = load(path, config["model"])
     items = Items.match(state["items"][padding.REAL], ids[padding.REAL], model.histories.counts(model.n_real_items))
     if not len(items.now):
         raise CheckpointError(
@@ -173,7 +180,7 @@ def begin(model: HistoryRecommender, optimizer: Any, ids: Sequence[str], path: s
             f"('{state['items'][padding.REAL][0]}', ...), so there is nothing to begin with. Leave out warm_start."
         )
     dims, columns = _dims(model, "item_dims"), _dims(model, "feature_dims")
-    features = _columns_of_profiles(model, state)
+    features = _columns_of_profiles(model, state, path)
     before, own = (
         {name: each for name, each in some.items() if isinstance(each, Tensor)}
         for some in (state["state_dict"], model.state_dict())
@@ -247,9 +254,15 @@ def _dims(model: nn.Module, declared: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _columns_of_profiles(model: HistoryRecommender, state: Mapping[str, Any]) -> Columns:
-    """Match the columns of the profiles."""
+def _columns_of_profiles(model: HistoryRecommender, state: Mapping[str, Any], path: str | Path) -> Columns:
+    """Match the columns of the profiles, or raise a CheckpointError if one model alone has some."""
     before, now = state["state_dict"]["_extra_state"].get("profiles"), model.user_space
+    if (before is None) != (now is None):
+        has, lacks = ("this run", path) if before is None else (path, "this run")
+        raise CheckpointError(
+            f"user_features: {has} has some, and {lacks} has none. A warm start needs them in both or in neither; train anew to "
+            "begin with profiles, or to leave them out."
+        )
     if before is None or now is None:
         return Columns(csr_matrix((0, 0)))
     from recbole_vae.data.features import FeatureSpace  # here: pandas makes every import slow
@@ -270,8 +283,8 @@ def _check(
     shapes = ["none" if each is None else list(each.shape) for each in (before, own)]
     raise CheckpointError(
         f"{path}: parameter '{name}' has shape {shapes[0]} there and {shapes[1]} here, which does not fit. A warm start needs "
-        "the same layers (mlp_hidden_size, latent_dimension, ...), user_features in both or neither, and modules that say which "
-        "of their parameters are of items (item_dims) or of columns of profiles (feature_dims)."
+        "the same layers (mlp_hidden_size, latent_dimension, ...), and modules that say which of their "
+        "parameters are of items (item_dims) or of columns of profiles (feature_dims)."
     )
 
 

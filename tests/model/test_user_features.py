@@ -20,8 +20,8 @@ from recbole_vae.nn import shortlist
 from recbole_vae.nn.encoder import MLPEncoder
 from recbole_vae.serving.recommender import Recommender
 from recbole_vae.storage import checkpoint
-from recbole_vae.training import warm_start
 from tests.conftest import Builder, Run, set_all_seeds, write_inter
+from tests.training.test_warm_start import begin
 
 N_USERS, N_ITEMS = 90, 40
 ARGS = "{'split': {'HU': [15, 15]}, 'order': 'RO', 'mode': 'full', 'group_by': 'user'}"
@@ -452,8 +452,7 @@ def test_a_warm_start_takes_columns_over_by_their_names(build: Builder) -> None:
     }
     path = first.trainer.saved_model_file
     second = build("MultVAE", "tiny", epochs=1, valid_metric="NDCG@5", **options)
-    ids = list(map(str, second.train._dataset.field2id_token["item_id"]))
-    said = warm_start.begin(second.model, second.trainer.optimizer, ids, path, second.config)
+    said = begin(second, path)
     new = len(second.model.user_space.names) - 2  # b and c stay
     assert said.endswith(f"Of the profiles' columns 2 stay, {new} are new, 1 are gone.")
     now = dict(zip(second.model.user_space.names, second.model.encoder.profile.weight.detach(), strict=True))
@@ -463,10 +462,13 @@ def test_a_warm_start_takes_columns_over_by_their_names(build: Builder) -> None:
         # of two fields each has 1 / sqrt(2) of the length
         torch.testing.assert_close(row, before[name] * 2**0.5 if name in before else torch.zeros_like(row))
     third = build("MultVAE", "tiny", epochs=1, valid_metric="NDCG@5", **{**options, "user_features": []})
-    with pytest.raises(CheckpointError, match="user_features in both or neither"):
-        warm_start.begin(third.model, third.trainer.optimizer, ids, path, third.config)
+    with pytest.raises(
+        CheckpointError,
+        match="^user_features: saved/.* has some, and this run has none. A warm start needs them in both",
+    ):
+        begin(third, path)
     fourth = build("MultVAE", "tiny", epochs=1, valid_metric="NDCG@5", **{**options, "user_features": ["age"]})
-    said = warm_start.begin(fourth.model, fourth.trainer.optimizer, ids, path, fourth.config)
+    said = begin(fourth, path)
     assert said.endswith(
         "0 stay, 8 are new, 3 are gone. So what it learned of profiles is lost: its user_features were others."
     )
@@ -485,8 +487,7 @@ def test_a_warm_start_reads_numbers_between_other_quantiles(build: Builder) -> N
     file.write_text("\n".join([head, *map("\t".join, older)]) + "\n")
     options = {"user_features": ["age"], "eval_args": ARGS, "topk": [5], "metrics": ["NDCG"], "valid_metric": "NDCG@5"}
     second = build("MultVAE", "tiny", data_path="data", epochs=1, **options)
-    ids = list(map(str, second.train._dataset.field2id_token["item_id"]))
-    said = warm_start.begin(second.model, second.trainer.optimizer, ids, path, second.config)
+    said = begin(second, path)
     assert "Of the profiles' columns 8 stay, 0 are new" in said
     (moved,) = second.model.user_space.blocks
     assert moved.numbers != block.numbers

@@ -257,7 +257,7 @@ def test_the_uncertainty_report_scores_held_out_users_with_their_profiles(
 def test_what_is_drawn_around_users_has_their_profiles(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recbole_vae.analysis import generate
 
-    of, users, given = Recommender.load(checkpoint), [], []
+    of, given = Recommender.load(checkpoint), []
     users = of.users[2:5]
 
     def synthesise(model: Any, around: Histories, *_: Any, **__: Any) -> Any:

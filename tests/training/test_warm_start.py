@@ -32,7 +32,8 @@ ALL = {"eval_args": {"split": {"RS": [1, 0, 0]}}}
 
 def begin(run: Run, path: str) -> str:
     ids = list(map(str, run.train._dataset.field2id_token["item_id"]))
-    return warm_start.begin(run.model, run.trainer.optimizer, ids, path, run.config)
+    state = warm_start.load(path, run.config["model"])
+    return warm_start.begin(run.model, run.trainer.optimizer, ids, state, path, run.config)
 
 
 def earlier(build: Builder, model_name: str, **options: Any) -> str:
